@@ -1,0 +1,34 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo setup test lint clean
+
+demo: $(VENV)/.runtime            ## classify the sample video with the committed demo model (no torch)
+	$(BIN)/sfavivit classify docs/motions.mp4 --repository model_repository
+
+setup: $(VENV)/.dev               ## the development environment
+
+test: $(VENV)/.dev                ## the whole suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev                ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.python:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

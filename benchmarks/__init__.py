@@ -1,0 +1,1 @@
+"""Measurements with committed results."""

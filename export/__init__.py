@@ -1,0 +1,1 @@
+"""Export: checkpoint -> model repository."""

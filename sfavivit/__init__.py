@@ -1,0 +1,1 @@
+"""SFA-ViViT serving."""

@@ -1,0 +1,166 @@
+"""The dimensions of a model: everything about its architecture that is not a weight.
+
+They travel inside the checkpoint (safetensors metadata) and inside the manifest, so no file name and no
+side file ever has to say what a model is.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from sfavivit.errors import UsageError
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+Count = Annotated[int, Field(gt=0, le=1 << 20)]
+
+# "" is the unnamed single output; EPIC-Kitchens models have "verb" and "noun".
+OUTPUT_NAME = re.compile(r"([a-z][a-z0-9_]{0,31})?")
+
+
+def exact_div(numerator: int, denominator: int, what: str) -> int:
+    """``numerator / denominator``, which must leave no remainder."""
+    if numerator % denominator:
+        raise ValueError(f"{what}: {numerator} is not a multiple of {denominator}")
+    return numerator // denominator
+
+
+@dataclass(frozen=True, config=STRICT)
+class TransformerDimensions:
+    """One pre-LN transformer encoder."""
+
+    layers: Count
+    heads: Count
+    mlp_dim: Count
+
+
+@dataclass(frozen=True, config=STRICT)
+class AdapterDimensions:
+    """Two fully connected layers on each tubelet's feature: D -> width -> D.
+
+    The paper (arXiv 2306.04822, section 3) gives neither width, activation nor residual; with a residual
+    and a zero second layer, stage II starts from the function that stage I learned.
+    """
+
+    width: Count
+    activation: Literal["gelu", "relu"] = "gelu"
+    residual: bool = True
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelDimensions:
+    """SFA-ViViT: spatial transformer per tubelet, adapter, temporal transformer over tubelets.
+
+    ``outputs`` are (name, classes) pairs, one linear classifier each. ``max_tubelets`` is the number of
+    learned temporal positions (128 frames = 64 tubelets of 2).
+    """
+
+    hidden_size: Count
+    image_size: Count
+    patch_size: Count
+    tubelet_frames: Count
+    spatial: TransformerDimensions
+    temporal: TransformerDimensions
+    max_tubelets: Count
+    outputs: tuple[tuple[str, Count], ...]
+    adapter: AdapterDimensions | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        exact_div(self.image_size, self.patch_size, "image size over patch size")
+        for part in (self.spatial, self.temporal):
+            exact_div(self.hidden_size, part.heads, "hidden size over attention heads")
+        names = [name for name, _ in self.outputs]
+        if not names or len(set(names)) != len(names) or ("" in names and len(names) > 1):
+            raise ValueError(f"outputs must be one unnamed or several distinct names, got {names}")
+        if bad := [name for name in names if not OUTPUT_NAME.fullmatch(name)]:
+            raise ValueError(f"output names must be lower-case identifiers, got {bad}")
+        return self
+
+    @property
+    def patches(self) -> int:
+        """Spatial tokens of a tubelet, the CLS token not counted."""
+        return exact_div(self.image_size, self.patch_size, "image size over patch size") ** 2
+
+    @property
+    def patch_values(self) -> int:
+        """Pixels values of one tubelet patch: t * p * p * 3."""
+        return self.tubelet_frames * self.patch_size**2 * 3
+
+    @property
+    def max_frames(self) -> int:
+        return self.max_tubelets * self.tubelet_frames
+
+    def with_frames(self, frames: int) -> ModelDimensions:
+        """The same model with temporal positions for ``frames`` frames."""
+        tubelets = exact_div(frames, self.tubelet_frames, "frames over tubelet length")
+        return replace(self, max_tubelets=tubelets)
+
+    def to_json(self) -> str:
+        return _ADAPTER.dump_json(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ModelDimensions:
+        """Raises ``pydantic.ValidationError`` (a ``ValueError``) when the text does not describe a model."""
+        return _ADAPTER.validate_json(text)
+
+
+_ADAPTER: TypeAdapter[ModelDimensions] = TypeAdapter(ModelDimensions)
+
+# (layers, heads, hidden, mlp, patch): ViT sizes of Dosovitskiy et al. 2021, table 1, and ViT-g of
+# Zhai et al. 2022, table 2. "tiny" is this project's, for tests and the demo.
+SIZES: dict[str, tuple[int, int, int, int, int]] = {
+    "tiny": (4, 4, 128, 512, 8),
+    "B": (12, 12, 768, 3072, 16),
+    "L": (24, 16, 1024, 4096, 16),
+    "H": (32, 16, 1280, 5120, 14),
+    "g": (40, 16, 1408, 6144, 14),
+}
+
+
+def named_dimensions(
+    size: str,
+    outputs: dict[str, int],
+    *,
+    frames: int = 128,
+    temporal_layers: int = 4,
+    adapter: bool = True,
+    **overrides: Any,
+) -> ModelDimensions:
+    """The dimensions of a published size (``tiny``, ``B``, ``L``, ``H``, ``g``).
+
+    Raises:
+        UsageError: an unknown size, or dimensions that do not fit together.
+    """
+    if size not in SIZES:
+        raise UsageError(f"unknown model size {size!r}; choose one of {', '.join(SIZES)}")
+    layers, heads, hidden, mlp, patch = SIZES[size]
+    tubelet_frames = overrides.pop("tubelet_frames", 2)
+    fields: dict[str, Any] = {
+        "hidden_size": hidden,
+        "image_size": 64 if size == "tiny" else 224,
+        "patch_size": patch,
+        "tubelet_frames": tubelet_frames,
+        "spatial": TransformerDimensions(layers, heads, mlp),
+        "temporal": TransformerDimensions(temporal_layers, heads, mlp),
+        "max_tubelets": math.ceil(frames / tubelet_frames),
+        "outputs": tuple(outputs.items()),
+        "adapter": AdapterDimensions(width=hidden) if adapter else None,
+    }
+    try:
+        return ModelDimensions(**(fields | overrides))
+    except ValidationError as error:
+        raise UsageError(f"model size {size}: {validation_summary(error)}") from error
+
+
+def validation_summary(error: ValidationError) -> str:
+    """A validation error as one line: where, what, and the offending value."""
+    return "; ".join(
+        f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']} (got {item['input']!r:.80})"
+        for item in error.errors(include_url=False)[:3]
+    )

@@ -1,0 +1,154 @@
+"""Every error this project raises on purpose, and what each becomes outside Python.
+
+    SfaVivitError
+    ├── UsageError                  an option or argument that cannot work
+    ├── InvalidInputError           an array of the wrong shape, dtype or value
+    ├── HeadNotFoundError           a head the repository does not have
+    ├── CheckpointError             a weight file that cannot be read
+    ├── RepositoryError             a model repository that cannot be used
+    │   ├── RepositoryVersionError  ... written in a newer format than this code reads
+    │   └── DigestMismatchError     ... whose files are not the ones its manifest names
+    ├── ExportError                 an export that cannot be done as asked
+    │   └── ParityError             ... because an engine does not reproduce the PyTorch model
+    ├── EngineError                 an engine that cannot start or failed in a run
+    └── VideoError                  a video that gives no frames
+        ├── VideoNotFoundError      no such file
+        ├── VideoPermissionError    not readable by this user
+        ├── NotAFileError           a directory, device or socket
+        ├── EmptyVideoError         zero bytes
+        ├── NotAVideoError          no known video container
+        ├── ForbiddenFormatError    a container that would make the decoder open something else
+        ├── NoVideoStreamError      audio or subtitles only
+        ├── TruncatedVideoError     cut off before the first decodable frame
+        ├── DecodeError             the decoder failed for any other reason
+        └── VideoLimitError         beyond a limit on pixels, duration, memory or stall time
+
+A message is one line: what was wrong, where, the offending value, and what to do. The class says what
+happened, so callers branch on the class (or its ``kind``), never on the text.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+
+class SfaVivitError(Exception):
+    """Root of the tree. ``kind`` is the stable name used in JSON output, reports and metrics."""
+
+    kind: ClassVar[str] = "internal"
+
+
+class UsageError(SfaVivitError):
+    kind = "usage"
+
+
+class InvalidInputError(SfaVivitError):
+    kind = "invalid_input"
+
+
+class HeadNotFoundError(SfaVivitError):
+    kind = "head_not_found"
+
+
+class CheckpointError(SfaVivitError):
+    kind = "checkpoint"
+
+
+class RepositoryError(SfaVivitError):
+    kind = "repository"
+
+
+class RepositoryVersionError(RepositoryError):
+    kind = "repository_version"
+
+
+class DigestMismatchError(RepositoryError):
+    kind = "digest_mismatch"
+
+
+class ExportError(SfaVivitError):
+    kind = "export"
+
+
+class ParityError(ExportError):
+    kind = "parity"
+
+
+class EngineError(SfaVivitError):
+    kind = "engine"
+
+
+class VideoError(SfaVivitError):
+    kind = "video"
+
+
+class VideoNotFoundError(VideoError):
+    kind = "not_found"
+
+
+class VideoPermissionError(VideoError):
+    kind = "permission"
+
+
+class NotAFileError(VideoError):
+    kind = "not_a_file"
+
+
+class EmptyVideoError(VideoError):
+    kind = "empty"
+
+
+class NotAVideoError(VideoError):
+    kind = "not_a_video"
+
+
+class ForbiddenFormatError(VideoError):
+    kind = "forbidden_format"
+
+
+class NoVideoStreamError(VideoError):
+    kind = "no_video_stream"
+
+
+class TruncatedVideoError(VideoError):
+    kind = "truncated"
+
+
+class DecodeError(VideoError):
+    kind = "decode"
+
+
+class VideoLimitError(VideoError):
+    kind = "limit"
+
+
+class Codes(NamedTuple):
+    """What an error becomes at the process and at the wire boundary.
+
+    ``exit_code``: 1 the work failed, 2 wrong use. ``grpc_code``: name of a ``grpc.StatusCode`` member (a
+    name, so that importing the library does not import grpc).
+    """
+
+    exit_code: int
+    grpc_code: str
+
+
+ERROR_CODES: dict[type[SfaVivitError], Codes] = {
+    SfaVivitError: Codes(1, "INTERNAL"),
+    UsageError: Codes(2, "INVALID_ARGUMENT"),
+    InvalidInputError: Codes(1, "INVALID_ARGUMENT"),
+    HeadNotFoundError: Codes(2, "NOT_FOUND"),
+    CheckpointError: Codes(1, "FAILED_PRECONDITION"),
+    RepositoryError: Codes(2, "FAILED_PRECONDITION"),
+    ExportError: Codes(1, "FAILED_PRECONDITION"),
+    EngineError: Codes(1, "UNAVAILABLE"),
+    VideoError: Codes(1, "INVALID_ARGUMENT"),
+    VideoNotFoundError: Codes(1, "NOT_FOUND"),
+    VideoPermissionError: Codes(1, "PERMISSION_DENIED"),
+    VideoLimitError: Codes(1, "RESOURCE_EXHAUSTED"),
+}
+
+
+def codes_of(error: SfaVivitError) -> Codes:
+    """The codes of the nearest class in the tree that the table names."""
+    return next(ERROR_CODES[cls] for cls in type(error).__mro__ if cls in ERROR_CODES)
