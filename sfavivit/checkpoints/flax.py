@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +95,7 @@ class _Reader:
         self.objects += 1
         self.depth += 1
         if self.objects > MAX_OBJECTS or self.depth > MAX_DEPTH:
-            self.fail(f"more than {MAX_OBJECTS:,} objects or {MAX_DEPTH} levels")
+            raise self.error(f"more than {MAX_OBJECTS:,} objects or {MAX_DEPTH} levels")
         value = self.tagged(self.unsigned(1))
         self.depth -= 1
         return value
@@ -112,16 +112,16 @@ class _Reader:
         if tag <= 0xBF:
             return self.text(tag & 0x1F)
         if tag not in _TAGGED:
-            self.fail(f"no msgpack type has the tag 0x{tag:02x}")
+            raise self.error(f"no msgpack type has the tag 0x{tag:02x}")
         return _TAGGED[tag](self)
 
-    def fail(self, what: str) -> NoReturn:
-        raise FlaxFormatError(f"{what} at byte {self.position:,}")
+    def error(self, what: str) -> FlaxFormatError:
+        return FlaxFormatError(f"{what} at byte {self.position:,}")
 
     def take(self, length: int) -> memoryview:
         rest = len(self.data) - self.position
         if length > rest:
-            self.fail(f"{length:,} bytes announced, {rest:,} present")
+            raise self.error(f"{length:,} bytes announced, {rest:,} present")
         self.position += length
         return self.data[self.position - length : self.position]
 
@@ -134,8 +134,8 @@ class _Reader:
     def text(self, length: int) -> str:
         try:
             return str(self.take(length), "utf-8")
-        except UnicodeDecodeError:
-            self.fail("text that is not UTF-8")
+        except UnicodeDecodeError as error:
+            raise self.error("text that is not UTF-8") from error
 
     def array(self, length: int) -> list[Any]:
         return [self.value() for _ in range(length)]
@@ -145,37 +145,36 @@ class _Reader:
         for _ in range(length):
             key = self.value()
             if not isinstance(key, str) or key in out:
-                self.fail(f"expected a new text key, found {key!r:.80}")
+                raise self.error(f"expected a new text key, found {key!r:.80}")
             out[key] = self.value()
         return self.joined(out) if _CHUNKED in out else out
 
     def extension(self, length: int) -> FlaxArray:
         code, end = self.number("b"), self.position + length
         if code not in (_NDARRAY, _NUMPY_SCALAR):
-            self.fail(f"expected an array, found msgpack extension type {code}")
+            raise self.error(f"expected an array, found msgpack extension type {code}")
         match self.value():
             case [list(shape), str(dtype), memoryview() as values] if self.position == end:
                 return self.checked(shape, dtype, (values,))
-            case _:
-                self.fail("expected [shape, dtype, bytes] in an array")
+        raise self.error("expected [shape, dtype, bytes] in an array")
 
     def joined(self, chunked: dict[str, Any]) -> FlaxArray:
         """The array whose flat pieces a map holds."""
         try:
             shape = [chunked["shape"][str(i)] for i in range(len(chunked["shape"]))]
             chunks = [chunked["chunks"][str(i)] for i in range(len(chunked["chunks"]))]
-        except (KeyError, TypeError):
-            self.fail("expected numbered 'shape' and 'chunks' in a chunked array")
+        except (KeyError, TypeError) as error:
+            raise self.error("expected numbered 'shape' and 'chunks' in a chunked array") from error
         if not all(isinstance(chunk, FlaxArray) for chunk in chunks) or len({c.dtype for c in chunks}) != 1:
-            self.fail("expected arrays of one dtype as the pieces of a chunked array")
+            raise self.error("expected arrays of one dtype as the pieces of a chunked array")
         return self.checked(shape, chunks[0].dtype, tuple(piece for c in chunks for piece in c.pieces))
 
     def checked(self, shape: list[Any], dtype: str, pieces: tuple[memoryview, ...]) -> FlaxArray:
         if not all(type(extent) is int and extent >= 0 for extent in shape):
-            self.fail(f"bad array shape {shape!r:.80}")
+            raise self.error(f"bad array shape {shape!r:.80}")
         present = sum(len(piece) for piece in pieces)
         if dtype in _FLOAT_BYTES and math.prod(shape) * _FLOAT_BYTES[dtype] != present:
-            self.fail(f"{dtype} array of shape {shape!r:.80} has {present:,} bytes")
+            raise self.error(f"{dtype} array of shape {shape!r:.80} has {present:,} bytes")
         return FlaxArray(tuple(shape), dtype, pieces)
 
 
