@@ -1,0 +1,177 @@
+"""Which ffmpeg to run, and the command line that turns descriptor 0 into square rgb24 frames."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+
+import ffmpeg
+from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[attr-defined]
+
+from sfavivit.errors import DecodeError
+from sfavivit.sandbox import confined_command
+
+# Containers that hold their own media. Every demuxer that opens other files or addresses (hls, dash,
+# concat, image2, sdp, rtsp, imf, vobsub, lavfi, ...) is absent on purpose. The pure audio containers are
+# here so that an audio file is told apart from a file that is no media at all.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf,nut,ivf,dv,gif,yuv4mpegpipe,"
+    "h263,h264,hevc,vvc,av1,obu,m4v,mpegvideo,vc1,mp3,wav,flac,aac,amr,aiff"
+)
+
+# Each decoding thread keeps whole pictures, and beyond a few the frames of one video wait for each other.
+DECODER_THREADS = 4
+
+# glibc reserves 64 MiB of address space for each thread's arena, which RLIMIT_AS counts.
+_ENVIRONMENT = {"LC_ALL": "C", "MALLOC_ARENA_MAX": "2"}
+
+# A display is taken for at most this many times longer than wide; the centre is cut out of anything
+# longer before it is scaled. No real video is: it keeps a 10000x2 one from becoming 1280000x256.
+_MAX_ELONGATION = 4
+
+# Containers store times in ms (Matroska, FLV) or finer: a picture less than this late is on time.
+_LATENESS_MICROSECONDS = 2000
+
+
+@dataclass(frozen=True)
+class FfmpegProgram:
+    """An ffmpeg executable and the files it needs to start (itself, the loader, shared libraries)."""
+
+    path: str
+    files: tuple[str, ...]
+
+    def environment(self) -> dict[str, str]:
+        """Nothing of the caller's: FFREPORT, for one, would make ffmpeg write a file."""
+        kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+        return _ENVIRONMENT | kept
+
+
+def decode_command(path: str, *, fps: float, shortest_side: int, crop_size: int, pixels: int) -> list[str]:
+    """The ffmpeg command: descriptor 0 in, rgb24 frames [crop, crop, 3] on descriptor 1, its log on 2.
+
+    Two filter graphs, one behind the other: ffmpeg rebuilds a graph when the picture's size or shape
+    changes in mid-stream, and a rebuilt ``fps`` filter would start the timeline again from zero.
+    """
+    source = ffmpeg.input(  # type: ignore[no-untyped-call]
+        "fd:",
+        fd=0,
+        protocol_whitelist="fd",
+        format_whitelist=CONTAINERS,
+        max_pixels=pixels,
+        threads=min(DECODER_THREADS, os.cpu_count() or 1),
+        an=None,
+        sn=None,
+        dn=None,
+    )
+    frames = source.output(
+        "pipe:1",
+        format="rawvideo",
+        pix_fmt="rgb24",
+        fps_mode="passthrough",
+        filter_complex=f"[0:V:0]{_geometry(shortest_side, crop_size)}[pictures]",
+        map="[frames]",
+    )
+    frames = frames.global_args("-filter_complex", f"[pictures]{_timing(fps)}[frames]")
+    options = "-hide_banner -nostdin -nostats -loglevel level+info -filter_complex_threads 1"
+    return list(frames.compile(cmd=[path, *options.split()]))
+
+
+def _geometry(shortest_side: int, crop_size: int) -> str:
+    """Shortest side of the picture *as displayed* to ``shortest_side``, then the centre square.
+
+    ffmpeg has applied the rotation before. ``sar`` is the shape of a pixel, width over height; absurd ones
+    are taken for ten. ``exact`` keeps the last column of odd sizes.
+    """
+    shape = "clip(sar,0.1,10)"
+    longest = _MAX_ELONGATION
+    return (
+        f"crop=w='max(1,min(iw,{longest}*ih/{shape}))':h='max(1,min(ih,{longest}*iw*{shape}))':exact=1,"
+        f"scale=w='if(gt(iw*{shape},ih),round({shortest_side}*iw*{shape}/ih),{shortest_side})'"
+        f":h='if(gt(iw*{shape},ih),{shortest_side},round({shortest_side}*ih/iw/{shape}))'"
+        ":flags=bilinear+accurate_rnd+full_chroma_int+bitexact,"
+        f"format=rgb24,crop={crop_size}:{crop_size},setsar=1"
+    )
+
+
+def _timing(fps: float) -> str:
+    """Frame k is the picture on display at k / ``fps`` seconds, the first picture if none is yet.
+
+    ``round=up`` says exactly that, where the default, ``near``, may show a picture of up to half an output
+    period later: 50 fps sampled at 12.5 would be pictures 1, 5, 9 instead of 0, 4, 8.
+    """
+    rate = Fraction(fps).limit_denominator(1001000)  # what ffmpeg itself makes of a decimal rate
+    return (
+        f"settb=AVTB,setpts=PTS-{_LATENESS_MICROSECONDS},"
+        f"fps={rate.numerator}/{rate.denominator}:round=up:start_time=0"
+    )
+
+
+@lru_cache(maxsize=1)
+def find_ffmpeg() -> FfmpegProgram:
+    """The ``ffmpeg`` on PATH if it can do what is asked of it, else the one of imageio-ffmpeg.
+
+    Raises:
+        DecodeError: there is neither.
+    """
+    candidates = list(_candidates())
+    for program in candidates[:-1]:
+        if _works(program):
+            return program
+    if not candidates:
+        raise DecodeError("no ffmpeg found: install ffmpeg 7.1 or later, or the package imageio-ffmpeg")
+    return candidates[-1]
+
+
+def _candidates() -> Iterator[FfmpegProgram]:
+    if on_path := shutil.which("ffmpeg"):
+        yield _program(on_path)
+    try:
+        yield _program(get_ffmpeg_exe())  # type: ignore[no-untyped-call]
+    except RuntimeError:  # its way to say that this platform has no binary
+        return
+
+
+def _program(path: str) -> FfmpegProgram:
+    """With the shared libraries that the loader names when asked to trace instead of to run (ld.so(8))."""
+    real = str(Path(path).resolve())
+    try:
+        environment = _ENVIRONMENT | {"LD_TRACE_LOADED_OBJECTS": "1"}
+        traced = subprocess.run(
+            [real], stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=20, check=False
+        )
+        libraries = re.findall(r"(?:=> |^\s*)(/\S+)", traced.stdout.decode(errors="replace"), re.MULTILINE)
+    except (OSError, subprocess.TimeoutExpired):
+        libraries = []
+    return FfmpegProgram(real, (real, "/etc/ld.so.cache", *libraries))
+
+
+def _works(program: FfmpegProgram) -> bool:
+    """Whether it decodes a video of one picture by the very command, and in the very sandbox, of real use.
+
+    That covers what a version number would have to stand for: the fd protocol (6.0), filter graphs behind
+    one another (7.1), the filters' options, and a program that can start with nothing but its libraries.
+    """
+    command = decode_command(program.path, fps=1.0, shortest_side=8, crop_size=8, pixels=64)
+    with tempfile.TemporaryFile() as video:
+        video.write(b"YUV4MPEG2 W8 H8 F1:1 Ip A1:1 C420jpeg\nFRAME\n" + bytes(96))
+        video.seek(0)
+        try:
+            result = subprocess.run(
+                confined_command(command, memory_bytes=1 << 30, readable=program.files),
+                stdin=video,
+                capture_output=True,
+                env=program.environment(),
+                timeout=20,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+    return result.returncode == 0 and len(result.stdout) == 8 * 8 * 3
