@@ -1,0 +1,282 @@
+"""The ONNX graphs of the two halves, built node by node.
+
+Why not the PyTorch exporter: these graphs are the product. Built here they are the same bytes for the same
+dimensions, take their weights from a safetensors file under PyTorch's names (one copy serves every engine),
+and hold what an exporter cannot know:
+
+- activations are 2-D ``[rows, D]`` between attentions, so a linear layer is one Gemm with its bias, the
+  weight as PyTorch stores it;
+- q, k and v are three Gemms on thirds of the one fused ``qkv`` weight: no split, no 5-D transpose;
+- only the CLS token leaves an encoder, so the last block computes query, projection and MLP for that one
+  token (7% of the work at 12 layers, 21% at 4);
+- int8 scales each row of activations by itself, so that a tubelet's feature never depends on what else is
+  in its batch. ``DynamicQuantizeLinear`` has one scale for the whole tensor: features would change with the
+  chunking, and streams mixed by Triton's batcher would see each other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from sfavivit.dimensions import ModelDimensions, TransformerDimensions, exact_div
+from sfavivit.repository import FEATURES, FRAMES, Precision, logits_tensor
+
+Array = NDArray[Any]
+
+OPSET = 20  # the first with Gelu(approximate="tanh")
+IR_VERSION = 9
+LAYER_NORM_EPS = 1e-6
+# Weights are uint8 around 128, not int8: on CPUs without VNNI the u8 x s8 kernel of ONNX Runtime adds pairs
+# of products in saturating 16 bits, and the same file would answer differently there. u8 x u8 is exact.
+INT8_ZERO = 128
+INT8_STEPS = 127.0
+
+
+class WeightSlice(NamedTuple):
+    """An initialiser that is rows ``[first, first + rows)`` of a stored weight."""
+
+    weight: str
+    first: int
+    rows: int
+
+
+@dataclass
+class GraphBuilder:
+    """Collects the nodes of one graph; methods return the name of the value they add."""
+
+    weights: dict[str, Array]
+    """The half's parameters under PyTorch's names, float32."""
+    precision: Precision
+    stored: dict[str, Array] = field(default_factory=dict)
+    """What goes to the safetensors file: the weights in the graph's precision."""
+    initializers: dict[str, WeightSlice] = field(default_factory=dict)
+    constants: dict[str, Array] = field(default_factory=dict)
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+
+    @property
+    def dtype(self) -> type[np.float16 | np.float32]:
+        return np.float16 if self.precision == "fp16" else np.float32
+
+    def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
+        output = f"{op_type}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def ints(self, *values: int) -> str:
+        return self._constant("i" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def scalar(self, value: float, dtype: type[np.generic] | None = None) -> str:
+        kind = dtype or self.dtype
+        return self._constant(f"{kind.__name__}_{value}", np.asarray(value, kind))
+
+    def _constant(self, name: str, value: Array) -> str:
+        self.constants[name] = value
+        return name
+
+    def weight(self, name: str, rows: slice | None = None) -> str:
+        """A floating-point parameter (or some of its rows) as an initialiser."""
+        self.stored.setdefault(name, self.weights[name].astype(self.dtype))
+        return self._initializer(name, rows)
+
+    def _initializer(self, name: str, rows: slice | None) -> str:
+        first, stop, _ = (rows or slice(None)).indices(len(self.stored[name]))
+        output = name if rows is None else f"{name}.{first}"
+        self.initializers[output] = WeightSlice(name, first, stop - first)
+        return output
+
+    def linear(self, x: str | QuantizedRows, name: str, rows: slice | None = None) -> str:
+        """``x @ weight.T + bias`` for x [M, K]; ``rows`` picks output features."""
+        bias = self.weight(f"{name}.bias", rows)
+        if isinstance(x, str):
+            return self.op("Gemm", x, self.weight(f"{name}.weight", rows), bias, transB=1)
+        self._quantize_weight(name)
+        weight = self._initializer(f"{name}.weight_int8", rows)
+        scale = self._initializer(f"{name}.weight_scale", rows)
+        zero = self.scalar(INT8_ZERO, np.uint8)
+        product = self.op("MatMulInteger", x.values, self.op("Transpose", weight, perm=[1, 0]), zero, zero)
+        scaled = self.op(
+            "Mul", self.op("Mul", self.op("Cast", product, to=TensorProto.FLOAT), x.scale), scale
+        )
+        return self.op("Add", scaled, bias)
+
+    def _quantize_weight(self, name: str) -> None:
+        """Symmetric, one scale for each output feature."""
+        weight = self.weights[f"{name}.weight"]
+        scale = np.maximum(np.abs(weight).max(axis=1) / INT8_STEPS, np.finfo(np.float32).tiny)
+        quantized = np.rint(weight / scale[:, None]).astype(np.int16) + INT8_ZERO
+        self.stored[f"{name}.weight_int8"] = quantized.astype(np.uint8)
+        self.stored[f"{name}.weight_scale"] = scale.astype(np.float32)
+
+    def activations(self, x: str) -> str | QuantizedRows:
+        """x [M, K] as the linear layers of this precision take it."""
+        if self.precision != "int8":
+            return x
+        largest = self.op("ReduceMax", self.op("Abs", x), self.ints(1), keepdims=1)
+        floor = self.scalar(float(np.finfo(np.float32).tiny) * INT8_STEPS)
+        scale = self.op("Div", self.op("Max", largest, floor), self.scalar(INT8_STEPS))
+        unit, zero = self.scalar(1.0), self.scalar(INT8_ZERO, np.uint8)
+        return QuantizedRows(self.op("QuantizeLinear", self.op("Div", x, scale), unit, zero), scale)
+
+    def layer_norm(self, x: str, name: str) -> str:
+        scale, bias = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
+        return self.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=LAYER_NORM_EPS)
+
+
+class QuantizedRows(NamedTuple):
+    """uint8 values [M, K] around 128 and their float32 scales [M, 1]."""
+
+    values: str
+    scale: str
+
+
+def _encoder(g: GraphBuilder, tokens: str, hidden_size: int, dims: TransformerDimensions) -> str:
+    """tokens [N, S, D] -> CLS after the final norm [N, D]. The graph of ``model.Encoder``."""
+    # A zero token in front becomes the CLS when the positions, with the CLS added to the first, are added.
+    with_cls = g.op("Pad", tokens, g.ints(0, 1, 0, 0, 0, 0))
+    shape = g.op("Shape", with_cls)
+    length = g.op("Slice", shape, g.ints(1), g.ints(2))
+    positions = g.op("Slice", g.weight("encoder.pos"), g.ints(0), length, g.ints(1))
+    x = g.op("Add", g.op("Add", with_cls, positions), _first_row(g, "encoder.cls", length))
+    x = g.op("Reshape", x, g.ints(-1, hidden_size))
+    for layer in range(dims.layers):
+        x = _block(g, x, length, hidden_size, dims.heads, f"encoder.blocks.{layer}", layer == dims.layers - 1)
+    return g.layer_norm(x, "encoder.norm")
+
+
+def _first_row(g: GraphBuilder, name: str, length: str) -> str:
+    """A parameter [1, 1, D] as [1, length, D], zero but for its first row."""
+    zeros = g.op("Sub", length, g.ints(1))
+    pads = g.op("Concat", g.ints(0, 0, 0, 0), zeros, g.ints(0), axis=0)
+    return g.op("Pad", g.weight(name), pads)
+
+
+def _block(g: GraphBuilder, x: str, length: str, hidden: int, heads: int, name: str, cls_only: bool) -> str:
+    """Rows [N * S, D] -> rows [N * S, D], or, for the last block, the CLS rows [N, D]."""
+    normed = g.layer_norm(x, f"{name}.norm1")
+    keys_from = g.activations(normed)
+    queries_from, query_length = keys_from, length
+    if cls_only:
+        x = _cls_rows(g, x, length, hidden)
+        queries_from, query_length = g.activations(_cls_rows(g, normed, length, hidden)), g.ints(1)
+    head_size = exact_div(hidden, heads, "hidden size over attention heads")
+
+    def project(source: str | QuantizedRows, part: int, rows: str, perm: list[int]) -> str:
+        y = g.linear(source, f"{name}.attn.qkv", slice(part * hidden, (part + 1) * hidden))
+        shape = g.op("Concat", g.ints(-1), rows, g.ints(heads, head_size), axis=0)
+        return g.op("Transpose", g.op("Reshape", y, shape), perm=perm)
+
+    q = g.op("Mul", project(queries_from, 0, query_length, [0, 2, 1, 3]), g.scalar(1 / math.sqrt(head_size)))
+    k = project(keys_from, 1, length, [0, 2, 3, 1])
+    v = project(keys_from, 2, length, [0, 2, 1, 3])
+    attended = g.op("MatMul", g.op("Softmax", g.op("MatMul", q, k), axis=-1), v)
+    rows = g.op("Reshape", g.op("Transpose", attended, perm=[0, 2, 1, 3]), g.ints(-1, hidden))
+    x = g.op("Add", x, g.linear(g.activations(rows), f"{name}.attn.proj"))
+    wide = g.linear(g.activations(g.layer_norm(x, f"{name}.norm2")), f"{name}.mlp.fc1")
+    active = g.op("Gelu", wide, approximate="tanh")
+    return g.op("Add", x, g.linear(g.activations(active), f"{name}.mlp.fc2"))
+
+
+def _cls_rows(g: GraphBuilder, rows: str, length: str, hidden: int) -> str:
+    """[N * S, D] -> the first row of every sequence, [N, D]."""
+    shape = g.op("Concat", g.ints(-1), length, g.ints(hidden), axis=0)
+    first = g.op("Slice", g.op("Reshape", rows, shape), g.ints(0), g.ints(1), g.ints(1))
+    return g.op("Reshape", first, g.ints(-1, hidden))
+
+
+def spatial_graph(dims: ModelDimensions, weights: dict[str, Array], precision: Precision) -> GraphAndWeights:
+    """FRAMES uint8 [B, F, H, W, 3] -> FEATURES float32 [B, F / t, D]."""
+    g = GraphBuilder(weights, precision)
+    t, p, side = dims.tubelet_frames, dims.patch_size, dims.image_size // dims.patch_size
+    # Patches are cut while pixels are still bytes: a quarter of the traffic.
+    cut = g.op("Reshape", FRAMES, g.ints(-1, t, side, p, side, p, 3))
+    cut = g.op("Transpose", cut, perm=[0, 2, 4, 1, 3, 5, 6])
+    pixels = g.op("Cast", g.op("Reshape", cut, g.ints(-1, dims.patch_values)), to=TensorProto.FLOAT)
+    scaled = g.op("Sub", g.op("Mul", pixels, g.scalar(2 / 255, np.float32)), g.scalar(1.0, np.float32))
+    scaled = g.op("Cast", scaled, to=TensorProto.FLOAT16) if precision == "fp16" else scaled
+    rows = g.linear(g.activations(scaled), "patch_embed")
+    tokens = g.op("Reshape", rows, g.ints(-1, dims.patches, dims.hidden_size))
+    cls = _encoder(g, tokens, dims.hidden_size, dims.spatial)
+    cls = g.op("Cast", cls, to=TensorProto.FLOAT) if precision == "fp16" else cls
+    batch = g.op("Slice", g.op("Shape", FRAMES), g.ints(0), g.ints(1))
+    shape = g.op("Concat", batch, g.ints(-1, dims.hidden_size), axis=0)
+    g.nodes.append(helper.make_node("Reshape", [cls, shape], [FEATURES], name=FEATURES))
+    frames = [FRAMES, TensorProto.UINT8, ["batch", "frames", dims.image_size, dims.image_size, 3]]
+    features = [FEATURES, TensorProto.FLOAT, ["batch", "tubelets", dims.hidden_size]]
+    return _finish(g, "spatial", [frames], [features])
+
+
+def temporal_graph(dims: ModelDimensions, weights: dict[str, Array]) -> GraphAndWeights:
+    """FEATURES float32 [B, T, D], 1 <= T <= T_max -> LOGITS[_output] float32 [B, C].
+
+    Always float32: it is a 64th of the work (one short sequence for a window against 64 tubelets), and its
+    weights are what differs between heads, so there is nothing to win from fewer bits.
+    """
+    g = GraphBuilder(weights, "fp32")
+    x = FEATURES
+    if dims.adapter:
+        rows = g.op("Reshape", x, g.ints(-1, dims.hidden_size))
+        wide = g.linear(rows, "adapter.fc1")
+        active = (
+            g.op("Relu", wide)
+            if dims.adapter.activation == "relu"
+            else g.op("Gelu", wide, approximate="tanh")
+        )
+        adapted = g.linear(active, "adapter.fc2")
+        if dims.adapter.residual:
+            adapted = g.op("Add", rows, adapted)
+        x = g.op("Reshape", adapted, g.op("Shape", FEATURES))
+    cls = _encoder(g, x, dims.hidden_size, dims.temporal)
+    outputs = []
+    for name, classes in dims.outputs:
+        tensor, key = logits_tensor(name), f"classifiers.{f'logits_{name}' if name else 'logits'}"
+        inputs = [cls, g.weight(f"{key}.weight"), g.weight(f"{key}.bias")]
+        g.nodes.append(helper.make_node("Gemm", inputs, [tensor], name=tensor, transB=1))
+        outputs.append([tensor, TensorProto.FLOAT, ["batch", classes]])
+    features = [FEATURES, TensorProto.FLOAT, ["batch", "tubelets", dims.hidden_size]]
+    return _finish(g, "temporal", [features], outputs)
+
+
+class GraphAndWeights(NamedTuple):
+    """A graph whose initialisers are still to be bound to the file that holds ``stored``."""
+
+    graph: onnx.GraphProto
+    stored: dict[str, Array]
+    initializers: dict[str, WeightSlice]
+
+    def bind(self, location: str, offsets: dict[str, int]) -> onnx.ModelProto:
+        """The model, its initialisers pointing into file ``location``; ``offsets``: byte of each weight."""
+        for name, (weight, first, rows) in self.initializers.items():
+            stored = self.stored[weight]
+            tensor = self.graph.initializer.add(name=name, dims=[rows, *stored.shape[1:]])
+            tensor.data_type = _onnx_type(stored.dtype)
+            tensor.data_location = TensorProto.EXTERNAL
+            row_bytes = stored.nbytes // len(stored)
+            where = {
+                "location": location,
+                "offset": offsets[weight] + first * row_bytes,
+                "length": rows * row_bytes,
+            }
+            for key, value in where.items():
+                tensor.external_data.add(key=key, value=str(value))
+        opset = helper.make_opsetid("", OPSET)
+        return helper.make_model(
+            self.graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="sfavivit"
+        )
+
+
+def _finish(g: GraphBuilder, name: str, inputs: list[list[Any]], outputs: list[list[Any]]) -> GraphAndWeights:
+    constants = [onnx.numpy_helper.from_array(value, key) for key, value in g.constants.items()]
+    takes, gives = ([helper.make_tensor_value_info(*value) for value in side] for side in (inputs, outputs))
+    graph = helper.make_graph(g.nodes, f"sfavivit_{name}", takes, gives, constants)
+    return GraphAndWeights(graph, g.stored, g.initializers)
+
+
+def _onnx_type(dtype: Any) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))

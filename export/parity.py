@@ -1,0 +1,118 @@
+"""Parity: every engine file against PyTorch fp32, measured at export and required."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sfavivit.engines.base import Features, Frames, Logits
+from sfavivit.engines.onnxruntime import OnnxModel
+from sfavivit.errors import ParityError
+from sfavivit.model import SfaVivit
+from sfavivit.repository import FEATURES, FRAMES, Parity, Precision, logits_tensor
+from sfavivit.video import Sampling, Source, VideoReader
+
+FP32_LOGIT_TOLERANCE = 1e-4
+REDUCED_FEATURE_COSINE = 0.999
+NOISE_FRAMES = 16
+VIDEO_FRAMES = 64
+SEED = 20230604
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """Errors of the spatial file (in features) and of the two files in a row (in logits)."""
+
+    spatial: Parity
+    temporal: Parity
+
+
+def parity_clips(source: Source, sampling: Sampling, tubelet_frames: int) -> list[Frames]:
+    """One clip of noise and one from a real video: uint8 [F, H, W, 3], F a multiple of the tubelet length.
+
+    Raises:
+        VideoError: the video gives no frames.
+    """
+    side = sampling.crop_size
+    noise_frames = max(1, NOISE_FRAMES // tubelet_frames) * tubelet_frames
+    noise = np.random.default_rng(SEED).integers(0, 256, (noise_frames, side, side, 3), np.uint8)
+    with VideoReader(source, sampling, chunk_frames=VIDEO_FRAMES) as reader:
+        real = next(iter(reader))
+    repeats = np.minimum(np.arange(-(-len(real) // tubelet_frames) * tubelet_frames), len(real) - 1)
+    return [noise, real[repeats]]
+
+
+@torch.inference_mode()
+def measure(model: SfaVivit, spatial_file: Path, temporal_file: Path, clips: list[Frames]) -> ParityReport:
+    """Run both engine files and PyTorch on the clips; logits are compared at T = 1, the clip's own and T_max.
+
+    Raises:
+        EngineError: a file does not load or run.
+    """
+    spatial, temporal = OnnxModel(spatial_file), OnnxModel(temporal_file)
+    features: list[tuple[Features, Features]] = []
+    logits: list[tuple[Logits, Logits]] = []
+    for clip in clips:
+        expected = model.spatial(torch.from_numpy(clip[None]))
+        found: Features = spatial.run({FRAMES: clip[None]})[FEATURES]
+        features.append((expected[0].numpy(), found[0]))
+        for indices in _prefixes(len(found[0]), model.dims.max_tubelets):
+            reference = {k: v.numpy() for k, v in model.temporal(expected[:, indices]).items()}
+            answer = temporal.run({FEATURES: found[:, indices]})
+            logits.append((reference, {name: answer[logits_tensor(name)] for name in reference}))
+    return ParityReport(
+        _compare(features),
+        _compare([(expected[name], found[name]) for expected, found in logits for name in expected]),
+    )
+
+
+def _prefixes(tubelets: int, longest: int) -> Iterator[NDArray[np.int64]]:
+    """Indices into a clip's tubelets that make sequences of length 1, its own, and the longest possible."""
+    for length in sorted({1, min(tubelets, longest), longest}):
+        yield np.arange(length) % tubelets
+
+
+def _compare(pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> Parity:
+    """Pairs of rows [n, K], PyTorch's and the engine's; NaN anywhere makes the errors NaN."""
+    cosines, same = [], []
+    for expected, found in pairs:
+        a, b = expected.astype(np.float64), found.astype(np.float64)
+        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosines.append((a * b).sum(1) / np.maximum(lengths, np.finfo(np.float64).tiny))
+        same.append(a.argmax(1) == b.argmax(1))
+    return Parity(
+        max_abs_error=float(np.max([np.abs(a - b).max() for a, b in pairs])),
+        min_cosine=float(np.min(np.concatenate(cosines))),
+        top1_agreement=float(np.mean(np.concatenate(same))),
+    )
+
+
+def require(report: ParityReport, precision: Precision) -> None:
+    """Refuse engines that do not reproduce the model.
+
+    Raises:
+        ParityError: fp32 logits off by more than 1e-4; for reduced precisions, a tubelet's feature with a
+            cosine below 0.999, or another top-1 on a parity clip.
+    """
+    # Written so that NaN fails.
+    if precision == "fp32":
+        error = report.temporal.max_abs_error
+        if not error <= FP32_LOGIT_TOLERANCE:
+            raise ParityError(
+                f"fp32 logits differ from PyTorch's by {error:.3g} (allowed: {FP32_LOGIT_TOLERANCE:g}); "
+                "nothing was written"
+            )
+        return
+    cosine, agreement = report.spatial.min_cosine, report.temporal.top1_agreement
+    if not (cosine >= REDUCED_FEATURE_COSINE and agreement == 1):
+        raise ParityError(
+            f"{precision} features have cosine {cosine:.5f} with PyTorch's "
+            f"(required: {REDUCED_FEATURE_COSINE}) and top-1 agrees on {agreement:.0%} of the parity clips "
+            "(required: all); nothing was written: use a higher precision"
+        )

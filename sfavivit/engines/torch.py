@@ -1,0 +1,70 @@
+"""The PyTorch engine: the reference, float32, for checking the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from sfavivit.engines.base import Features, Frames, Logits
+from sfavivit.errors import EngineError
+from sfavivit.model import SpatialTransformer, TemporalTransformer
+from sfavivit.repository import Repository
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+WEIGHTS_FILE = "model.safetensors"
+INT8_ZERO = 128
+
+
+class TorchEngine:
+    """Runs the modules of ``sfavivit.model`` on the repository's weights. See ``engines.base.Engine``.
+
+    Reduced weights (fp16, int8) are widened to float32: the result then shows what the reduction of the
+    weights alone does.
+    """
+
+    def __init__(self, repository: Repository, *, threads: int | None = None) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        manifest = repository.manifest
+        self._spatial = SpatialTransformer(manifest.dimensions)
+        _load(self._spatial, repository.spatial_file(WEIGHTS_FILE))
+        self._temporal = {}
+        for head, entry in manifest.heads.items():
+            self._temporal[head] = TemporalTransformer(entry.dimensions)
+            _load(self._temporal[head], repository.temporal_file(head, WEIGHTS_FILE))
+
+    @torch.inference_mode()
+    def spatial(self, frames: Frames) -> Features:
+        features: Features = self._spatial(torch.from_numpy(frames)).numpy()
+        return features
+
+    @torch.inference_mode()
+    def temporal(self, head: str, features: Features) -> Logits:
+        logits = self._temporal[head](torch.from_numpy(features))
+        return {name: value.numpy() for name, value in logits.items()}
+
+
+def _load(module: nn.Module, file: Path) -> None:
+    try:
+        module.load_state_dict(_widen(load_file(file)))
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise EngineError(f"{file} does not hold this model's weights: {error}") from error
+    module.eval()
+
+
+def _widen(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Stored weights as float32 under PyTorch's names; int8 ones are (value - 128) * scale of their row."""
+    state = {}
+    for name, value in stored.items():
+        if name.endswith(".weight_int8"):
+            scale = stored[name.removesuffix("int8") + "scale"]
+            state[name.removesuffix("_int8")] = (value.float() - INT8_ZERO) * scale[:, None]
+        elif not name.endswith(".weight_scale"):
+            state[name] = value.float()
+    return state
