@@ -76,6 +76,7 @@ def decode_command(path: str, *, fps: float, shortest_side: int, crop_size: int,
         format="rawvideo",
         pix_fmt="rgb24",
         fps_mode="passthrough",
+        threads=1,
         filter_complex=f"[0:V:0]{_geometry(shortest_side, crop_size)}[pictures]",
         map="[frames]",
     )

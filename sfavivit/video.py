@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -22,20 +20,15 @@ from sfavivit.decoder_process import DecoderProcess, StalledError
 from sfavivit.dimensions import STRICT
 from sfavivit.errors import (
     DecodeError,
-    EmptyVideoError,
-    NotAFileError,
     UsageError,
-    VideoError,
     VideoLimitError,
-    VideoNotFoundError,
-    VideoPermissionError,
 )
 from sfavivit.ffmpeg_log import FfmpegLog
 from sfavivit.ffmpeg_program import decode_command, find_ffmpeg
 from sfavivit.sandbox import confined_command
+from sfavivit.video_source import Source, display_name, open_source
 
-Source = str | os.PathLike[str] | bytes
-"""A path, or the content of a video file."""
+__all__ = ["Frames", "Limits", "Sampling", "Source", "VideoReader"]
 
 Frames = NDArray[np.uint8]
 
@@ -108,7 +101,7 @@ class VideoReader:
         self.frames_read = 0
         self.decode_seconds = 0.0
         self.damage: str | None = None
-        self._name = f"video of {len(source)} bytes" if isinstance(source, bytes) else repr(os.fspath(source))
+        self._name = display_name(source)
         self._sampling = sampling
         self._limits = limits or Limits()
         self._shape = (chunk_frames, sampling.crop_size, sampling.crop_size, 3)
@@ -116,7 +109,7 @@ class VideoReader:
         self._first_error_frame: int | None = None
         self._iterating = threading.Lock()
         self._ended = self._closed = False
-        descriptor = _from_bytes(source) if isinstance(source, bytes) else _open(os.fspath(source))
+        descriptor = open_source(source)
         try:
             self._process = self._start(descriptor)
         finally:
@@ -226,49 +219,3 @@ class VideoReader:
 
     def _limit(self, what: str) -> VideoLimitError:
         return VideoLimitError(f"{self._name}: {what}; raise the limit if this video is meant to be read")
-
-
-_OPEN_ERRORS: dict[int, tuple[type[VideoError], str]] = {
-    errno.ENOENT: (VideoNotFoundError, "no such file"),
-    errno.ENOTDIR: (VideoNotFoundError, "no such file: a part of its path is not a directory"),
-    errno.ENAMETOOLONG: (VideoNotFoundError, "no such file: its name is too long for a file"),
-    errno.ELOOP: (VideoNotFoundError, "no such file: symbolic links in a circle"),
-    errno.EACCES: (VideoPermissionError, "this user may not read it"),
-    errno.EPERM: (VideoPermissionError, "this user may not read it"),
-    errno.ENXIO: (NotAFileError, "a socket or device, not a file"),
-}
-
-
-def _open(path: str) -> int:
-    """A descriptor of a regular file that is not empty. Never blocks, as a named pipe otherwise would."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except ValueError:
-        raise VideoNotFoundError(f"{path!r}: no such file: a name cannot hold a null character") from None
-    except OSError as error:
-        kind, what = _OPEN_ERRORS.get(error.errno or 0, (VideoError, f"cannot be opened: {error.strerror}"))
-        raise kind(f"{path!r}: {what}") from None
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and status.st_size:
-        return descriptor
-    os.close(descriptor)
-    if stat.S_ISREG(status.st_mode):
-        raise EmptyVideoError(f"{path!r}: the file is empty (0 bytes)")
-    what = "a directory" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
-    raise NotAFileError(f"{path!r}: {what}, not a file; give the path of a video file")
-
-
-def _from_bytes(content: bytes) -> int:
-    """A descriptor of a file without a name that holds ``content``."""
-    if not content:
-        raise EmptyVideoError("video of 0 bytes: there is no content")
-    descriptor = os.memfd_create("video", os.MFD_CLOEXEC)
-    try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.lseek(descriptor, 0, os.SEEK_SET)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
