@@ -109,12 +109,13 @@ class SpatialTransformer(nn.Module):
             InvalidInputError: frames of another size, or F not a multiple of the tubelet length.
         """
         d, t, p = self.dims, self.dims.tubelet_frames, self.dims.patch_size
-        b, f, h, w, c = frames.shape
-        if (h, w, c) != (d.image_size, d.image_size, 3) or f % t:
+        size = (d.image_size, d.image_size, 3)
+        if frames.ndim != 5 or frames.shape[2:] != size or frames.shape[1] % t:
             raise InvalidInputError(
                 f"frames have shape {tuple(frames.shape)}; expected "
                 f"[B, multiple of {t}, {d.image_size}, {d.image_size}, 3]"
             )
+        b, f, h, w, _ = frames.shape
         tubelets = frames.reshape(b, f // t, t, h // p, p, w // p, p, 3)
         patches = tubelets.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, d.patches, d.patch_values)
         tokens = self.patch_embed(patches.to(self.patch_embed.weight.dtype) * (2 / 255) - 1)
@@ -158,11 +159,10 @@ class TemporalTransformer(nn.Module):
         Raises:
             InvalidInputError: more tubelets than positions, none, or another width.
         """
-        _, t, width = features.shape
-        if not 1 <= t <= self.dims.max_tubelets or width != self.dims.hidden_size:
+        most, width = self.dims.max_tubelets, self.dims.hidden_size
+        if features.ndim != 3 or not 1 <= features.shape[1] <= most or features.shape[2] != width:
             raise InvalidInputError(
-                f"features have shape {tuple(features.shape)}; expected "
-                f"[B, 1..{self.dims.max_tubelets}, {self.dims.hidden_size}]"
+                f"features have shape {tuple(features.shape)}; expected [B, 1..{most}, {width}]"
             )
         cls = self.encoder(self.adapter(features))
         return {name: self.classifiers[classifier_key(name)](cls) for name, _ in self.dims.outputs}
