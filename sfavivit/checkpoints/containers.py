@@ -23,7 +23,8 @@ class Container(Enum):
     MSGPACK = "msgpack"
 
 
-MAX_SAFETENSORS_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
+_MAX_SAFETENSORS_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
+_ZIP = b"PK\x03\x04"
 
 
 def identify(path: Path) -> Container:
@@ -51,9 +52,9 @@ def _kind_of(path: Path) -> str:
 
 
 def _container(head: bytes) -> Container | None:
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_SAFETENSORS_HEADER_BYTES:
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_SAFETENSORS_HEADER_BYTES:
         return Container.SAFETENSORS
-    if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+    if head.startswith((_ZIP, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return Container.TORCH  # a zip archive, or the bare pickle of PyTorch before 1.6
     if head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
         return Container.MSGPACK  # a map with at least one entry
@@ -82,9 +83,8 @@ def read_torch(path: Path) -> Any:
         CheckpointError: damaged, compressed (torch never compresses; a few bytes could unpack to
             terabytes), or a pickle that would run code.
     """
-    archive = zipfile.is_zipfile(path)
     try:
-        if archive:
+        if archive := _is_zip(path):
             _check_stored(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except Exception as error:  # a hostile pickle makes the unpickler raise whatever it likes
@@ -92,6 +92,11 @@ def read_torch(path: Path) -> Any:
         raise checkpoint_error(
             path, f"expected a torch.save file that loads with weights_only=True, found: {reason:.160}"
         ) from error
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == _ZIP  # the test that torch.load makes
 
 
 def _check_stored(path: Path) -> None:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 MAX_DEPTH = 32
 MAX_OBJECTS = 1_000_000  # ViViT-g with Adam has about 3,000 arrays
+MAX_AXES = 8
 _CHUNKED = "__msgpack_chunked_array__"
 _NDARRAY, _NUMPY_SCALAR = 1, 3
 _FLOAT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
@@ -170,7 +171,7 @@ class _Reader:
         return self.checked(shape, chunks[0].dtype, tuple(piece for c in chunks for piece in c.pieces))
 
     def checked(self, shape: list[Any], dtype: str, pieces: tuple[memoryview, ...]) -> FlaxArray:
-        if not all(type(extent) is int and extent >= 0 for extent in shape):
+        if len(shape) > MAX_AXES or not all(type(extent) is int and extent >= 0 for extent in shape):
             raise self.error(f"bad array shape {shape!r:.80}")
         present = sum(len(piece) for piece in pieces)
         if dtype in _FLOAT_BYTES and math.prod(shape) * _FLOAT_BYTES[dtype] != present:

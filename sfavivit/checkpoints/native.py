@@ -73,7 +73,7 @@ def load_safetensors(path: Path) -> SfaVivit:
         raise checkpoint_error(
             path,
             f"expected the model's dimensions under the metadata key {DIMENSIONS_KEY!r}, "
-            f"found the keys {sorted(metadata)}",
+            f"found the keys {sorted(metadata)}; save_checkpoint writes them",
         )
     return _model(path, metadata[DIMENSIONS_KEY], tensors)
 

@@ -15,13 +15,14 @@ from sfavivit.model import SfaVivit
 Shape = tuple[int, ...]
 
 _NAMES_SHOWN = 3
-_MAX_LINE = 600
+_MAX_MESSAGE = 400
 
 
 def checkpoint_error(path: Path, what: str) -> CheckpointError:
     """One printable line: names inside a hostile file may hold line breaks or terminal escapes."""
-    line = "".join(c if c.isprintable() else "?" for c in f"checkpoint {path}: {what}")
-    return CheckpointError(line if len(line) <= _MAX_LINE else line[: _MAX_LINE - 3] + "...")
+    what = what if len(what) <= _MAX_MESSAGE else f"{what[:_MAX_MESSAGE]}..."
+    line = f"checkpoint {path}: {what}"
+    return CheckpointError("".join(c if c.isprintable() else "?" for c in line))
 
 
 def meta_model(path: Path, dims: ModelDimensions) -> SfaVivit:

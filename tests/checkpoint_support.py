@@ -1,0 +1,44 @@
+"""What the checkpoint tests share: a small model, files to load, and how a refusal looks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from sfavivit.checkpoints import load_checkpoint
+from sfavivit.dimensions import AdapterDimensions, named_dimensions
+from sfavivit.errors import CheckpointError
+from sfavivit.model import SfaVivit
+from tests.make_golden import flax_bytes
+
+# Examples overwrite one file in one temporary folder, and the first one pays for torch's start.
+SAME_FOLDER = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def small_model(*, adapter: bool | AdapterDimensions = True, **overrides: Any) -> SfaVivit:
+    """Two outputs, an adapter, four spatial layers and one temporal; random weights, always the same."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"hidden_size": 32, "image_size": 16, "temporal_layers": 1} | overrides
+    dims = named_dimensions("tiny", {"verb": 5, "noun": 3}, frames=8, adapter=bool(adapter), **shape)
+    if isinstance(adapter, AdapterDimensions):
+        dims = replace(dims, adapter=adapter)
+    return SfaVivit(dims).eval()
+
+
+def scenic_file(path: Path, params: dict[str, Any]) -> Path:
+    path.write_bytes(flax_bytes({"params": params}))
+    return path
+
+
+def refusal(path: Path, pattern: str | None = None) -> str:
+    """The one printable line, naming the file, with which it is refused."""
+    with pytest.raises(CheckpointError, match=pattern) as caught:
+        load_checkpoint(path)
+    message = str(caught.value)
+    assert str(path) in message and message.isprintable()
+    return message

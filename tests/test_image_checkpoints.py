@@ -1,0 +1,156 @@
+"""A ViT image checkpoint as the start of the spatial half."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sfavivit.checkpoints import initialise_spatial
+from sfavivit.errors import CheckpointError
+from sfavivit.model import SfaVivit, interpolate_positions
+from tests.checkpoint_support import small_model
+from tests.make_golden import DATA
+
+DEPTH, WIDTH, HEADS, MLP, PATCH = 4, 32, 4, 512, 8  # as small_model
+
+
+def image_weights(side: int = 2) -> dict[str, Tensor]:
+    """A random ViT in timm naming, for images of ``side`` x ``side`` patches."""
+    generator = torch.Generator().manual_seed(7)
+
+    def values(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator) * 0.2
+
+    weights = {
+        "cls_token": values(1, 1, WIDTH),
+        "pos_embed": values(1, 1 + side * side, WIDTH),
+        "patch_embed.proj.weight": values(WIDTH, 3, PATCH, PATCH),
+        "patch_embed.proj.bias": values(WIDTH),
+        "norm.weight": values(WIDTH),
+        "norm.bias": values(WIDTH),
+        "head.weight": values(10, WIDTH),
+        "head.bias": values(10),
+    }
+    layers: dict[str, tuple[int, ...]] = {"attn.qkv": (3 * WIDTH, WIDTH), "attn.proj": (WIDTH, WIDTH)}
+    layers |= {"mlp.fc1": (MLP, WIDTH), "mlp.fc2": (WIDTH, MLP), "norm1": (WIDTH,), "norm2": (WIDTH,)}
+    for i in range(DEPTH):
+        for layer, shape in layers.items():
+            weights[f"blocks.{i}.{layer}.weight"] = values(*shape)
+            weights[f"blocks.{i}.{layer}.bias"] = values(shape[0])
+    return weights
+
+
+def vit(w: dict[str, Tensor], image: Tensor) -> Tensor:
+    """float [N, 3, H, W] in [-1, 1] -> class token [N, D]: an image ViT (arXiv 2010.11929, equations 1-4)."""
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, (WIDTH,), w[f"{name}.weight"], w[f"{name}.bias"], 1e-6)
+
+    x = F.conv2d(image, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=PATCH)
+    x = torch.cat([w["cls_token"].expand(len(x), -1, -1), x.flatten(2).mT], dim=1) + w["pos_embed"]
+    for i in range(DEPTH):
+        qkv = linear(norm(x, f"blocks.{i}.norm1"), f"blocks.{i}.attn.qkv").chunk(3, dim=-1)
+        q, k, v = (part.reshape(*part.shape[:2], HEADS, -1).transpose(1, 2) for part in qkv)
+        mixed = (q @ k.mT / (WIDTH // HEADS) ** 0.5).softmax(-1) @ v
+        x = x + linear(mixed.transpose(1, 2).flatten(2), f"blocks.{i}.attn.proj")
+        hidden = linear(norm(x, f"blocks.{i}.norm2"), f"blocks.{i}.mlp.fc1")
+        x = x + linear(F.gelu(hidden, approximate="tanh"), f"blocks.{i}.mlp.fc2")
+    return norm(x, "norm")[:, 0]
+
+
+def write(path: Path, content: Any, *, form: str = "safetensors") -> Path:
+    if form == "safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("tubelet_frames", [1, 2, 3, 4])
+def test_feature_is_the_image_vit_of_the_central_frame(tubelet_frames: int, tmp_path: Path) -> None:
+    weights = image_weights()
+    model = small_model(tubelet_frames=tubelet_frames)
+    initialise_spatial(model, write(tmp_path / "x", weights))
+    frames = torch.randint(0, 256, (1, 2 * tubelet_frames, 16, 16, 3), dtype=torch.uint8)
+    central = frames[0, tubelet_frames // 2 :: tubelet_frames]
+    expected = vit(weights, central.permute(0, 3, 1, 2) / 127.5 - 1)
+    with torch.inference_mode():
+        features = model.spatial(frames)
+    assert features.shape == (1, 2, WIDTH)
+    torch.testing.assert_close(features[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_other_image_size_interpolates_positions(tmp_path: Path) -> None:
+    weights = image_weights(side=5)
+    model = small_model()
+    initialise_spatial(model, write(tmp_path / "x", weights))
+    expected = interpolate_positions(weights["pos_embed"], (5, 5), (2, 2))
+    assert torch.equal(model.spatial.encoder.pos, expected)
+
+
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
+def test_pickled_weights(wrapper: str | None, tmp_path: Path) -> None:
+    weights = image_weights()
+    model, reference = small_model(), small_model()
+    content = {wrapper: weights, "epoch": 3} if wrapper else weights
+    initialise_spatial(model, write(tmp_path / "x", content, form="torch"))
+    initialise_spatial(reference, write(tmp_path / "y", weights))
+    assert_same(model, reference)
+
+
+def test_only_the_spatial_half_changes_and_stays_frozen(tmp_path: Path) -> None:
+    model, before = small_model().freeze_spatial(), small_model()
+    initialise_spatial(model, write(tmp_path / "x", image_weights()))
+    assert not any(parameter.requires_grad for parameter in model.spatial.parameters())
+    for name, tensor in model.state_dict().items():
+        same = torch.equal(tensor, before.state_dict()[name])
+        assert same != name.startswith("spatial."), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"norm.weight": None}, "misses norm.weight"),
+        ({"cls_token": None}, "misses cls_token"),
+        ({"pos_embed": None}, r"pos_embed: expected shape .* found \[0\]"),
+        ({"pos_embed": torch.zeros(1, 4, WIDTH)}, r"found \[1, 4, 32\]"),
+        ({"pos_embed": torch.zeros(1, 5, 8)}, r"found \[1, 5, 8\]"),
+        ({"blocks.0.ls1.gamma": torch.zeros(WIDTH)}, r"unexpected blocks\.0\.ls1\.gamma"),
+        ({"blocks.4.norm1.weight": torch.zeros(WIDTH)}, r"unexpected blocks\.4"),
+        ({"patch_embed.proj.weight": torch.zeros(WIDTH, 3, 16, 16)}, r"found \[32, 3, 16, 16\]"),
+        ({"patch_embed.proj.bias": torch.full((WIDTH,), torch.nan)}, "bias has NaN"),
+        ({"norm.bias": torch.zeros(WIDTH, dtype=torch.int64)}, "int64"),
+    ],
+)
+def test_misfit_changes_nothing(change: dict[str, Tensor | None], message: str, tmp_path: Path) -> None:
+    weights = {k: v for k, v in (image_weights() | change).items() if v is not None}
+    model = small_model()
+    before = copy.deepcopy(model)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        initialise_spatial(model, write(tmp_path / "x", weights))
+    assert str(tmp_path / "x") in str(caught.value)
+    assert_same(model, before)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="timm naming, found msgpack"):
+        initialise_spatial(small_model(), DATA / "scenic_golden.msgpack")
+    with pytest.raises(CheckpointError, match="expected named weights, found list"):
+        initialise_spatial(small_model(), write(tmp_path / "x", [1], form="torch"))
+    with pytest.raises(CheckpointError, match="expected a tensor, found int"):
+        initialise_spatial(small_model(), write(tmp_path / "x", {"cls_token": 1}, form="torch"))
+
+
+def assert_same(one: SfaVivit, other: SfaVivit) -> None:
+    expected = other.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in one.state_dict().items())
