@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 import stat
+import warnings
 import zipfile
 from enum import Enum
 from pathlib import Path
@@ -12,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sfavivit.checkpoints.weights import checkpoint_error
+from sfavivit.checkpoints.weights import checkpoint_error, reason
 
 
 class Container(Enum):
@@ -39,8 +42,7 @@ def identify(path: Path) -> Container:
         with path.open("rb") as file:
             head = file.read(9)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise checkpoint_error(path, f"cannot be read: {reason}") from error
+        raise checkpoint_error(path, f"cannot be read: {reason(error)}") from error
     if container := _container(head):
         return container
     found = f"the first bytes {head!r}" if head else "an empty file"
@@ -71,7 +73,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise checkpoint_error(path, f"expected a whole safetensors file, found: {error}") from error
+        size = path.stat().st_size
+        raise checkpoint_error(
+            path, f"expected a whole safetensors file, found {size:,} bytes that are none: {reason(error)}"
+        ) from error
 
 
 def read_torch(path: Path) -> Any:
@@ -86,12 +91,16 @@ def read_torch(path: Path) -> Any:
     try:
         if archive := _is_zip(path):
             _check_stored(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual pickles, which are refused or read all the same
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except pickle.UnpicklingError as error:
+        # torch's own text advises to load with weights_only=False.
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        found = f"a reference to {foreign[1]}" if foreign else "a pickle of something else"
+        raise checkpoint_error(path, f"expected only tensors and plain values, found {found}") from error
     except Exception as error:  # a hostile pickle makes the unpickler raise whatever it likes
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise checkpoint_error(
-            path, f"expected a torch.save file that loads with weights_only=True, found: {reason:.160}"
-        ) from error
+        raise checkpoint_error(path, f"expected a whole torch.save file, found: {reason(error)}") from error
 
 
 def _is_zip(path: Path) -> bool:

@@ -19,6 +19,7 @@ from sfavivit.checkpoints.weights import (
     check_tensors,
     checkpoint_error,
     meta_model,
+    reason,
     to_float32,
 )
 from sfavivit.dimensions import ModelDimensions, validation_summary
@@ -43,7 +44,7 @@ def save_checkpoint(model: SfaVivit, path: str | os.PathLike[str]) -> None:
     try:
         _write_atomically(file, tensors, {DIMENSIONS_KEY: model.dims.to_json()})
     except (OSError, SafetensorError) as error:
-        raise checkpoint_error(file, f"cannot be written: {error}") from error
+        raise checkpoint_error(file, f"cannot be written: {reason(error)}") from error
 
 
 def _write_atomically(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

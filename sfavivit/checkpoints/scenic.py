@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from sfavivit.checkpoints.flax import FlaxArray, FlaxFormatError, read_flax
-from sfavivit.checkpoints.weights import check_finite, check_shapes, checkpoint_error, meta_model
+from sfavivit.checkpoints.weights import check_finite, check_shapes, checkpoint_error, meta_model, reason
 from sfavivit.dimensions import ModelDimensions, TransformerDimensions, validation_summary
 from sfavivit.model import Block, Encoder, SfaVivit
 
@@ -39,7 +39,9 @@ def load_scenic(path: Path) -> SfaVivit:
                 check_finite(path, name, values)
                 view.copy_(values)
     except (FlaxFormatError, OSError) as error:
-        raise checkpoint_error(path, f"expected a Scenic train state in msgpack, found: {error}") from error
+        raise checkpoint_error(
+            path, f"expected a Scenic train state in msgpack, found: {reason(error)}"
+        ) from error
     return model
 
 
@@ -72,7 +74,7 @@ def _refuse_variants(path: Path, arrays: dict[str, FlaxArray]) -> None:
     """One line for each of Scenic's ViViTs that is another function than this model."""
     parts = {name.split("/")[0] for name in arrays}
     kernel = arrays.get("embedding/kernel")
-    reasons = {
+    variants = {
         "is an unfactorised ViViT (one Transformer)": "Transformer" in parts,
         "is no ViViT (no SpatialTransformer)": "SpatialTransformer" not in parts,
         "averages over time (no TemporalTransformer)": "TemporalTransformer" not in parts,
@@ -81,10 +83,10 @@ def _refuse_variants(path: Path, arrays: dict[str, FlaxArray]) -> None:
         "has a pre_logits layer (representation_size)": "pre_logits" in parts,
         "embeds single frames (a 2D embedding kernel)": kernel is not None and len(kernel.shape) == 4,
     }
-    for reason, holds in reasons.items():
+    for variant, holds in variants.items():
         if holds:
             raise checkpoint_error(
-                path, f"expected Scenic's factorised encoder with class tokens; this model {reason}"
+                path, f"expected Scenic's factorised encoder with class tokens; this model {variant}"
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -25,6 +25,12 @@ def checkpoint_error(path: Path, what: str) -> CheckpointError:
     return CheckpointError("".join(c if c.isprintable() else "?" for c in line))
 
 
+def reason(error: Exception) -> str:
+    """An error's first line, without the paths and numbers that ``OSError`` adds."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0]
+
+
 def meta_model(path: Path, dims: ModelDimensions) -> SfaVivit:
     """The model's shapes without memory for its weights.
 
@@ -38,9 +44,17 @@ def meta_model(path: Path, dims: ModelDimensions) -> SfaVivit:
         raise checkpoint_error(path, f"its dimensions are beyond any tensor: {dims.to_json()}") from error
 
 
-def check_names(path: Path, expected: Iterable[str], found: Iterable[str]) -> None:
-    """Refuse a checkpoint that misses weights or has weights with no place in the model."""
-    expected, found = set(expected), set(found)
+def check_shapes(path: Path, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:
+    """Refuse weights of other names or shapes than expected."""
+    _check_names(path, set(expected), set(found))
+    for name, shape in expected.items():
+        if tuple(found[name]) != tuple(shape):
+            raise checkpoint_error(
+                path, f"weight {name}: expected shape {list(shape)}, found {list(found[name])}"
+            )
+
+
+def _check_names(path: Path, expected: set[str], found: set[str]) -> None:
     problems = [
         f"{what} {_some(names)}"
         for what, names in (("misses", expected - found), ("has unexpected", found - expected))
@@ -53,16 +67,6 @@ def check_names(path: Path, expected: Iterable[str], found: Iterable[str]) -> No
 def _some(names: set[str]) -> str:
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return ", ".join(sorted(names)[:_NAMES_SHOWN]) + more
-
-
-def check_shapes(path: Path, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:
-    """Refuse weights of other names or shapes than expected."""
-    check_names(path, expected, found)
-    for name, shape in expected.items():
-        if tuple(found[name]) != tuple(shape):
-            raise checkpoint_error(
-                path, f"weight {name}: expected shape {list(shape)}, found {list(found[name])}"
-            )
 
 
 def check_tensors(path: Path, tensors: Mapping[str, object]) -> dict[str, Tensor]:
