@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from sfavivit.errors import DecodeError
+
 _LOG_READ_BYTES = 1 << 16
-_PIPE_BYTES = 1 << 20  # the most an unprivileged process may ask for: lets the decoder run ahead
+_MAX_PIPE_BYTES = 1 << 20  # the most an unprivileged process may ask for
 _EXIT_SECONDS = 10.0
 
 
@@ -23,7 +25,10 @@ class StalledError(Exception):
 
 
 class DecoderProcess:
-    """Starts ``command`` with ``stdin`` as its descriptor 0.
+    """Starts ``command`` with ``stdin`` as its descriptor 0; ``DecodeError`` when that fails.
+
+    ``on_log`` gets what the child writes to its log, and how many bytes of output had been read by then.
+    ``pipe_bytes`` is how far the child may write ahead of the reader.
 
     ``kill`` may be called from any thread at any time; everything else belongs to one thread at a time.
     ``command`` must come from :func:`sfavivit.sandbox.confined_command`.
@@ -35,9 +40,12 @@ class DecoderProcess:
         *,
         stdin: int,
         environment: Mapping[str, str],
-        on_log: Callable[[bytes], None],
+        on_log: Callable[[bytes, int], None],
         stall_seconds: float,
+        pipe_bytes: int,
     ) -> None:
+        self.bytes_read = 0
+        self._owner = os.getpid()
         self._on_log = on_log
         self._stall_seconds = stall_seconds
         self._child = _start(command, stdin, environment)
@@ -49,7 +57,7 @@ class DecoderProcess:
             os.set_blocking(descriptor, False)
             self._selector.register(descriptor, selectors.EVENT_READ)
         with contextlib.suppress(OSError, AttributeError):
-            fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, min(pipe_bytes, _MAX_PIPE_BYTES))
 
     def read_into(self, buffer: memoryview) -> int:
         """Fill ``buffer`` (bytes); how many were, fewer than asked only at the end of the output.
@@ -69,6 +77,7 @@ class DecoderProcess:
                 if not count:
                     self._selector.unregister(self._output)
                 filled += count
+                self.bytes_read += count
                 deadline = time.monotonic() + self._stall_seconds
         return filled
 
@@ -86,7 +95,8 @@ class DecoderProcess:
     def kill(self) -> None:
         """Kill the child with its group; does not wait, does nothing when it is gone."""
         with self._kill_lock:
-            if self._child.returncode is None:
+            # A process forked off this one inherits the object, not the child.
+            if self._child.returncode is None and self._owner == os.getpid():
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._child.pid, signal.SIGKILL)
 
@@ -108,7 +118,7 @@ class DecoderProcess:
     def _drain_log(self) -> None:
         data = os.read(self._log, _LOG_READ_BYTES)
         if data:
-            self._on_log(data)
+            self._on_log(data, self.bytes_read)
         else:
             self._selector.unregister(self._log)
 
@@ -143,4 +153,7 @@ def _start(command: Sequence[str], stdin: int, environment: Mapping[str, str]) -
             start_new_session=True,
         )
 
-    return _spawner.submit(start).result()
+    try:
+        return _spawner.submit(start).result()
+    except OSError as error:
+        raise DecodeError(f"the decoder cannot be started: {error}") from error

@@ -30,36 +30,47 @@ CONTAINERS = (
 # Each decoding thread keeps whole pictures, and beyond a few the frames of one video wait for each other.
 DECODER_THREADS = 4
 
-# glibc reserves 64 MiB of address space for each thread's arena, which RLIMIT_AS counts.
+# glibc reserves 64 MiB of address space for each thread's arena, which RLIMIT_AS counts. Of the caller's
+# environment only the library path stays: FFREPORT, for one, would make ffmpeg write a file.
 _ENVIRONMENT = {"LC_ALL": "C", "MALLOC_ARENA_MAX": "2"}
+_KEPT = ("LD_LIBRARY_PATH",)
 
 # A display is taken for at most this many times longer than wide; the centre is cut out of anything
 # longer before it is scaled. No real video is: it keeps a 10000x2 one from becoming 1280000x256.
 _MAX_ELONGATION = 4
 
-# Containers store times in ms (Matroska, FLV) or finer: a picture less than this late is on time.
-_LATENESS_MICROSECONDS = 2000
+# Containers store times in milliseconds (Matroska, FLV) or finer: a picture up to 2 ms late is on time.
+_LATENESS = "settb=AVTB,setpts=PTS-2000"
+
+# How long a picture lasts is not told from one graph to the next, so the last one would last no time.
+_LAST = "tpad=stop=1:stop_mode=clone"
 
 
 @dataclass(frozen=True)
 class FfmpegProgram:
-    """An ffmpeg executable and the files it needs to start (itself, the loader, shared libraries)."""
+    """An ffmpeg executable, the files it needs to start (itself, the loader, libraries), its environment."""
 
     path: str
     files: tuple[str, ...]
-
-    def environment(self) -> dict[str, str]:
-        """Nothing of the caller's: FFREPORT, for one, would make ffmpeg write a file."""
-        kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-        return _ENVIRONMENT | kept
+    environment: dict[str, str]
 
 
 def decode_command(path: str, *, fps: float, shortest_side: int, crop_size: int, pixels: int) -> list[str]:
     """The ffmpeg command: descriptor 0 in, rgb24 frames [crop, crop, 3] on descriptor 1, its log on 2.
 
-    Two filter graphs, one behind the other: ffmpeg rebuilds a graph when the picture's size or shape
-    changes in mid-stream, and a rebuilt ``fps`` filter would start the timeline again from zero.
+    Frame k is the picture on display at k / ``fps`` seconds, or the first picture if none is yet. The first
+    ``fps`` filter says so by ``round=up``; its default, ``near``, would show pictures of up to half an
+    output period later: 50 fps sampled at 12.5 would be pictures 1, 5, 9 instead of 0, 4, 8.
+
+    Two filter graphs, one behind the other. ffmpeg rebuilds a graph when the size, shape or colours of the
+    picture change in mid-stream, and then loses what its ``fps`` filter knew. The first graph therefore
+    only drops the pictures that no frame needs, before they are scaled; the second sees nothing but equal
+    squares, so it is never rebuilt, and keeps the timeline from 0 on without a gap: at such a change one
+    frame may show the picture before it.
     """
+    rate = Fraction(fps).limit_denominator(1001000)  # what ffmpeg itself makes of a decimal rate
+    squares = _geometry(shortest_side, crop_size)
+    fps_filter = f"fps={rate.numerator}/{rate.denominator}"
     source = ffmpeg.input(  # type: ignore[no-untyped-call]
         "fd:",
         fd=0,
@@ -77,10 +88,10 @@ def decode_command(path: str, *, fps: float, shortest_side: int, crop_size: int,
         pix_fmt="rgb24",
         fps_mode="passthrough",
         threads=1,
-        filter_complex=f"[0:V:0]{_geometry(shortest_side, crop_size)}[pictures]",
+        filter_complex=f"[0:V:0]{_LATENESS},{fps_filter}:round=up,{squares},{_LAST}[timed]",
         map="[frames]",
     )
-    frames = frames.global_args("-filter_complex", f"[pictures]{_timing(fps)}[frames]")
+    frames = frames.global_args("-filter_complex", f"[timed]{fps_filter}:start_time=0[frames]")
     options = "-hide_banner -nostdin -nostats -loglevel level+info -filter_complex_threads 1"
     return list(frames.compile(cmd=[path, *options.split()]))
 
@@ -99,19 +110,6 @@ def _geometry(shortest_side: int, crop_size: int) -> str:
         f":h='if(gt(iw*{shape},ih),{shortest_side},round({shortest_side}*ih/iw/{shape}))'"
         ":flags=bilinear+accurate_rnd+full_chroma_int+bitexact,"
         f"format=rgb24,crop={crop_size}:{crop_size},setsar=1"
-    )
-
-
-def _timing(fps: float) -> str:
-    """Frame k is the picture on display at k / ``fps`` seconds, the first picture if none is yet.
-
-    ``round=up`` says exactly that, where the default, ``near``, may show a picture of up to half an output
-    period later: 50 fps sampled at 12.5 would be pictures 1, 5, 9 instead of 0, 4, 8.
-    """
-    rate = Fraction(fps).limit_denominator(1001000)  # what ffmpeg itself makes of a decimal rate
-    return (
-        f"settb=AVTB,setpts=PTS-{_LATENESS_MICROSECONDS},"
-        f"fps={rate.numerator}/{rate.denominator}:round=up:start_time=0"
     )
 
 
@@ -143,15 +141,20 @@ def _candidates() -> Iterator[FfmpegProgram]:
 def _program(path: str) -> FfmpegProgram:
     """With the shared libraries that the loader names when asked to trace instead of to run (ld.so(8))."""
     real = str(Path(path).resolve())
+    environment = _ENVIRONMENT | {name: os.environ[name] for name in _KEPT if name in os.environ}
     try:
-        environment = _ENVIRONMENT | {"LD_TRACE_LOADED_OBJECTS": "1"}
         traced = subprocess.run(
-            [real], stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=20, check=False
+            [real],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=environment | {"LD_TRACE_LOADED_OBJECTS": "1"},
+            timeout=20,
+            check=False,
         )
         libraries = re.findall(r"(?:=> |^\s*)(/\S+)", traced.stdout.decode(errors="replace"), re.MULTILINE)
     except (OSError, subprocess.TimeoutExpired):
         libraries = []
-    return FfmpegProgram(real, (real, "/etc/ld.so.cache", *libraries))
+    return FfmpegProgram(real, (real, "/etc/ld.so.cache", *libraries), environment)
 
 
 def _works(program: FfmpegProgram) -> bool:
@@ -169,7 +172,7 @@ def _works(program: FfmpegProgram) -> bool:
                 confined_command(command, memory_bytes=1 << 30, readable=program.files),
                 stdin=video,
                 capture_output=True,
-                env=program.environment(),
+                env=program.environment,
                 timeout=20,
                 check=False,
             )

@@ -169,5 +169,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except OSError as error:
-        print(f"[sandbox] [fatal] {error}", file=sys.stderr)
+        print(f"[fatal] sandbox: {error}", file=sys.stderr)
         sys.exit(EXIT_CODE)

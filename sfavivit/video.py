@@ -6,6 +6,7 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -73,6 +74,16 @@ class Limits:
         for name, value in vars(self).items():
             if not value > 0:
                 raise UsageError(f"limit {name} must be more than 0, got {value}")
+        if self.memory_bytes < _LEAST_MEMORY_BYTES:
+            raise UsageError(
+                f"limit memory_bytes must be at least {_LEAST_MEMORY_BYTES}, got {self.memory_bytes}"
+            )
+
+
+# What ffmpeg may write ahead. No more, since its log is dated by the frames that have been read.
+_FRAMES_AHEAD = 4
+
+_LEAST_MEMORY_BYTES = 512 << 20  # what ffmpeg maps to start at all, and some
 
 
 class VideoReader:
@@ -105,8 +116,8 @@ class VideoReader:
         self._sampling = sampling
         self._limits = limits or Limits()
         self._shape = (chunk_frames, sampling.crop_size, sampling.crop_size, 3)
+        self._frame_bytes = math.prod(self._shape[1:])
         self._log = FfmpegLog()
-        self._first_error_frame: int | None = None
         self._iterating = threading.Lock()
         self._ended = self._closed = False
         descriptor = open_source(source)
@@ -114,6 +125,7 @@ class VideoReader:
             self._process = self._start(descriptor)
         finally:
             os.close(descriptor)
+        weakref.finalize(self, self._process.close)  # for a reader that is forgotten
 
     @property
     def container_duration_seconds(self) -> float | None:
@@ -152,7 +164,7 @@ class VideoReader:
         with self._iterating:
             if not self._ended:
                 self._ended = True
-                self.damage = self.damage or f"closed after {self._seconds_read():.1f} s"
+                self.damage = self._closed_after()
             self._process.close()
 
     def _start(self, descriptor: int) -> DecoderProcess:
@@ -167,16 +179,17 @@ class VideoReader:
         return DecoderProcess(
             confined_command(command, memory_bytes=self._limits.memory_bytes, readable=program.files),
             stdin=descriptor,
-            environment=program.environment(),
+            environment=program.environment,
             on_log=self._log.feed,
             stall_seconds=self._limits.stall_seconds,
+            pipe_bytes=_FRAMES_AHEAD * self._frame_bytes,
         )
 
     def _next_chunk(self) -> Frames | None:
         frames = np.empty(self._shape, np.uint8)
         started = time.monotonic()
         try:
-            count = self._process.read_into(frames.data.cast("B")) // frames[0].nbytes
+            count = self._process.read_into(frames.data.cast("B")) // self._frame_bytes
             if count < len(frames):
                 self._ended = True
                 status = self._process.finish()
@@ -201,21 +214,30 @@ class VideoReader:
 
     def _judge(self, status: int) -> None:
         """At the end: a limit, no frames at all, or frames and possibly damage."""
-        where = f"near second {self._seconds_read():.1f}"
+        log = self._log
         if self._closed:
-            self.damage = f"closed {where}"
-        elif error := self._log.limit():
-            raise type(error)(f"{self._name}: {error} ({where})")
+            self.damage = self._closed_after()
+        elif error := log.limit():
+            raise type(error)(f"{self._name}: {error}, near second {self._seconds(self.frames_read):.1f}")
         elif status < 0:
+            where = f"near second {self._seconds(self.frames_read):.1f}"
             raise DecodeError(f"{self._name}: the decoder died of signal {-status} {where}")
         elif not self.frames_read:
-            error = self._log.failure()
+            error = log.failure()
             raise type(error)(f"{self._name}: {error}")
-        elif self._log.errors or status:
-            self.damage = f"{self._log.errors} errors by {where}, the first: {self._log.first_error}"
+        elif log.errors or status:
+            broken = self._seconds(log.first_error_at // self._frame_bytes)
+            whole = f" of {log.duration_seconds:g}" if log.duration_seconds else ""
+            self.damage = (
+                f"broken near second {broken:.1f} ({log.first_error}; {log.errors} errors in all), "
+                f"the frames end at second {self._seconds(self.frames_read):.1f}{whole}"
+            )
 
-    def _seconds_read(self) -> float:
-        return self.frames_read / self._sampling.fps
+    def _seconds(self, frames: int) -> float:
+        return frames / self._sampling.fps
+
+    def _closed_after(self) -> str:
+        return f"closed before the end, after {self._seconds(self.frames_read):.1f} s"
 
     def _limit(self, what: str) -> VideoLimitError:
         return VideoLimitError(f"{self._name}: {what}; raise the limit if this video is meant to be read")
