@@ -25,7 +25,8 @@ def initialise_spatial(model: SfaVivit, path: str | os.PathLike[str]) -> None:
 
     The 2D patch kernel goes to the central frame (index t // 2) of the tubelet kernel and the other frames
     start at zero, as Scenic's ``central_frame_initializer`` does (arXiv 2103.15691, equation 9). A grid of
-    positions of another size is interpolated. The image classifier is ignored; all else must fit.
+    positions of another size is interpolated. The image classifier is ignored; all else must fit. Pixels
+    are scaled to [-1, 1] here, as for timm's models with mean = std = 0.5 (those of arXiv 2106.10270).
 
     Raises:
         CheckpointError: not such a file, or of other dimensions than the model's; the model is unchanged.
