@@ -30,21 +30,23 @@ def export(
         list[str], typer.Option(help="Label file, one a line; NAME=FILE for each of several outputs.")
     ] = [],  # noqa: B006  (typer copies it)
     precision: Annotated[
-        Precision | None, typer.Option(help="Spatial engine [fp32]; int8 is for CPUs.")
+        Precision | None, typer.Option(help="Spatial engine (default: fp32); int8 is for CPUs.")
     ] = None,
     fps: Annotated[
-        float | None, typer.Option(help="Frames a second the model was trained on [12.5].")
+        float | None, typer.Option(help="Frames a second the model was trained on (default: 12.5).")
     ] = None,
     frames: Annotated[
-        int | None, typer.Option(help="Frames in a window [the checkpoint's]; others interpolate positions.")
+        int | None,
+        typer.Option(help="Frames in a window (default: the checkpoint's)."),
     ] = None,
     shortest_side: Annotated[
-        int | None, typer.Option(help="Pixels of the shortest side before the crop [crop x 256/224].")
+        int | None,
+        typer.Option(help="Pixels of the shortest side (default: crop x 256/224)."),
     ] = None,
     short_clip: Annotated[
         ShortClip, typer.Option(help="What becomes of a video shorter than a window.")
     ] = "loop",
-    backend: Annotated[Backend | None, typer.Option(help="Triton backend of the configs [python].")] = None,
+    backend: Annotated[Backend | None, typer.Option(help="Triton backend (default: python).")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a head of the same name.")] = False,
     parity_video: Annotated[
         Path, typer.Option(help="Real frames for the comparison with PyTorch.")

@@ -10,7 +10,6 @@ import typer
 
 from sfavivit.errors import SfaVivitError, codes_of
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 DEBUG_VARIABLE = "SFAVIVIT_DEBUG"
 
 
@@ -20,8 +19,6 @@ def run_app(app: typer.Typer) -> None:
         app()
     except SfaVivitError as error:
         _fail(str(error), codes_of(error).exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has left; leave nothing for the interpreter to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -23,7 +23,7 @@ from sfavivit.repository import Repository
 from sfavivit.results import Recognition
 from sfavivit.video import Limits
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 RepositoryOption = Annotated[
@@ -33,18 +33,24 @@ DEFAULT_REPOSITORY = Path("model_repository")
 MIB = 1 << 20
 
 
+@app.callback()
+def describe() -> None:
+    """Long-video action recognition: every tubelet of a video is computed once."""
+
+
 @app.command()
 def classify(
     videos: Annotated[list[str], typer.Argument(metavar="VIDEO...", help="Video files.")],
     repository: RepositoryOption = DEFAULT_REPOSITORY,
-    head: Annotated[list[str] | None, typer.Option(help="Heads to ask, repeatable [all].")] = None,
+    head: Annotated[list[str] | None, typer.Option(help="Head to ask; repeatable (default: all).")] = None,
     top_k: Annotated[int, typer.Option(help="Labels to show for the whole video.")] = 5,
     stride: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="From window to window [an eighth of a window].")
+        float | None,
+        typer.Option(metavar="SECONDS", help="Window to window (default: 1/8 window)."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     engine: Annotated[str, typer.Option(help="onnxruntime, or torch (the reference).")] = "onnxruntime",
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the engine [all].")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the engine (default: all).")] = None,
     limit_duration_seconds: Annotated[
         float, typer.Option(help="Refuse longer videos.")
     ] = Limits.duration_seconds,

@@ -117,16 +117,20 @@ def repository_view(repository: Repository) -> RenderableType:
     }
     for name, value in rows.items():
         facts.add_row(Text(name, "bold"), value)
-    heads = Table(
-        "head", "window", "temporal layers", "adapter", "outputs", "max abs error", "min cosine", box=None
-    )
+    columns = ("head", "frames", "seconds", "layers", "adapter", "classes", "max error", "cosine")
+    heads = Table(*columns, box=None, title="heads (errors: logits against PyTorch fp32, at export)")
     for name, head in manifest.heads.items():
         d = head.dimensions
-        outputs = ", ".join(f"{output or '(unnamed)'}: {classes} classes" for output, classes in d.outputs)
-        window = f"{d.max_frames} frames ({d.max_frames / manifest.sampling.fps:.2f} s)"
-        adapter = f"{d.adapter.width}" if d.adapter else "none"
-        errors = (f"{head.parity.max_abs_error:.2g}", f"{head.parity.min_cosine:.6f}")
-        heads.add_row(name, window, str(d.temporal.layers), adapter, outputs, *errors)
+        heads.add_row(
+            name,
+            str(d.max_frames),
+            f"{d.max_frames / manifest.sampling.fps:.2f}",
+            str(d.temporal.layers),
+            str(d.adapter.width) if d.adapter else "none",
+            ", ".join(f"{output}: {classes}" if output else str(classes) for output, classes in d.outputs),
+            f"{head.parity.max_abs_error:.2g}",
+            f"{head.parity.min_cosine:.6f}",
+        )
     return Group(facts, Text(), heads)
 
 

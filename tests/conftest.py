@@ -1,0 +1,80 @@
+"""Shared by the tests: a small repository, exported once by the real export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from export.exporter import ExportOptions, export_model
+from export.outputs import label_outputs
+from sfavivit import Recognizer
+from sfavivit.dimensions import named_dimensions
+from sfavivit.model import SfaVivit
+from tests.video_files import encode
+
+SIDE = 16
+WINDOW_FRAMES = 16
+
+
+def build_model(
+    outputs: dict[str, int] | None = None,
+    *,
+    frames: int = WINDOW_FRAMES,
+    seed: int = 0,
+    spatial_seed: int = 0,
+) -> SfaVivit:
+    """A small model with weights far from zero, so that different frames give different answers.
+
+    Models of one ``spatial_seed`` share their spatial half; ``seed`` draws the rest.
+    """
+    dims = named_dimensions(
+        "tiny", outputs or {"": 7}, frames=frames, temporal_layers=2, hidden_size=32, image_size=SIDE
+    )
+    model = SfaVivit(dims).eval()
+    with torch.no_grad():
+        for half, half_seed in ((model.spatial, spatial_seed), (model.temporal, seed + 1000)):
+            generator = torch.Generator().manual_seed(half_seed)
+            for name, parameter in half.named_parameters():
+                if "norm" not in name:
+                    parameter.normal_(0, 0.15, generator=generator)
+    return model
+
+
+def random_frames(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Smoothly changing noise, uint8 [count, SIDE, SIDE, 3]: neighbours are alike, far ones are not."""
+    rng = np.random.default_rng(seed)
+    steps = rng.normal(0, 12, (count, SIDE, SIDE, 3)).cumsum(0) + rng.integers(0, 256, (SIDE, SIDE, 3))
+    return np.asarray(np.abs(steps % 510 - 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def parity_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return encode(
+        tmp_path_factory.mktemp("video") / "parity.mp4", random_frames(40).repeat(4, 1).repeat(4, 2)
+    )
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory, parity_video: Path) -> Path:
+    """Heads: ``default`` (7 classes, 16 frames), ``long`` (verb and noun, 24 frames, prefix)."""
+    target = tmp_path_factory.mktemp("export") / "model_repository"
+    default = build_model()
+    export_model(
+        default,
+        label_outputs(default, {}),
+        target,
+        ExportOptions(shortest_side=SIDE, parity_video=parity_video),
+    )
+    long = build_model({"verb": 5, "noun": 3}, frames=24, seed=1)
+    options = ExportOptions(head="long", short_clip="prefix", parity_video=parity_video)
+    export_model(long, label_outputs(long, {}), target, options)
+    return target
+
+
+@pytest.fixture(scope="session")
+def recognizer(repository: Path) -> Recognizer:
+    return Recognizer.load(repository, chunk_tubelets=3)
