@@ -207,6 +207,7 @@ def nested(levels: int) -> Any:
         (msgpack.packb({"a": {"__msgpack_chunked_array__": True}}), "numbered 'shape'"),
         (msgpack.packb({"a": {"__msgpack_chunked_array__": True, "shape": {}, "chunks": {}}}), "one dtype"),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else None,
 )  # fmt: skip
 def test_hostile_msgpack(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "x.msgpack"
