@@ -90,7 +90,10 @@ class DecoderProcess:
                     self._drain_log()
                 elif not os.read(self._output, _LOG_READ_BYTES):
                     self._selector.unregister(self._output)
-        return self._child.wait(_EXIT_SECONDS)
+        try:
+            return self._child.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise StalledError from None
 
     def kill(self) -> None:
         """Kill the child with its group; does not wait, does nothing when it is gone."""

@@ -30,9 +30,12 @@ _MEANINGS: tuple[tuple[str, type[VideoError], str], ...] = (
         VideoLimitError,
         r"pictures of \1, the limit is \2 pixels",
     ),
-    # strerror(ENOMEM), C++ libraries' own words, and EAGAIN: no room for the stack of a thread
+    # libavcodec/get_buffer.c: a broken header that asks for an impossible picture. Before the next, since
+    # "get_buffer() failed" follows it.
+    (r"image parameters invalid", DecodeError, r"a picture of impossible size (\0)"),
+    # strerror(ENOMEM); how h264 says it; C++ libraries; EAGAIN: no room for the stack of a thread
     (
-        r"Cannot allocate memory|out of memory|bad_alloc|Resource temporarily unavailable",
+        r"Cannot allocate memory|get_buffer\(\) failed|bad_alloc|Resource temporarily unavailable",
         VideoLimitError,
         r"decoding needs more memory than the limit (\0)",
     ),

@@ -58,7 +58,7 @@ class FfmpegProgram:
 def decode_command(path: str, *, fps: float, shortest_side: int, crop_size: int, pixels: int) -> list[str]:
     """The ffmpeg command: descriptor 0 in, rgb24 frames [crop, crop, 3] on descriptor 1, its log on 2.
 
-    Frame k is the picture on display at k / ``fps`` seconds, or the first picture if none is yet. The first
+    Frame k is the picture on display at k / ``fps`` seconds, or the first such if none is yet. The first
     ``fps`` filter says so by ``round=up``; its default, ``near``, would show pictures of up to half an
     output period later: 50 fps sampled at 12.5 would be pictures 1, 5, 9 instead of 0, 4, 8.
 

@@ -90,7 +90,7 @@ class VideoReader:
     """Iterate over the frames of a video in chunks: uint8 [n, crop, crop, 3], RGB.
 
     n is ``chunk_frames`` except in the last chunk. Every chunk is a new array. Frame k is the picture on
-    display k / fps seconds after the start of the file (before the first picture: the first picture).
+    display k / fps seconds after the start of the file (before there is one: the first frame that follows).
     A video can be read once; memory does not depend on its length.
 
     A file that breaks gives the frames that ffmpeg can make of it, and ``damage`` says so afterwards. This
