@@ -5,7 +5,7 @@ from __future__ import annotations
 from string import ascii_uppercase
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from sfavivit.app import printable
@@ -117,19 +117,21 @@ def repository_view(repository: Repository) -> RenderableType:
     }
     for name, value in rows.items():
         facts.add_row(Text(name, "bold"), value)
-    columns = ("head", "frames", "seconds", "layers", "adapter", "classes", "max error", "cosine")
-    heads = Table(*columns, box=None, title="heads (errors: logits against PyTorch fp32, at export)")
+    columns = ("head", "window", "layers", "adapter", "classes", "max error", "cosine")
+    fixed = [Column(name, no_wrap=True) for name in columns]
+    heads = Table(
+        *fixed, box=None, pad_edge=False, title="heads (errors: logits against PyTorch fp32, at export)"
+    )
     for name, head in manifest.heads.items():
         d = head.dimensions
         heads.add_row(
             name,
-            str(d.max_frames),
-            f"{d.max_frames / manifest.sampling.fps:.2f}",
+            f"{d.max_frames} ({d.max_frames / manifest.sampling.fps:.2f} s)",
             str(d.temporal.layers),
             str(d.adapter.width) if d.adapter else "none",
-            ", ".join(f"{output}: {classes}" if output else str(classes) for output, classes in d.outputs),
+            ", ".join(f"{output} {classes}" if output else str(classes) for output, classes in d.outputs),
             f"{head.parity.max_abs_error:.2g}",
-            f"{head.parity.min_cosine:.6f}",
+            f"{head.parity.min_cosine:.5f}",
         )
     return Group(facts, Text(), heads)
 

@@ -30,7 +30,7 @@ from sfavivit import Repository
 from sfavivit.dimensions import AdapterDimensions
 from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import ExportError, ParityError, RepositoryError, SfaVivitError
-from sfavivit.model import SfaVivit
+from sfavivit.model import Adapter, SfaVivit
 from sfavivit.repository import Parity, Precision, logits_tensor
 from tests.conftest import SIDE, build_model, random_frames
 
@@ -70,9 +70,11 @@ def test_spatial_graph_equals_pytorch_for_any_batch(
         expected = model.spatial(torch.from_numpy(frames)).numpy()
     found = engines["fp32"].run({"FRAMES": frames})["FEATURES"]
     np.testing.assert_allclose(found, expected, atol=2e-5)
-    for precision in ("fp16", "int8"):
+    # A width of 32 averages little out: real models are ten times closer (see the manifests' parity).
+    least: dict[Precision, float] = {"fp16": 0.9999, "int8": 0.997}
+    for precision, bound in least.items():
         reduced = engines[precision].run({"FRAMES": frames})["FEATURES"]
-        assert cosines(reduced, expected).min() > 0.999, precision
+        assert cosines(reduced, expected).min() > bound, precision
 
 
 def cosines(a: Any, b: Any) -> Any:
@@ -98,7 +100,7 @@ def test_temporal_graph_equals_pytorch(
 ) -> None:
     torch.manual_seed(0)
     model = SfaVivit(replace(build_model({"verb": 5, "noun": 3}).dims, adapter=adapter)).eval()
-    if adapter:
+    if isinstance(model.temporal.adapter, Adapter):
         torch.nn.init.normal_(model.temporal.adapter.fc2.weight)
     built = temporal_graph(model.dims, numpy_state(model.temporal))
     write_engine(tmp_path, built, "onnxruntime")
@@ -115,7 +117,7 @@ def test_graphs_are_standard_onnx(repository: Path) -> None:
     file = repository / "sfavivit_spatial" / "1" / "model.onnx"
     onnx.checker.check_model(str(file), full_check=True)
     frames = random_frames(4)[None]
-    reference = ReferenceEvaluator(onnx.load(str(file))).run(None, {"FRAMES": frames})
+    reference: Any = ReferenceEvaluator(onnx.load(str(file))).run(None, {"FRAMES": frames})
     np.testing.assert_allclose(OnnxModel(file).run({"FRAMES": frames})["FEATURES"], reference[0], atol=1e-4)
 
 
@@ -256,7 +258,7 @@ for module, name in POINTS:
 
 def test_killed_at_any_point_leaves_the_repository(own_copy: Path, parity_video: Path) -> None:
     before = snapshot(own_copy)
-    command = [sys.executable, "-c", CRASHES, own_copy, parity_video]
+    command = [sys.executable, "-c", CRASHES, str(own_copy), str(parity_video)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY_ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.stdout.split()[-1] == "_sync", done.stderr
