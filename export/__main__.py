@@ -27,8 +27,8 @@ def export(
     repository: Annotated[Path, typer.Argument(help="Model repository to make, or to add a head to.")],
     head: Annotated[str, typer.Option(help="Name of this classification head.")] = "default",
     labels: Annotated[
-        list[str], typer.Option(help="Label file, one a line; NAME=FILE for each of several outputs.")
-    ] = [],  # noqa: B006  (typer copies it)
+        list[str] | None, typer.Option(help="Label file, one a line; NAME=FILE for each of several outputs.")
+    ] = None,
     precision: Annotated[
         Precision | None, typer.Option(help="Spatial engine (default: fp32); int8 is for CPUs.")
     ] = None,
@@ -66,7 +66,7 @@ def export(
     )
     with console.status("reading the checkpoint") as status:
         model = load_checkpoint(checkpoint)
-        names = label_outputs(model, read_label_files(labels))
+        names = label_outputs(model, read_label_files(labels or []))
         summary = export_model(model, names, repository, options, progress=status.update)
     _print_summary(summary, repository)
 

@@ -1,0 +1,54 @@
+"""``python -m benchmarks``: measurements with committed results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from benchmarks import memory as memory_benchmark
+from sfavivit.app import run_app
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+RESULTS = machine.ROOT / "benchmarks" / "results"
+
+
+@app.callback()
+def describe() -> None:
+    """Measure this system; results are JSON files in benchmarks/results."""
+
+
+@app.command()
+def memory(
+    repository: Annotated[Path, typer.Option(help="Model repository.")] = machine.ROOT / "model_repository",
+    seconds: Annotated[
+        list[int] | None,
+        typer.Option(help="Length of a video, a multiple of 10; repeatable (default: 10, 600, 3600)."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+) -> None:
+    """Peak memory against the length of the video."""
+    with TemporaryDirectory() as folder:
+        results = memory_benchmark.measure(repository, seconds or [10, 600, 3600], Path(folder))
+    _report("memory", memory_benchmark.rows(results), out)
+
+
+def _report(name: str, rows: list[dict[str, Any]], out: Path) -> None:
+    """Write ``NAME.json`` and show its rows."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"benchmark": name, "machine": machine.describe(), "rows": rows}, indent=2)
+    (out / f"{name}.json").write_text(text + "\n")
+    table = Table(*rows[0], box=None)
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    run_app(app)
