@@ -33,9 +33,11 @@ _MEANINGS: tuple[tuple[str, type[VideoError], str], ...] = (
     # libavcodec/get_buffer.c: a broken header that asks for an impossible picture. Before the next, since
     # "get_buffer() failed" follows it.
     (r"image parameters invalid", DecodeError, r"a picture of impossible size (\0)"),
-    # strerror(ENOMEM); how h264 says it; C++ libraries; EAGAIN: no room for the stack of a thread
+    # strerror(ENOMEM), but not of a demuxer, which a broken file asks for an impossible packet; how h264 says
+    # it; C++ libraries; EAGAIN: no room for the stack of a thread
     (
-        r"Cannot allocate memory|get_buffer\(\) failed|bad_alloc|Resource temporarily unavailable",
+        r"(?<!demuxing: )Cannot allocate memory|get_buffer\(\) failed|bad_alloc"
+        r"|Resource temporarily unavailable",
         VideoLimitError,
         r"decoding needs more memory than the limit (\0)",
     ),

@@ -1,7 +1,8 @@
 """Run one program so confined that a file which takes it over gains nothing.
 
-Run as ``python -I -S sandbox.py POLICY PROGRAM ARGUMENT...``; it imports nothing outside the standard
-library, confines itself and then becomes the program. What stops what:
+Run as ``python -I -S sandbox.py PARENT MEMORY_BYTES READABLE_FILE... -- PROGRAM ARGUMENT...``; it confines
+itself and then becomes the program. Every video waits for it, so it imports only what loads in a few
+milliseconds (no json, pathlib, signal). What stops what:
 
     layer                 stops                                                          without it
     session, death signal a decoder that outlives its caller                             refuses to run
@@ -24,19 +25,21 @@ from a thread that lives as long as the process.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import resource
-import signal
 import struct
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+
+TYPE_CHECKING = False  # what the import of typing would say
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 EXIT_CODE = 125
 """Status of a child that could not be confined or could not become the program."""
 
 OPEN_FILES = 16
+
+_SIGKILL = 9
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -62,8 +65,8 @@ def confined_command(program: Sequence[str], *, memory_bytes: int, readable: Seq
 
     ``readable`` are the only files it may open (and execute). Start it with ``start_new_session=True``.
     """
-    policy = {"parent": os.getpid(), "memory_bytes": memory_bytes, "readable": list(readable)}
-    return [sys.executable, "-I", "-S", str(Path(__file__).resolve()), json.dumps(policy), *program]
+    policy = [str(os.getpid()), str(memory_bytes), *readable, "--"]
+    return [sys.executable, "-I", "-S", __file__, *policy, *program]
 
 
 def landlock_abi() -> int:
@@ -74,18 +77,20 @@ def landlock_abi() -> int:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Confine this process by the policy and become the program; returns only by raising ``OSError``."""
-    policy = json.loads(arguments[0])
+    """Confine this process and become the program; returns only by raising ``OSError``."""
+    end = arguments.index("--")
+    parent, memory_bytes, readable = int(arguments[0]), int(arguments[1]), arguments[2:end]
+    program = list(arguments[end + 1 :])
     _limit("RLIMIT_CORE", 0)
     _limit("RLIMIT_FSIZE", 0)
     if sys.platform == "linux":
-        _die_with(policy["parent"])
+        _die_with(parent)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        _landlock(policy["readable"])
+        _landlock(readable)
         _no_sockets()
     _limit("RLIMIT_NOFILE", OPEN_FILES)
-    _limit("RLIMIT_AS", policy["memory_bytes"])
-    os.execv(arguments[1], list(arguments[1:]))  # noqa: S606 - the program is the caller's choice
+    _limit("RLIMIT_AS", memory_bytes)
+    os.execv(program[0], program)  # noqa: S606 - the program is the caller's choice
 
 
 def _limit(name: str, value: int) -> None:
@@ -96,7 +101,7 @@ def _limit(name: str, value: int) -> None:
 
 
 def _die_with(parent: int) -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
     if os.getppid() != parent:  # it died before the signal was asked for, so the signal will never come
         raise OSError("the parent process is gone")
 

@@ -330,6 +330,32 @@ def test_errors_that_the_decoder_hides_are_damage_too(tmp_path: Path) -> None:
     assert float(near[1]) == pytest.approx(5.0, abs=2.0)
 
 
+@cache
+def _contents() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        return [
+            encode(Path(folder) / f"a.{kind}", numbered(50)).read_bytes() for kind in ("mp4", "mkv", "ts")
+        ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_whatever_is_broken_there_are_frames_or_one_error(data: st.DataObject) -> None:
+    content = bytearray(data.draw(st.sampled_from(_contents())))
+    for _ in range(data.draw(st.integers(1, 5))):
+        start = data.draw(st.integers(0, len(content) - 1))
+        content[start : start + 8] = data.draw(st.binary(max_size=16))
+    try:
+        limits = Limits(duration_seconds=60.0)  # a broken time stamp may make one picture last for hours
+        with VideoReader(bytes(content), sampling(), chunk_frames=50, limits=limits) as reader:
+            assert sum(map(len, reader)) > 0
+    except VideoError as error:
+        assert "\n" not in str(error)
+        assert str(error).startswith(f"video of {len(content)} bytes: ")
+    else:
+        assert reader.damage is None or "\n" not in reader.damage
+
+
 # Errors
 
 
