@@ -114,9 +114,10 @@ class DecoderProcess:
 
     def _wait(self, deadline: float) -> set[int]:
         events = self._selector.select(max(0.0, deadline - time.monotonic()))
-        if not events and time.monotonic() >= deadline:
+        ready = {key.fd for key, _ in events}
+        if self._output not in ready and time.monotonic() >= deadline:
             raise StalledError
-        return {key.fd for key, _ in events}
+        return ready
 
     def _drain_log(self) -> None:
         data = os.read(self._log, _LOG_READ_BYTES)

@@ -4,18 +4,18 @@ Run as ``python -I -S sandbox.py PARENT MEMORY_BYTES READABLE_FILE... -- PROGRAM
 itself and then becomes the program. Every video waits for it, so it imports only what loads in a few
 milliseconds (no json, pathlib, signal). What stops what:
 
-    layer                 stops                                                          without it
-    session, death signal a decoder that outlives its caller                             refuses to run
-    RLIMIT_AS             memory beyond the limit                                        refuses to run
-    RLIMIT_FSIZE, _CORE   writing any file, core dumps                                   refuses to run
-    RLIMIT_NOFILE         opening more than a handful of files at once                   refuses to run
-    no_new_privs          gaining rights through a set-uid program                       refuses to run
-    seccomp               making any socket (TCP, UDP, Unix), directly or by io_uring    runs
-    Landlock, ABI 1       opening any file but the program and its libraries; exec of others   runs
-    ... ABI 4, 6          TCP once more; signals and abstract sockets to other processes       runs
+    layer                 stops                                               without it
+    session, death signal a decoder that outlives its caller                  refuses to run
+    RLIMIT_AS             memory beyond the limit                             refuses to run
+    RLIMIT_FSIZE, _CORE   writing any file, core dumps                        refuses to run
+    RLIMIT_NOFILE         opening more than a handful of files at once        refuses to run
+    no_new_privs          gaining rights through a set-uid program            refuses to run
+    seccomp               any new socket (TCP, UDP, Unix), and io_uring       runs
+    Landlock ABI 1        opening or running any file but the program's own   runs
+    ... ABI 4, ABI 6      TCP once more; signals to other processes           runs
 
 The video is never opened in here: it arrives as descriptor 0, which Landlock leaves usable. The last
-three layers are best effort: seccomp needs x86-64 or arm64, Landlock a kernel that has it switched on.
+three rows are best effort: seccomp needs x86-64 or arm64, Landlock a kernel that has it switched on.
 Elsewhere than on Linux only the session and the RLIMITs that the system knows are applied.
 
 The death signal is tied to the *thread* that starts the child (prctl(2)), so the caller must start it

@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from sfavivit.decoder_process import DecoderProcess, StalledError
 from sfavivit.errors import DecodeError, NotAVideoError, VideoLimitError
 from sfavivit.video import Limits, VideoReader
 from tests.video_files import H264, encode, ffmpeg, numbered, numbers_shown, sampling
@@ -99,6 +101,25 @@ def test_a_stalled_decoder(video: Path) -> None:
         assert children() == []
 
 
+@pytest.mark.parametrize("script", ["while :; do echo x >&2; done", "exec >&-; while :; do echo x >&2; done"])
+def test_an_endless_log_is_no_progress(script: str) -> None:
+    taken = 0
+
+    def take(data: bytes, _: int) -> None:
+        nonlocal taken
+        taken += len(data)
+
+    command = ["/bin/sh", "-c", script]
+    options: dict[str, Any] = {"environment": {}, "on_log": take, "stall_seconds": 0.5, "pipe_bytes": 4096}
+    process = DecoderProcess(command, stdin=0, **options)
+    with pytest.raises(StalledError):
+        process.read_into(memoryview(bytearray(10)))
+        process.finish()
+    process.close()
+    assert taken > 0
+    assert children() == []
+
+
 def test_a_slow_consumer_is_not_a_stalled_decoder(video: Path) -> None:
     with VideoReader(video, sampling(), chunk_frames=200, limits=Limits(stall_seconds=1.0)) as reader:
         next(reader)
@@ -166,7 +187,8 @@ def test_the_child_dies_when_the_parent_is_killed(video: Path) -> None:
         "print(children()[0], flush=True)\n"
         "time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script, video], stdout=subprocess.PIPE) as parent:
+    root = Path(__file__).parents[1]
+    with subprocess.Popen([sys.executable, "-c", script, video], stdout=subprocess.PIPE, cwd=root) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         os.kill(child, signal.SIGSTOP)  # so that it cannot die of its broken pipe
