@@ -250,6 +250,13 @@ def test_odd_sizes(tmp_path: Path, width: int, height: int) -> None:
     assert corners(read_whole(path)[0]) == [RED, GREEN, BLUE, WHITE]
 
 
+def test_the_last_column_of_an_odd_size_is_kept(tmp_path: Path) -> None:
+    ramp = np.broadcast_to(np.arange(33, dtype=np.uint8)[None, None, :, None] * 7, (1, 33, 33, 3))
+    path = encode(tmp_path / "a.mkv", ramp, options=(*LOSSLESS, "-pix_fmt", "yuv420p"))
+    frames = read_whole(path, sampling(side=33))
+    assert np.abs(frames.astype(int) - ramp).max() <= 3
+
+
 @pytest.mark.parametrize(
     ("width", "height", "shape"), [(192, 256, "4/3"), (256, 192, "3/4"), (240, 360, "2"), (256, 256, "1")]
 )
