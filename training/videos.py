@@ -19,7 +19,7 @@ HELD_OUT_CRF = (18, 30)
 HELD_OUT_SEED = 1_000_003  # the training clips of no sensible --seed
 
 SAMPLE_HEIGHT, SAMPLE_WIDTH, SAMPLE_CRF = 240, 320, 26
-SAMPLE_SEED = 1
+SAMPLE_SEED = 21
 SAMPLE_SEGMENTS = (
     ("move_left", 10.0),
     ("rotate_clockwise", 10.0),
