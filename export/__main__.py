@@ -1,7 +1,12 @@
-"""``python -m export CHECKPOINT REPOSITORY``: a checkpoint becomes a model repository."""
+"""``python -m export CHECKPOINT REPOSITORY``: a checkpoint becomes a model repository.
+
+``python -m export tensorrt | rollback | prune | configs ...``: what can be done to a repository afterwards.
+"""
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -10,19 +15,27 @@ from rich.console import Console
 from rich.table import Table
 
 from export.exporter import SAMPLE_VIDEO, ExportOptions, ExportSummary, export_model
-from export.outputs import label_outputs, read_label_files
+from export.source import read_source
+from export.versions import prune, rewrite_configs, roll_back
 from sfavivit.app import run_app
-from sfavivit.checkpoints import load_checkpoint
-from sfavivit.repository import Backend, Precision, ShortClip
+from sfavivit.repository import Backend, Manifest, Precision, ShortClip
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True)
 
 
-@app.command()
+# A first argument that is none of these is a checkpoint.
+REPOSITORY_COMMANDS = ("rollback", "prune", "configs")
+EPILOG = "See also: python -m export tensorrt | rollback | prune | configs, each with --help."
+
+
+@app.command(epilog=EPILOG)
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(help="SFA-ViViT .safetensors, or a Scenic ViViT factorised-encoder train state.")
+        Path,
+        typer.Argument(
+            help="SFA-ViViT .safetensors, a Scenic ViViT factorised-encoder train state, or a repository."
+        ),
     ],
     repository: Annotated[Path, typer.Argument(help="Model repository to make, or to add a head to.")],
     head: Annotated[str, typer.Option(help="Name of this classification head.")] = "default",
@@ -44,30 +57,30 @@ def export(
         typer.Option(help="Pixels of the shortest side (default: crop x 256/224)."),
     ] = None,
     short_clip: Annotated[
-        ShortClip, typer.Option(help="What becomes of a video shorter than a window.")
-    ] = "loop",
+        ShortClip | None, typer.Option(help="What becomes of a video shorter than a window (default: loop).")
+    ] = None,
     backend: Annotated[Backend | None, typer.Option(help="Triton backend (default: python).")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace a head of the same name.")] = False,
+    from_head: Annotated[
+        str | None, typer.Option(help="Head of CHECKPOINT, when that is a repository of several.")
+    ] = None,
     parity_video: Annotated[
         Path, typer.Option(help="Real frames for the comparison with PyTorch.")
     ] = SAMPLE_VIDEO,
 ) -> None:
     """Turn a checkpoint into a Triton model repository, checked against PyTorch."""
-    options = ExportOptions(
-        head=head,
-        frames=frames,
-        fps=fps,
-        shortest_side=shortest_side,
-        precision=precision,
-        backend=backend,
-        short_clip=short_clip,
-        replace=replace,
-        parity_video=parity_video,
-    )
     with console.status("reading the checkpoint") as status:
-        model = load_checkpoint(checkpoint)
-        names = label_outputs(model, read_label_files(labels or []))
-        summary = export_model(model, names, repository, options, progress=status.update)
+        source = read_source(checkpoint, labels or [], from_head)
+        options = ExportOptions(
+            head=head,
+            frames=frames,
+            fps=fps or (source.sampling.fps if source.sampling else None),
+            shortest_side=shortest_side or (source.sampling.shortest_side if source.sampling else None),
+            precision=precision,
+            backend=backend,
+            short_clip=short_clip or source.short_clip,
+            parity_video=parity_video,
+        )
+        summary = export_model(source.model, source.labels, repository, options, progress=status.update)
     _print_summary(summary, repository)
 
 
@@ -80,10 +93,63 @@ def _print_summary(summary: ExportSummary, repository: Path) -> None:
     for name, precision, size, parity in rows:
         errors = (f"{parity.max_abs_error:.2g}", f"{parity.min_cosine:.6f}", f"{parity.top1_agreement:.0%}")
         table.add_row(name, precision, f"{size / 1e6:.1f} MB", *errors)
-    console.print(f"{repository}: head {summary.head!r} written in {summary.seconds:.1f} s", highlight=False)
+    version = summary.manifest.heads[summary.head].version
+    console.print(
+        f"{repository}: head {summary.head!r} version {version} written in {summary.seconds:.1f} s",
+        highlight=False,
+    )
     console.print("Compared with PyTorch fp32 (features of the spatial engine, logits of both in a row):")
     console.print(table)
 
 
+repository_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+RepositoryArgument = Annotated[
+    Path, typer.Argument(help="Model repository; changed all at once or not at all.")
+]
+HeadOption = Annotated[str, typer.Option(help="Name of the head.")]
+
+
+@repository_app.command("rollback")
+def rollback_command(
+    repository: RepositoryArgument,
+    head: HeadOption = "default",
+    version: Annotated[int | None, typer.Option(help="Any version kept (default: the one before).")] = None,
+) -> None:
+    """Serve another version of a head; a running Triton follows without a restart."""
+    _print_head(roll_back(repository, head, version), head)
+
+
+@repository_app.command("prune")
+def prune_command(repository: RepositoryArgument, head: HeadOption = "default") -> None:
+    """Drop every version of a head but the served one."""
+    _print_head(prune(repository, head), head)
+
+
+@repository_app.command("configs")
+def configs_command(repository: RepositoryArgument) -> None:
+    """Generate the Triton configurations again, after an update of this program."""
+    rewrite_configs(repository)
+
+
+def _print_head(manifest: Manifest, head: str) -> None:
+    others = ", ".join(str(entry.version) for entry in manifest.history.get(head, ()))
+    console.print(
+        f"head {head!r} serves version {manifest.heads[head].version}; also kept: {others or 'none'}",
+        highlight=False,
+    )
+
+
+def main() -> None:
+    """Pick the application that the first argument names."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command in REPOSITORY_COMMANDS:
+        run_app(repository_app)
+    elif command == "tensorrt":
+        del sys.argv[1]
+        run_app(import_module("export.tensorrt").app)
+    else:
+        run_app(app)
+
+
 if __name__ == "__main__":
-    run_app(app)
+    main()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,38 +14,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors.numpy import save_file
 
-from export import triton
-from export.graphs import GraphAndWeights, spatial_graph, temporal_graph
-from export.outputs import Labels
+from export.graphs import spatial_graph, temporal_graph
 from export.parity import ParityReport, measure, parity_clips, require
 from export.staging import staged
+from export.versions import with_version
+from export.writer import ENGINE_FILE, SPATIAL_VERSION, seal, write_engine, write_labels
 from sfavivit.dimensions import ModelDimensions, validation_summary
 from sfavivit.errors import ExportError
 from sfavivit.model import SfaVivit
 from sfavivit.repository import (
     FORMAT_VERSION,
-    MANIFEST_NAME,
     SPATIAL_MODEL,
     Backend,
-    FileEntry,
+    Catalog,
     HeadEntry,
+    Labels,
     Manifest,
     Precision,
     Repository,
     ShortClip,
     SpatialEntry,
     check_head_name,
-    ensemble_model,
-    labels_file,
-    sha256_of,
     temporal_model,
 )
 from sfavivit.video import Sampling, Source
 
-ENGINE_FILE, WEIGHTS_FILE = "model.onnx", "model.safetensors"
-VERSION = 1
 DEFAULT_FPS = 12.5  # Kinetics models take every second frame of 25 fps video
 RESIZE_RATIO = 256 / 224  # shortest side over crop, in Scenic's evaluation
 SAMPLE_VIDEO = Path(__file__).parent.parent / "docs" / "motions.mp4"
@@ -71,8 +63,7 @@ class ExportOptions:
     shortest_side: int | None = None
     precision: Precision | None = None
     backend: Backend | None = None
-    short_clip: ShortClip = "loop"
-    replace: bool = False
+    short_clip: ShortClip | None = None
     parity_video: Source = SAMPLE_VIDEO
 
 
@@ -93,8 +84,9 @@ def export_model(
 ) -> ExportSummary:
     """Write ``model`` as a head of the repository at ``target``, which is made if it does not exist.
 
-    The spatial engine is written once; a further head must have the same spatial weights. Whatever fails,
-    the repository stays as it was.
+    The spatial engine is written once; a further head must have the same spatial weights. A head that is
+    there already gets a further version, which is served from then on. Whatever fails, the repository stays
+    as it was.
 
     Raises:
         ExportError: options that contradict the model or the repository; a directory that cannot be written.
@@ -103,63 +95,67 @@ def export_model(
     """
     start = time.perf_counter()
     old = _existing(target)
-    _check_head(old, options)
+    _check_head(options)
     if options.frames:
         _resize(model, options.frames)
     dims, weights = model.dims, _numpy_state(model.spatial)
     digest = weights_digest(dims, weights)
-    sampling, precision, backend = _agree(old, dims, digest, options)
+    sampling, precision, backend = _agree(old.manifest if old else None, dims, digest, options)
+    version = _next_version(old, options.head)
     with staged(target) as stage:
+        spatial_file = stage / SPATIAL_MODEL / str(SPATIAL_VERSION) / ENGINE_FILE
+        temporal_file = stage / temporal_model(options.head) / str(version) / ENGINE_FILE
         if old is None:
             progress(f"writing the spatial engine ({precision})")
-            write_engine(stage / SPATIAL_MODEL, spatial_graph(dims, weights, precision), backend)
-            _write_text(stage / SPATIAL_MODEL / "config.pbtxt", triton.spatial_config(dims, backend))
+            write_engine(spatial_file.parent, spatial_graph(dims, weights, precision), backend)
         progress(f"writing head {options.head!r}")
-        _write_head(stage, options.head, model, labels, backend)
+        write_engine(temporal_file.parent, temporal_graph(dims, _numpy_state(model.temporal)), backend)
+        write_labels(temporal_file.parent, labels)
         progress("comparing with PyTorch")
-        spatial_file = stage / SPATIAL_MODEL / str(VERSION) / ENGINE_FILE
-        temporal_file = stage / temporal_model(options.head) / str(VERSION) / ENGINE_FILE
         clips = parity_clips(options.parity_video, sampling, dims.tubelet_frames)
         report = measure(model, spatial_file, temporal_file, clips)
         require(report, precision)
         spatial = SpatialEntry(
-            version=VERSION, precision=precision, weights_sha256=digest, parity=report.spatial
+            version=SPATIAL_VERSION, precision=precision, weights_sha256=digest, parity=report.spatial
         )
-        head = HeadEntry(
-            version=VERSION, dimensions=dims, short_clip=options.short_clip, parity=report.temporal
+        entry = HeadEntry(
+            version=version, dimensions=dims, short_clip=options.short_clip or "loop", parity=report.temporal
         )
-        manifest = Manifest(
+        first = Manifest(
             format_version=FORMAT_VERSION,
             name="sfavivit",
             backend=backend,
             sampling=sampling,
-            spatial=old.spatial if old else spatial,
-            heads=(old.heads if old else {}) | {options.head: head},
-            files=_digests(stage),
+            spatial=spatial,
+            heads={options.head: entry},
+            files={},
         )
-        (stage / MANIFEST_NAME).unlink(missing_ok=True)  # a hard link to the old repository's
-        _write_text(stage / MANIFEST_NAME, manifest.to_json())
+        manifest = with_version(old.manifest, options.head, entry) if old else first
+        all_labels = (old.labels if old else {}) | {options.head: labels}
+        manifest = seal(stage, Catalog(manifest, all_labels))
         spatial_bytes, temporal_bytes = (_size(file.parent) for file in (spatial_file, temporal_file))
     seconds = time.perf_counter() - start
     return ExportSummary(manifest, options.head, report, spatial_bytes, temporal_bytes, seconds)
 
 
-def _existing(target: Path) -> Manifest | None:
+def _existing(target: Path) -> Repository | None:
     """The repository already there, verified; a directory that holds something else is left alone."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
-    return Repository.load(target).manifest
+    return Repository.load(target)
 
 
-def _check_head(old: Manifest | None, options: ExportOptions) -> None:
+def _check_head(options: ExportOptions) -> None:
     try:
         check_head_name(options.head)
     except ValueError as error:
         raise ExportError(str(error)) from error
-    if old and options.head in old.heads and not options.replace:
-        raise ExportError(
-            f"the repository has a head {options.head!r} already; choose another --head, or --replace it"
-        )
+
+
+def _next_version(old: Repository | None, head: str) -> int:
+    if old is None or head not in old.manifest.heads:
+        return 1
+    return max(entry.version for entry in old.manifest.versions(head)) + 1
 
 
 def _resize(model: SfaVivit, frames: int) -> None:
@@ -202,43 +198,6 @@ def _agree(
     return old.sampling, old.spatial.precision, old.backend
 
 
-def _write_head(stage: Path, head: str, model: SfaVivit, labels: Labels, backend: Backend) -> None:
-    folder, ensemble, dims = stage / temporal_model(head), stage / ensemble_model(head), model.dims
-    for replaced in (folder, ensemble):
-        shutil.rmtree(replaced, ignore_errors=True)
-    write_engine(folder, temporal_graph(dims, _numpy_state(model.temporal)), backend)
-    _write_text(folder / "config.pbtxt", triton.temporal_config(head, dims, backend))
-    for output, names in labels.items():
-        _write_text(folder / labels_file(output), "".join(f"{name}\n" for name in names))
-    # Triton wants a version directory even for an ensemble, which has nothing to put there; git keeps no
-    # empty directories.
-    _write_text(ensemble / str(VERSION) / ".gitkeep", "")
-    _write_text(ensemble / "config.pbtxt", triton.ensemble_config(head, dims))
-
-
-def write_engine(folder: Path, built: GraphAndWeights, backend: Backend) -> None:
-    """``1/model.onnx`` and ``1/model.safetensors`` of one model, and the shim if the backend is Python."""
-    version = folder / str(VERSION)
-    version.mkdir(parents=True)
-    weights = version / WEIGHTS_FILE
-    save_file(built.stored, weights)
-    model = built.bind(WEIGHTS_FILE, _tensor_offsets(weights))
-    (version / ENGINE_FILE).write_bytes(model.SerializeToString(deterministic=True))
-    if backend == "python":
-        triton.write_shim(version)
-
-
-def _tensor_offsets(file: Path) -> dict[str, int]:
-    """Byte at which each tensor of a safetensors file starts: after 8 bytes of length and a JSON header."""
-    with file.open("rb") as stream:
-        (header_bytes,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(header_bytes))
-    start = 8 + header_bytes
-    return {
-        name: start + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"
-    }
-
-
 def weights_digest(dims: ModelDimensions, weights: dict[str, Array]) -> str:
     """sha256 that names a spatial half: its dimensions and its float32 weights."""
     shape = [dims.hidden_size, dims.image_size, dims.patch_size, dims.tubelet_frames, dims.spatial.heads]
@@ -251,19 +210,6 @@ def weights_digest(dims: ModelDimensions, weights: dict[str, Array]) -> str:
 
 def _numpy_state(module: torch.nn.Module) -> dict[str, Array]:
     return {name: cast(Array, value.numpy()) for name, value in module.state_dict().items()}
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
-
-
-def _digests(stage: Path) -> dict[str, FileEntry]:
-    files = sorted(file for file in stage.rglob("*") if file.is_file() and file != stage / MANIFEST_NAME)
-    return {
-        file.relative_to(stage).as_posix(): FileEntry(bytes=file.stat().st_size, sha256=sha256_of(file))
-        for file in files
-    }
 
 
 def _size(folder: Path) -> int:

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ from sfavivit.dimensions import ModelDimensions, TransformerDimensions, exact_di
 from sfavivit.repository import FEATURES, FRAMES, Precision, logits_tensor
 
 Array = NDArray[Any]
+GraphPrecision = Precision | Literal["bf16"]
+"""bf16 is for TensorRT: ONNX Runtime has no such kernels on the CPU."""
 
 OPSET = 20  # the first with Gelu(approximate="tanh")
 IR_VERSION = 9
@@ -53,7 +56,7 @@ class GraphBuilder:
 
     weights: dict[str, Array]
     """The half's parameters under PyTorch's names, float32."""
-    precision: Precision
+    precision: GraphPrecision
     stored: dict[str, Array] = field(default_factory=dict)
     """What goes to the safetensors file: the weights in the graph's precision."""
     initializers: dict[str, WeightSlice] = field(default_factory=dict)
@@ -61,8 +64,10 @@ class GraphBuilder:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
 
     @property
-    def dtype(self) -> type[np.float16 | np.float32]:
-        return np.float16 if self.precision == "fp16" else np.float32
+    def dtype(self) -> type[np.generic]:
+        """Of weights and activations."""
+        reduced: dict[str, type[np.generic]] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+        return reduced.get(self.precision, np.float32)
 
     def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
         output = f"{op_type}_{len(self.nodes)}"
@@ -190,26 +195,38 @@ def _cls_rows(g: GraphBuilder, rows: str, length: str, hidden: int) -> str:
     return g.op("Reshape", first, g.ints(-1, hidden))
 
 
-def spatial_graph(dims: ModelDimensions, weights: dict[str, Array], precision: Precision) -> GraphAndWeights:
-    """FRAMES uint8 [B, F, H, W, 3] -> FEATURES float32 [B, F / t, D]."""
+def spatial_graph(
+    dims: ModelDimensions,
+    weights: dict[str, Array],
+    precision: GraphPrecision,
+    *,
+    cast_first: bool = False,
+) -> GraphAndWeights:
+    """FRAMES uint8 [B, F, H, W, 3] -> FEATURES float32 [B, F / t, D].
+
+    ``cast_first`` for TensorRT, which takes uint8 as a network input and nowhere else. Elsewhere patches are
+    cut while pixels are still bytes: a quarter of the traffic.
+    """
     g = GraphBuilder(weights, precision)
     t, p, side = dims.tubelet_frames, dims.patch_size, dims.image_size // dims.patch_size
-    # Patches are cut while pixels are still bytes: a quarter of the traffic.
-    cut = g.op("Reshape", FRAMES, g.ints(-1, t, side, p, side, p, 3))
+    frames = g.op("Cast", FRAMES, to=TensorProto.FLOAT) if cast_first else FRAMES
+    cut = g.op("Reshape", frames, g.ints(-1, t, side, p, side, p, 3))
     cut = g.op("Transpose", cut, perm=[0, 2, 4, 1, 3, 5, 6])
-    pixels = g.op("Cast", g.op("Reshape", cut, g.ints(-1, dims.patch_values)), to=TensorProto.FLOAT)
+    pixels = g.op("Reshape", cut, g.ints(-1, dims.patch_values))
+    pixels = pixels if cast_first else g.op("Cast", pixels, to=TensorProto.FLOAT)
     scaled = g.op("Sub", g.op("Mul", pixels, g.scalar(2 / 255, np.float32)), g.scalar(1.0, np.float32))
-    scaled = g.op("Cast", scaled, to=TensorProto.FLOAT16) if precision == "fp16" else scaled
+    reduced = g.dtype is not np.float32
+    scaled = g.op("Cast", scaled, to=_onnx_type(g.dtype)) if reduced else scaled
     rows = g.linear(g.activations(scaled), "patch_embed")
     tokens = g.op("Reshape", rows, g.ints(-1, dims.patches, dims.hidden_size))
     cls = _encoder(g, tokens, dims.hidden_size, dims.spatial)
-    cls = g.op("Cast", cls, to=TensorProto.FLOAT) if precision == "fp16" else cls
-    batch = g.op("Slice", g.op("Shape", FRAMES), g.ints(0), g.ints(1))
+    cls = g.op("Cast", cls, to=TensorProto.FLOAT) if reduced else cls
+    batch = g.op("Slice", g.op("Shape", frames), g.ints(0), g.ints(1))
     shape = g.op("Concat", batch, g.ints(-1, dims.hidden_size), axis=0)
     g.nodes.append(helper.make_node("Reshape", [cls, shape], [FEATURES], name=FEATURES))
-    frames = [FRAMES, TensorProto.UINT8, ["batch", "frames", dims.image_size, dims.image_size, 3]]
-    features = [FEATURES, TensorProto.FLOAT, ["batch", "tubelets", dims.hidden_size]]
-    return _finish(g, "spatial", [frames], [features])
+    takes = [FRAMES, TensorProto.UINT8, ["batch", "frames", dims.image_size, dims.image_size, 3]]
+    gives = [FEATURES, TensorProto.FLOAT, ["batch", "tubelets", dims.hidden_size]]
+    return _finish(g, "spatial", [takes], [gives])
 
 
 def temporal_graph(dims: ModelDimensions, weights: dict[str, Array]) -> GraphAndWeights:

@@ -16,9 +16,7 @@ from torch import nn
 
 from sfavivit.errors import ExportError, RepositoryError
 from sfavivit.model import SfaVivit, classifier_key
-from sfavivit.repository import parse_labels
-
-Labels = dict[str, tuple[str, ...]]
+from sfavivit.repository import Labels, parse_labels
 
 
 def read_label_files(options: Sequence[str]) -> dict[str, Path]:

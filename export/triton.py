@@ -10,11 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sfavivit.dimensions import ModelDimensions
+from sfavivit.model_parameters import PARAMETER, head_parameter, spatial_parameter
 from sfavivit.repository import (
     FEATURES,
     FRAMES,
     SPATIAL_MODEL,
     Backend,
+    Catalog,
+    HeadEntry,
+    Labels,
+    Manifest,
     ensemble_model,
     labels_file,
     logits_tensor,
@@ -34,22 +39,34 @@ INSTANCES: dict[Backend, str] = {
 }
 
 
-def spatial_config(dims: ModelDimensions, backend: Backend) -> str:
-    """``config.pbtxt`` of the spatial model."""
-    return _model(SPATIAL_MODEL, backend, [_frames(dims)], [_features(dims)])
+def configs(catalog: Catalog) -> dict[str, str]:
+    """Model name -> ``config.pbtxt`` of every model of a repository; they follow from its catalog alone."""
+    manifest = catalog.manifest
+    texts = {SPATIAL_MODEL: _spatial_config(manifest)}
+    for head, entry in manifest.heads.items():
+        texts[temporal_model(head)] = _temporal_config(head, entry, catalog.labels[head], manifest.backend)
+        texts[ensemble_model(head)] = _ensemble_config(head, entry.dimensions)
+    return texts
 
 
-def temporal_config(head: str, dims: ModelDimensions, backend: Backend) -> str:
-    """``config.pbtxt`` of a head's temporal model; labels make Triton's classification extension work."""
-    outputs = [
-        _tensor(logits_tensor(name), "FP32", [classes], f' label_filename: "{labels_file(name)}"')
-        for name, classes in dims.outputs
-    ]
-    return _model(temporal_model(head), backend, [_features(dims)], outputs)
+def _spatial_config(manifest: Manifest) -> str:
+    tensors = ([_frames(manifest.dimensions)], [_features(manifest.dimensions)])
+    version = manifest.spatial.version
+    return _model(SPATIAL_MODEL, manifest.backend, version, *tensors, spatial_parameter(manifest))
 
 
-def ensemble_config(head: str, dims: ModelDimensions) -> str:
-    """``config.pbtxt`` of a head's ensemble FRAMES -> FEATURES -> LOGITS."""
+def _temporal_config(head: str, entry: HeadEntry, labels: Labels, backend: Backend) -> str:
+    """Labels make Triton's classification extension work; they lie with the version they belong to."""
+    outputs = []
+    for name, classes in entry.outputs.items():
+        file = f' label_filename: "{entry.version}/{labels_file(name)}"'
+        outputs.append(_tensor(logits_tensor(name), "FP32", [classes], file))
+    inputs, parameter = [_features(entry.dimensions)], head_parameter(entry, labels)
+    return _model(temporal_model(head), backend, entry.version, inputs, outputs, parameter)
+
+
+def _ensemble_config(head: str, dims: ModelDimensions) -> str:
+    """FRAMES -> FEATURES -> LOGITS, each model in the version that its own config serves."""
     names = [logits_tensor(name) for name, _ in dims.outputs]
     outputs = [_tensor(logits_tensor(name), "FP32", [classes]) for name, classes in dims.outputs]
     steps = [
@@ -70,15 +87,24 @@ def write_shim(version_directory: Path) -> None:
     shutil.copyfile(SHIM, version_directory / "model.py")
 
 
-def _model(name: str, backend: Backend, inputs: Sequence[str], outputs: Sequence[str]) -> str:
+def _model(
+    name: str, backend: Backend, version: int, inputs: Sequence[str], outputs: Sequence[str], parameter: str
+) -> str:
     return (
         f'name: "{name}"\n'
         f'backend: "{backend}"\n'
         f"max_batch_size: {MAX_BATCH}\n"
+        f"version_policy {{ specific {{ versions: [ {version} ] }} }}\n"
         f"{_tensors('input', inputs)}{_tensors('output', outputs)}"
         f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_MICROSECONDS} }}\n"
         f"{INSTANCES[backend]}"
+        f'parameters {{ key: "{PARAMETER}" value {{ string_value: {_quoted(parameter)} }} }}\n'
     )
+
+
+def _quoted(text: str) -> str:
+    """One line of JSON as a protobuf string; single quotes leave most of it readable."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _frames(dims: ModelDimensions) -> str:

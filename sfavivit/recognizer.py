@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from sfavivit.engines import load_engine
 from sfavivit.engines.base import Engine, Features, Frames, Logits
 from sfavivit.errors import InvalidInputError, UsageError
-from sfavivit.repository import HeadEntry, Repository
+from sfavivit.repository import Catalog, HeadEntry, Repository
 from sfavivit.results import (
     OutputResult,
     Recognition,
@@ -38,7 +38,7 @@ from sfavivit.results import (
     softmax,
     top_labels,
 )
-from sfavivit.video import Limits, Source, VideoReader
+from sfavivit.video import Limits, OpenSource, Source, VideoReader
 from sfavivit.windows import SHORT_CLIP, TimelineBuilder, Window, complete_windows, tail_window
 
 CHUNK_TUBELETS = 8
@@ -53,11 +53,10 @@ Progress = Callable[[float, float | None], None]
 class Recognizer:
     """Answers what happens in a video. Safe to use from several threads."""
 
-    def __init__(
-        self, repository: Repository, engine: Engine, *, chunk_tubelets: int = CHUNK_TUBELETS
-    ) -> None:
-        self.repository = repository
-        self.manifest = repository.manifest
+    def __init__(self, catalog: Catalog, engine: Engine, *, chunk_tubelets: int = CHUNK_TUBELETS) -> None:
+        self.catalog = catalog
+        self.manifest = catalog.manifest
+        self.labels = catalog.labels
         self.engine = engine
         self.chunk_tubelets = chunk_tubelets
 
@@ -123,12 +122,15 @@ class Recognizer:
         *,
         stride_seconds: float | None = None,
         top_k: int = 5,
+        start_seconds: float = 0.0,
     ) -> Session:
         """A new pipeline to push frames into. Arguments and errors as in ``classify``."""
         names = tuple(dict.fromkeys(heads)) if heads else self.heads
         if top_k < 1:
             raise UsageError(f"top-k must be at least 1, got {top_k}")
-        return Session(self, {name: self._stride(name, stride_seconds) for name in names}, top_k)
+        return Session(
+            self, {name: self._stride(name, stride_seconds) for name in names}, top_k, start_seconds
+        )
 
     def _stride(self, head: str, stride_seconds: float | None) -> int:
         entry = self.manifest.head(head)
@@ -159,24 +161,27 @@ class Recognizer:
         *,
         stride_seconds: float | None = None,
         top_k: int = 5,
+        start_seconds: float = 0.0,
+        end_seconds: float | None = None,
         limits: Limits = DEFAULT_LIMITS,
         progress: Progress | None = None,
     ) -> Recognition:
         """Actions in a video file (a path, or the bytes of one). Decoding overlaps inference.
 
         ``heads``: which heads to ask (default: all; they share one spatial pass). ``stride_seconds``: from
-        window to window, at most a window (default: an eighth of it).
+        window to window, at most a window (default: an eighth of it). ``start_seconds``, ``end_seconds``: the
+        part of the video to look at; times in the answer stay those of the whole video.
 
         Raises:
             VideoError: the video gives no frames, or breaks a limit.
-            HeadNotFoundError, UsageError: a head the repository lacks, a stride or top-k that cannot be.
+            InvalidInputError: the video ends before ``start_seconds``.
+            HeadNotFoundError, UsageError: a head the repository lacks, a stride, top-k or part that cannot be.
             EngineError: the engine failed.
         """
         start = time.perf_counter()
-        session = self.session(heads, stride_seconds=stride_seconds, top_k=top_k)
-        frames = self.chunk_tubelets * self.manifest.dimensions.tubelet_frames
-        with VideoReader(video, self.manifest.sampling, chunk_frames=frames, limits=limits) as reader:
-            with closing(_decoded_ahead(reader)) as chunks:
+        session = self.session(heads, stride_seconds=stride_seconds, top_k=top_k, start_seconds=start_seconds)
+        with self.reader(video, limits, start_seconds=start_seconds, end_seconds=end_seconds) as reader:
+            with closing(decoded_ahead(reader)) as chunks:
                 for chunk in chunks:
                     session.push(chunk)
                     if progress:
@@ -188,11 +193,35 @@ class Recognizer:
                 session.temporal_seconds,
                 time.perf_counter() - start,
             )
-            name = "<bytes>" if isinstance(video, bytes) else str(video)
-            return session.recognition(name, timings, warning=reader.damage)
+            return session.recognition(_video_name(video), timings, warning=reader.damage)
+
+    def reader(
+        self,
+        video: Source,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        start_seconds: float = 0.0,
+        end_seconds: float | None = None,
+    ) -> VideoReader:
+        """Frames of ``video`` as this model takes them, in chunks of one engine call. Errors as ``classify``."""
+        frames = self.chunk_tubelets * self.manifest.dimensions.tubelet_frames
+        return VideoReader(
+            video,
+            self.manifest.sampling,
+            chunk_frames=frames,
+            limits=limits,
+            start_seconds=start_seconds,
+            end_seconds=end_seconds,
+        )
 
 
-def _decoded_ahead(reader: VideoReader) -> Generator[Frames, None, None]:
+def _video_name(video: Source) -> str:
+    if isinstance(video, OpenSource):
+        return video.name
+    return "<bytes>" if isinstance(video, bytes) else str(video)
+
+
+def decoded_ahead(reader: VideoReader) -> Generator[Frames, None, None]:
     """The reader's chunks, decoded in a thread of their own while the consumer works."""
     queue: Queue[Frames | BaseException | None] = Queue(DECODED_AHEAD)
     stopped = Event()
@@ -290,10 +319,13 @@ class _HeadState:
 class Session:
     """One video on its way through the pipeline. Not safe for several threads; make one for each video."""
 
-    def __init__(self, recognizer: Recognizer, strides: dict[str, int], top_k: int) -> None:
+    def __init__(
+        self, recognizer: Recognizer, strides: dict[str, int], top_k: int, start_seconds: float = 0.0
+    ) -> None:
         self._recognizer = recognizer
         self._extractor = FeatureExtractor(recognizer)
         self._top_k = top_k
+        self._start_seconds = start_seconds
         dims = recognizer.manifest.dimensions
         self._tubelet_frames = dims.tubelet_frames
         self._fps = recognizer.manifest.sampling.fps
@@ -330,6 +362,31 @@ class Session:
         self.frames_used += len(frames)
         return [scores for features in chunks for scores in self._advance(features)]
 
+    def push_features(self, features: Features) -> list[WindowScores]:
+        """Take features float32 [n, D] that were extracted before, instead of frames. As ``push``."""
+        hidden_size = self._features.shape[1]
+        if features.dtype != np.float32 or features.ndim != 2 or features.shape[1] != hidden_size:
+            raise InvalidInputError(
+                f"features are {features.dtype} {list(features.shape)}; the model takes "
+                f"float32 [n, {hidden_size}]"
+            )
+        self.frames_used += len(features) * self._tubelet_frames
+        return self._advance(features)
+
+    def provisional(self) -> list[WindowScores]:
+        """What every head makes of the latest window as far as it has arrived. It counts for nothing else."""
+        if not self._tubelets:
+            return []
+        scores = []
+        for name, head in self._heads.items():
+            window = Window(max(0, self._tubelets - head.entry.dimensions.max_tubelets), self._tubelets)
+            scores.append(self._window_scores(name, window, self._logits(name, head, window)))
+        return scores
+
+    def unanswered(self) -> bool:
+        """Whether a head has not answered its first window yet."""
+        return any(head.windows == 0 for head in self._heads.values())
+
     def finish(self) -> list[WindowScores]:
         """No more frames; returns the windows that were still open."""
         scores = [scores for features in self._extractor.finish() for scores in self._advance(features)]
@@ -353,6 +410,15 @@ class Session:
         ]
 
     def _score(self, name: str, head: _HeadState, window: Window) -> WindowScores:
+        """Answer a window and count it for the video."""
+        logits = self._logits(name, head, window)
+        head.windows += 1
+        for output, values in logits.items():
+            head.timelines[output].add(window, softmax(values))
+            head.logit_sums[output] += values
+        return self._window_scores(name, window, logits)
+
+    def _logits(self, name: str, head: _HeadState, window: Window) -> Logits:
         first = self._tubelets - len(self._features)
         features = self._features[window.start - first : window.stop - first]
         if len(features) < head.entry.dimensions.max_tubelets:
@@ -360,21 +426,19 @@ class Session:
         start = time.perf_counter()
         logits = self._recognizer.logits(features, name)
         self.temporal_seconds += time.perf_counter() - start
-        head.windows += 1
-        labels = {}
-        for output, values in logits.items():
-            probabilities = softmax(values)
-            head.timelines[output].add(window, probabilities)
-            head.logit_sums[output] += values
-            labels[output] = top_labels(
-                probabilities, self._recognizer.repository.labels[name][output], self._top_k
-            )
+        return logits
+
+    def _window_scores(self, name: str, window: Window, logits: Logits) -> WindowScores:
+        labels = {
+            output: top_labels(softmax(values), self._recognizer.labels[name][output], self._top_k)
+            for output, values in logits.items()
+        }
         seconds = (self._time(window.start), self._time(window.stop))
         frames_used = min(self._tubelets * self._tubelet_frames, self.frames_used)
         return WindowScores(name, *seconds, frames_used, logits, labels)
 
     def _time(self, tubelet: int) -> float:
-        return min(tubelet * self._tubelet_frames, self.frames_used) / self._fps
+        return self._start_seconds + min(tubelet * self._tubelet_frames, self.frames_used) / self._fps
 
     def recognition(self, video: str, timings: Timings, warning: str | None = None) -> Recognition:
         """The answer for the whole video, after ``finish``.
@@ -391,7 +455,7 @@ class Session:
         return Recognition(video, self.seconds, self.frames_used, heads, timings, warning)
 
     def _result(self, name: str, head: _HeadState, output: str) -> OutputResult:
-        labels = self._recognizer.repository.labels[name][output]
+        labels = self._recognizer.labels[name][output]
         logits = head.logit_sums[output] / head.windows
         timeline = tuple(
             Segment(self._time(run.start), self._time(run.stop), labels[run.label], run.confidence)

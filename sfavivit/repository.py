@@ -3,12 +3,13 @@
     model_repository/
       manifest.json                  everything needed to run it, and a digest of every other file
       sfavivit_spatial/              config.pbtxt, 1/{model.onnx, model.safetensors, ...}
-      sfavivit_temporal_<head>/      config.pbtxt, labels*.txt, 1/{model.onnx, model.safetensors, ...}
+      sfavivit_temporal_<head>/      config.pbtxt, <version>/{model.onnx, model.safetensors, labels*.txt, ...}
       sfavivit_<head>/               config.pbtxt, 1/    the ensemble FRAMES -> FEATURES -> LOGITS
 
 ``model.onnx`` holds a graph whose weights lie in ``model.safetensors`` beside it (ONNX external data), so
 one copy serves ONNX Runtime, Triton and PyTorch. The sampling (fps, crop) belongs to the repository, because
 all heads share the spatial pass; the window length and what to do with shorter clips belong to each head.
+A head exported again becomes a new version beside the earlier ones; the manifest says which one is served.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ RESERVED_HEAD = re.compile(r"spatial|temporal(_.*)?")
 Precision = Literal["fp32", "fp16", "int8"]
 Backend = Literal["python", "onnxruntime"]
 ShortClip = Literal["loop", "prefix"]
+Labels = dict[str, tuple[str, ...]]
+"""output -> label of every class."""
 
 
 def logits_tensor(output: str) -> str:
@@ -122,7 +125,11 @@ class HeadEntry(_Frozen):
 
 
 class Manifest(_Frozen):
-    """``manifest.json``, validated."""
+    """``manifest.json``, validated.
+
+    ``heads`` are the served versions; ``history`` holds the other versions of a head whose files are kept.
+    ``files`` is empty when the models are a Triton server's.
+    """
 
     format_version: Literal[1]
     name: str
@@ -130,21 +137,27 @@ class Manifest(_Frozen):
     sampling: Sampling
     spatial: SpatialEntry
     heads: dict[str, HeadEntry]
+    history: dict[str, tuple[HeadEntry, ...]] = {}
     files: dict[Annotated[str, AfterValidator(_inside)], FileEntry]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.heads:
             raise ValueError("there must be at least one head")
-        shared = {_spatial_dimensions(head.dimensions) for head in self.heads.values()}
+        if unknown := self.history.keys() - self.heads.keys():
+            raise ValueError(f"history of heads that are not there: {', '.join(sorted(unknown))}")
+        versions = {name: self.versions(name) for name in self.heads}
+        shared = {_spatial_dimensions(entry.dimensions) for kept in versions.values() for entry in kept}
         if len(shared) > 1:
             raise ValueError("heads disagree about the spatial transformer they share")
         if self.sampling.crop_size != self.dimensions.image_size:
             raise ValueError(
                 f"crop {self.sampling.crop_size} is not the image size {self.dimensions.image_size}"
             )
-        for head in self.heads:
+        for head, kept in versions.items():
             check_head_name(head)
+            if len({entry.version for entry in kept}) < len(kept):
+                raise ValueError(f"head {head!r} has a version twice")
         return self
 
     @property
@@ -161,6 +174,10 @@ class Manifest(_Frozen):
         if name not in self.heads:
             raise HeadNotFoundError(f"no head {name!r} in this repository; it has {', '.join(self.heads)}")
         return self.heads[name]
+
+    def versions(self, name: str) -> tuple[HeadEntry, ...]:
+        """The served version of a head, then the others that are kept."""
+        return (self.head(name), *self.history.get(name, ()))
 
     def to_json(self) -> str:
         """Stable text, for files and digests."""
@@ -181,13 +198,19 @@ def check_head_name(head: str) -> None:
 
 
 @dataclass(frozen=True)
-class Repository:
-    """A loaded repository: its files exist and are the ones the manifest names."""
+class Catalog:
+    """What there is to run and what its classes are called, wherever the models are."""
+
+    manifest: Manifest
+    labels: dict[str, Labels]
+    """head -> output -> label of every class."""
+
+
+@dataclass(frozen=True)
+class Repository(Catalog):
+    """A repository on disk: its files exist and are the ones the manifest names."""
 
     path: Path
-    manifest: Manifest
-    labels: dict[str, dict[str, tuple[str, ...]]]
-    """head -> output -> label of every class."""
 
     @classmethod
     def load(cls, path: str | Path) -> Repository:
@@ -202,7 +225,7 @@ class Repository:
         manifest = read_manifest(root)
         for name, entry in manifest.files.items():
             _verify(root, name, entry)
-        return cls(root, manifest, {head: _read_labels(root, manifest, head) for head in manifest.heads})
+        return cls(manifest, {head: read_labels(root, manifest, head) for head in manifest.heads}, root)
 
     def spatial_file(self, name: str) -> Path:
         """A file of the spatial engine's version directory."""
@@ -225,24 +248,30 @@ def read_manifest(root: Path) -> Manifest:
     try:
         with file.open("rb") as stream:
             text = stream.read(MAX_MANIFEST_BYTES + 1)
-        fields = json.loads(text) if len(text) <= MAX_MANIFEST_BYTES else None
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RepositoryError(
             f"{root} is not a model repository: it has no {MANIFEST_NAME}; {hint}"
         ) from error
     except OSError as error:
         raise RepositoryError(f"{file} cannot be read: {error.strerror}") from error
+    return parse_manifest(text, str(file))
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """A manifest from JSON text that came from ``where``. Raises as ``Repository.load``."""
+    try:
+        fields = json.loads(text) if len(text) <= MAX_MANIFEST_BYTES else None
     except (ValueError, RecursionError) as error:
-        raise RepositoryError(f"{file} is not JSON: {error}; restore it or export again") from error
+        raise RepositoryError(f"{where} is not JSON: {error}; restore it or export again") from error
     version = fields.get("format_version") if isinstance(fields, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise RepositoryVersionError(
-            f"{root} has format version {version}; this program reads up to {FORMAT_VERSION}: update it"
+            f"{where} has format version {version}; this program reads up to {FORMAT_VERSION}: update it"
         )
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise RepositoryError(f"{file} is not a valid manifest: {validation_summary(error)}") from error
+        raise RepositoryError(f"{where} is not a valid manifest: {validation_summary(error)}") from error
 
 
 def _verify(root: Path, name: str, entry: FileEntry) -> None:
@@ -265,10 +294,11 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _read_labels(root: Path, manifest: Manifest, head: str) -> dict[str, tuple[str, ...]]:
-    labels = {}
-    for output, classes in manifest.heads[head].outputs.items():
-        name = f"{temporal_model(head)}/{labels_file(output)}"
+def read_labels(root: Path, manifest: Manifest, head: str) -> Labels:
+    """Labels of a head's served version. Raises ``RepositoryError`` when they do not fit."""
+    labels, entry = {}, manifest.heads[head]
+    for output, classes in entry.outputs.items():
+        name = f"{temporal_model(head)}/{entry.version}/{labels_file(output)}"
         if name not in manifest.files:
             raise RepositoryError(f"{root}: the manifest names no {name}; export the checkpoint again")
         labels[output] = parse_labels((root / name).read_bytes(), root / name, classes)

@@ -21,11 +21,12 @@ from onnx.reference import ReferenceEvaluator
 from tritonclient.grpc import model_config_pb2 as triton_config
 
 from export import exporter
-from export.exporter import ExportOptions, export_model, write_engine
+from export.exporter import ExportOptions, export_model
 from export.graphs import spatial_graph, temporal_graph
 from export.outputs import label_outputs, read_label_files, split_output
 from export.parity import ParityReport, require
 from export.staging import staged
+from export.writer import write_engine
 from sfavivit import Repository
 from sfavivit.dimensions import AdapterDimensions
 from sfavivit.engines.onnxruntime import OnnxModel
@@ -45,7 +46,7 @@ def numpy_state(module: torch.nn.Module) -> dict[str, Any]:
 
 def spatial_engine(model: SfaVivit, precision: Precision, folder: Path) -> OnnxModel:
     write_engine(folder, spatial_graph(model.dims, numpy_state(model.spatial), precision), "onnxruntime")
-    return OnnxModel(folder / "1" / "model.onnx")
+    return OnnxModel(folder / "model.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_temporal_graph_equals_pytorch(
     if isinstance(model.temporal.adapter, Adapter):
         torch.nn.init.normal_(model.temporal.adapter.fc2.weight)
     built = temporal_graph(model.dims, numpy_state(model.temporal))
-    write_engine(tmp_path, built, "onnxruntime")
+    write_engine(tmp_path / "1", built, "onnxruntime")
     features = torch.randn(3, tubelets, 32)
     with torch.inference_mode():
         expected = model.temporal(features)
@@ -194,7 +195,6 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     ("model", "options", "message"),
     [
         (build_model(spatial_seed=5), {"head": "b"}, "other spatial weights .* repository of its own"),
-        (build_model(), {"head": "default"}, "head 'default' already.*--replace"),
         (build_model(), {"head": "b", "precision": "int8"}, "--precision int8 differs from .* fp32"),
         (build_model(), {"head": "b", "fps": 25.0}, "--fps 25.0 differs from the repository's 12.5"),
         (build_model(), {"head": "b", "backend": "onnxruntime"}, "--backend onnxruntime differs"),
@@ -214,18 +214,6 @@ def test_an_export_that_cannot_be_leaves_the_repository(
     assert list(own_copy.parent.iterdir()) == [own_copy]
 
 
-def test_replace_changes_one_head_alone(own_copy: Path, parity_video: Path) -> None:
-    before = Repository.load(own_copy).manifest
-    model = build_model(seed=9)
-    options = ExportOptions(head="default", replace=True, frames=8, parity_video=parity_video)
-    after = export_model(model, label_outputs(model, {}), own_copy, options).manifest
-    assert Repository.load(own_copy).manifest == after
-    assert after.heads["long"] == before.heads["long"]
-    assert after.heads["default"].dimensions.max_frames == 8
-    changed = {name for name in after.files if after.files[name] != before.files[name]}
-    assert changed == {f"sfavivit_temporal_default/1/model.{kind}" for kind in ("onnx", "safetensors")}
-
-
 def test_a_folder_of_something_else_is_left_alone(parity_video: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     model = build_model()
@@ -236,14 +224,14 @@ def test_a_folder_of_something_else_is_left_alone(parity_video: Path, tmp_path: 
 
 CRASHES = """
 import os, signal, sys
-from export import exporter, staging
+from export import exporter, staging, writer
 from export.exporter import ExportOptions, export_model
 from export.outputs import label_outputs
 from pathlib import Path
 from tests.conftest import build_model
 
 target, video = Path(sys.argv[1]), Path(sys.argv[2])
-POINTS = [(exporter, "write_engine"), (exporter, "measure"), (exporter, "_digests"), (staging, "_sync_tree"),
+POINTS = [(exporter, "write_engine"), (exporter, "measure"), (writer, "_digests"), (staging, "_sync_tree"),
           (staging, "_replace"), (staging, "_sync")]
 model = build_model(seed=3)
 for module, name in POINTS:
@@ -311,7 +299,7 @@ def test_configs_are_valid_and_regenerate(repository: Path) -> None:
     assert (spatial.input[0].name, list(spatial.input[0].dims)) == ("FRAMES", [-1, SIDE, SIDE, 3])
     assert spatial.input[0].data_type == TYPE_UINT8
     assert (spatial.output[0].name, list(spatial.output[0].dims)) == ("FEATURES", [-1, 32])
-    assert [output.label_filename for output in temporal.output] == ["labels_verb.txt", "labels_noun.txt"]
+    assert [output.label_filename for output in temporal.output] == ["1/labels_verb.txt", "1/labels_noun.txt"]
     for output in temporal.output:
         assert (repository / temporal.name / output.label_filename).is_file()
     assert [step.model_name for step in ensemble.ensemble_scheduling.step] == [spatial.name, temporal.name]

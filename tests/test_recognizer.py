@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -97,7 +97,7 @@ def naive(recognizer: Recognizer, frames: Frames, head: str, stride: int) -> lis
     """Logits of every window, recomputed window by window with the PyTorch engine from its own frames."""
     entry = recognizer.manifest.head(head)
     padded = frames[np.minimum(np.arange(-(-len(frames) // 2) * 2), len(frames) - 1)]
-    torch_engine = load_engine("torch", recognizer.repository)
+    torch_engine = load_engine("torch", cast(Repository, recognizer.catalog))
     out = []
     for start, stop in all_windows(len(padded) // 2, entry.dimensions.max_tubelets, stride):
         features = torch_engine.spatial(padded[None, start * 2 : stop * 2])[0]
@@ -162,7 +162,7 @@ def test_labels_and_timeline_follow_from_the_logits(recognizer: Recognizer, vide
     answer = recognizer.classify(video, ["long"], top_k=2)
     assert list(answer.heads) == ["long"]
     for output, result in answer.heads["long"].items():
-        labels = recognizer.repository.labels["long"][output]
+        labels = recognizer.labels["long"][output]
         probabilities = softmax(result.logits)
         assert [score.label for score in result.labels] == [labels[i] for i in np.argsort(-probabilities)[:2]]
         assert result.labels[0].confidence == pytest.approx(probabilities.max(), abs=1e-6)

@@ -95,8 +95,10 @@ def test_a_newer_format_is_refused_whatever_else_it_holds(own_copy: Path, versio
             "inside",
         ),
         (lambda m: m["files"].update({"/etc/passwd": m["files"]["sfavivit_spatial/1/model.onnx"]}), "inside"),
-        (lambda m: m["files"].pop("sfavivit_temporal_long/labels_verb.txt"), "names no .*labels_verb.txt"),
+        (lambda m: m["files"].pop("sfavivit_temporal_long/1/labels_verb.txt"), "names no .*labels_verb.txt"),
         (lambda m: m.update(format_version="1"), "format_version"),
+        (lambda m: m.update(history={"default": [m["heads"]["default"]]}), "'default' has a version twice"),
+        (lambda m: m.update(history={"other": [m["heads"]["long"]]}), "not there: other"),
     ],
 )
 def test_a_manifest_that_cannot_be(own_copy: Path, change: Callable[[Any], Any], message: str) -> None:

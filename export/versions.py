@@ -1,0 +1,67 @@
+"""Versions of a head: which one is served, going back and forth, dropping the rest.
+
+Versions are numbered from 1 and never change; the manifest names the served one, and each ``config.pbtxt``
+tells Triton the same by its ``version_policy``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from export.staging import staged
+from export.writer import seal
+from sfavivit.errors import ExportError
+from sfavivit.repository import Catalog, HeadEntry, Manifest, Repository, read_labels, temporal_model
+
+
+def with_version(manifest: Manifest, head: str, entry: HeadEntry) -> Manifest:
+    """The manifest in which ``head``, new or not, is served in version ``entry``."""
+    known = manifest.versions(head) if head in manifest.heads else ()
+    others = sorted((e for e in known if e.version != entry.version), key=lambda e: e.version)
+    return _changed(manifest, head, entry, tuple(others))
+
+
+def _changed(manifest: Manifest, head: str, entry: HeadEntry, others: tuple[HeadEntry, ...]) -> Manifest:
+    history = {name: kept for name, kept in manifest.history.items() if name != head}
+    history |= {head: others} if others else {}
+    return Manifest(**{**dict(manifest), "heads": manifest.heads | {head: entry}, "history": history})
+
+
+def roll_back(target: Path, head: str, version: int | None = None) -> Manifest:
+    """Serve another version of a head that is kept: ``version``, or the one before the served.
+
+    Raises:
+        RepositoryError, HeadNotFoundError: not a usable repository, or without this head.
+        ExportError: no such version.
+    """
+    old = Repository.load(target)
+    served = old.manifest.head(head).version
+    kept = {entry.version: entry for entry in old.manifest.versions(head)}
+    wanted = version if version is not None else max((v for v in kept if v < served), default=None)
+    if wanted not in kept:
+        which = f"version {version}" if version is not None else "version before the served one"
+        raise ExportError(
+            f"head {head!r} has no {which}; it has {', '.join(map(str, sorted(kept)))} and serves {served}"
+        )
+    manifest = with_version(old.manifest, head, kept[wanted])
+    with staged(target) as stage:
+        labels = old.labels | {head: read_labels(stage, manifest, head)}
+        return seal(stage, Catalog(manifest, labels))
+
+
+def prune(target: Path, head: str) -> Manifest:
+    """Drop every version of a head but the served one. Raises as ``roll_back``."""
+    old = Repository.load(target)
+    manifest = _changed(old.manifest, head, old.manifest.head(head), ())
+    with staged(target) as stage:
+        for entry in old.manifest.history.get(head, ()):
+            shutil.rmtree(stage / temporal_model(head) / str(entry.version))
+        return seal(stage, Catalog(manifest, old.labels))
+
+
+def rewrite_configs(target: Path) -> Manifest:
+    """Generate every ``config.pbtxt`` again, as this program would write it. Raises ``RepositoryError``."""
+    old = Repository.load(target)
+    with staged(target) as stage:
+        return seal(stage, old)

@@ -1,0 +1,88 @@
+"""The files of a model repository, written into a staged copy in which old files are hard links."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+from safetensors.numpy import save_file
+
+from export import triton
+from export.graphs import GraphAndWeights
+from sfavivit.repository import (
+    MANIFEST_NAME,
+    Backend,
+    Catalog,
+    FileEntry,
+    Labels,
+    Manifest,
+    ensemble_model,
+    labels_file,
+    sha256_of,
+)
+
+ENGINE_FILE, WEIGHTS_FILE = "model.onnx", "model.safetensors"
+SPATIAL_VERSION = 1  # other spatial weights make another repository
+
+
+def write_engine(version: Path, built: GraphAndWeights, backend: Backend) -> None:
+    """Make a version directory: graph, weights, and the shim if the backend is Python."""
+    version.mkdir(parents=True)
+    weights = version / WEIGHTS_FILE
+    save_file(built.stored, weights)
+    model = built.bind(WEIGHTS_FILE, _tensor_offsets(weights))
+    (version / ENGINE_FILE).write_bytes(model.SerializeToString(deterministic=True))
+    if backend == "python":
+        triton.write_shim(version)
+
+
+def _tensor_offsets(file: Path) -> dict[str, int]:
+    """Byte at which each tensor of a safetensors file starts: after 8 bytes of length and a JSON header."""
+    with file.open("rb") as stream:
+        (header_bytes,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(header_bytes))
+    start = 8 + header_bytes
+    return {
+        name: start + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"
+    }
+
+
+def write_labels(version: Path, labels: Labels) -> None:
+    """Put the labels of every output beside the engine whose classes they name."""
+    for output, names in labels.items():
+        write_text(version / labels_file(output), "".join(f"{name}\n" for name in names))
+
+
+def seal(stage: Path, catalog: Catalog) -> Manifest:
+    """Write what follows from catalog and files: configs, digests, and the manifest, which is returned.
+
+    A config that stays the same keeps its file and its time, so a polling Triton reloads nothing else.
+    """
+    for model, text in triton.configs(catalog).items():
+        write_text(stage / model / "config.pbtxt", text)
+    for head in catalog.manifest.heads:
+        # Triton wants a version directory even for an ensemble, which has nothing to put there; git keeps
+        # no empty directories.
+        write_text(stage / ensemble_model(head) / "1" / ".gitkeep", "")
+    manifest = Manifest(**{**dict(catalog.manifest), "files": _digests(stage)})
+    write_text(stage / MANIFEST_NAME, manifest.to_json())
+    return manifest
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write ``file``, never into a hard link to the old repository's; an equal one is left alone."""
+    content = text.encode()
+    if file.is_file() and file.read_bytes() == content:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    file.write_bytes(content)
+
+
+def _digests(stage: Path) -> dict[str, FileEntry]:
+    files = sorted(file for file in stage.rglob("*") if file.is_file() and file != stage / MANIFEST_NAME)
+    return {
+        file.relative_to(stage).as_posix(): FileEntry(bytes=file.stat().st_size, sha256=sha256_of(file))
+        for file in files
+    }
