@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from sfavivit.dimensions import ModelDimensions
 from sfavivit.model_parameters import PARAMETER, head_parameter, spatial_parameter
@@ -23,6 +24,7 @@ from sfavivit.repository import (
     ensemble_model,
     labels_file,
     logits_tensor,
+    plan_file,
     temporal_model,
 )
 
@@ -32,10 +34,15 @@ SHIM = Path(__file__).with_name("triton_shim.py")
 MAX_BATCH = 16
 QUEUE_DELAY_MICROSECONDS = 1000
 
-# The Python backend of the pip-installed Triton has no GPU; the others place themselves where one is.
-INSTANCES: dict[Backend, str] = {
+TritonBackend = Backend | Literal["tensorrt"]
+"""A model with a plan runs in the tensorrt backend, the others in the repository's."""
+
+# The Python backend of the pip-installed Triton has no GPU; ONNX Runtime places itself where one is. Without
+# profiles named, the TensorRT backend would use the first alone; of several it takes the nearest that fits.
+INSTANCES: dict[TritonBackend, str] = {
     "python": "instance_group [ { kind: KIND_CPU count: 1 } ]\n",
     "onnxruntime": "",
+    "tensorrt": 'instance_group [ { kind: KIND_GPU count: 1 profile: [ "0", "1" ] } ]\n',
 }
 
 
@@ -44,18 +51,24 @@ def configs(catalog: Catalog) -> dict[str, str]:
     manifest = catalog.manifest
     texts = {SPATIAL_MODEL: _spatial_config(manifest)}
     for head, entry in manifest.heads.items():
-        texts[temporal_model(head)] = _temporal_config(head, entry, catalog.labels[head], manifest.backend)
+        backend = _backend(manifest, temporal_model(head), entry.version)
+        texts[temporal_model(head)] = _temporal_config(head, entry, catalog.labels[head], backend)
         texts[ensemble_model(head)] = _ensemble_config(head, entry.dimensions)
     return texts
+
+
+def _backend(manifest: Manifest, model: str, version: int) -> TritonBackend:
+    return "tensorrt" if plan_file(model, version) in manifest.plans else manifest.backend
 
 
 def _spatial_config(manifest: Manifest) -> str:
     tensors = ([_frames(manifest.dimensions)], [_features(manifest.dimensions)])
     version = manifest.spatial.version
-    return _model(SPATIAL_MODEL, manifest.backend, version, *tensors, spatial_parameter(manifest))
+    backend = _backend(manifest, SPATIAL_MODEL, version)
+    return _model(SPATIAL_MODEL, backend, version, *tensors, spatial_parameter(manifest))
 
 
-def _temporal_config(head: str, entry: HeadEntry, labels: Labels, backend: Backend) -> str:
+def _temporal_config(head: str, entry: HeadEntry, labels: Labels, backend: TritonBackend) -> str:
     """Labels make Triton's classification extension work; they lie with the version they belong to."""
     outputs = []
     for name, classes in entry.outputs.items():
@@ -88,7 +101,12 @@ def write_shim(version_directory: Path) -> None:
 
 
 def _model(
-    name: str, backend: Backend, version: int, inputs: Sequence[str], outputs: Sequence[str], parameter: str
+    name: str,
+    backend: TritonBackend,
+    version: int,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    parameter: str,
 ) -> str:
     return (
         f'name: "{name}"\n'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.numpy import save_file
@@ -59,6 +60,8 @@ def seal(stage: Path, catalog: Catalog) -> Manifest:
 
     A config that stays the same keeps its file and its time, so a polling Triton reloads nothing else.
     """
+    plans = {name: plan for name, plan in catalog.manifest.plans.items() if (stage / name).is_file()}
+    catalog = replace(catalog, manifest=Manifest(**{**dict(catalog.manifest), "plans": plans}))
     for model, text in triton.configs(catalog).items():
         write_text(stage / model / "config.pbtxt", text)
     for head in catalog.manifest.heads:

@@ -1,7 +1,7 @@
 """The manifest on its way through Triton: each ``config.pbtxt`` carries the part that belongs to its model.
 
     model                     parameters["sfavivit"]
-    sfavivit_spatial          the manifest without heads, history and files
+    sfavivit_spatial          the manifest without heads, history, files, plans
     sfavivit_temporal_<head>  {"entry": the served HeadEntry, "labels": {output: [label, ...]}}
 
 A client then needs no file of the repository. File digests stay in ``manifest.json``: a config that held
@@ -22,7 +22,7 @@ PARAMETER = "sfavivit"
 
 def spatial_parameter(manifest: Manifest) -> str:
     """What the spatial model's config carries."""
-    return _json(manifest.model_dump(mode="json", exclude={"heads", "history", "files"}))
+    return _json(manifest.model_dump(mode="json", exclude={"heads", "history", "files", "plans"}))
 
 
 def head_parameter(entry: HeadEntry, labels: Labels) -> str:

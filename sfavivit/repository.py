@@ -41,10 +41,12 @@ FRAMES = "FRAMES"
 FEATURES = "FEATURES"
 
 SPATIAL_MODEL = "sfavivit_spatial"
+PLAN_FILE = "model.plan"
 HEAD_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 RESERVED_HEAD = re.compile(r"spatial|temporal(_.*)?")
 
 Precision = Literal["fp32", "fp16", "int8"]
+PlanPrecision = Literal["fp32", "fp16", "bf16"]
 Backend = Literal["python", "onnxruntime"]
 ShortClip = Literal["loop", "prefix"]
 Labels = dict[str, tuple[str, ...]]
@@ -76,6 +78,11 @@ def _inside(path: str) -> str:
     if parts.is_absolute() or ".." in parts.parts or not parts.parts or "\\" in path:
         raise ValueError("must be a relative path inside the repository")
     return path
+
+
+def plan_file(model: str, version: int) -> str:
+    """Where the plan of a model's version lies in the repository."""
+    return f"{model}/{version}/{PLAN_FILE}"
 
 
 class _Frozen(BaseModel):
@@ -124,11 +131,24 @@ class HeadEntry(_Frozen):
         return dict(self.dimensions.outputs)
 
 
+class PlanEntry(_Frozen):
+    """A TensorRT plan: it runs on the GPU model and with the TensorRT version it was built with, only.
+
+    ``compute_capability`` as in ``"9.0"``; ``parity`` as for the other engines, the worst of both profiles.
+    """
+
+    gpu: str
+    compute_capability: Annotated[str, Field(pattern=r"^\d+\.\d+$")]
+    tensorrt: str
+    precision: PlanPrecision
+    parity: Parity
+
+
 class Manifest(_Frozen):
     """``manifest.json``, validated.
 
     ``heads`` are the served versions; ``history`` holds the other versions of a head whose files are kept.
-    ``files`` is empty when the models are a Triton server's.
+    ``files`` is empty when the models are a Triton server's. ``plans``: the files that TensorRT runs.
     """
 
     format_version: Literal[1]
@@ -139,6 +159,7 @@ class Manifest(_Frozen):
     heads: dict[str, HeadEntry]
     history: dict[str, tuple[HeadEntry, ...]] = {}
     files: dict[Annotated[str, AfterValidator(_inside)], FileEntry]
+    plans: dict[str, PlanEntry] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
