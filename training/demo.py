@@ -50,8 +50,8 @@ class DemoConfig:
     spatial_layers: int = 2
     temporal_layers: int = 2
     stage_one: Schedule = field(default_factory=lambda: Schedule(1500, 64, 2e-3))
-    stage_two: Schedule = field(default_factory=lambda: Schedule(2500, 64, 1e-3))
-    stage_two_clips: int = 2400
+    stage_two: Schedule = field(default_factory=lambda: Schedule(2800, 64, 1e-3))
+    stage_two_clips: int = 7200
     state_weight: float = 2.0
     mixed_share: float = 0.4
     workers: int = 1
