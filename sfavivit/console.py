@@ -81,9 +81,11 @@ def _strip(result: OutputResult, duration_seconds: float, width: int) -> Text:
     columns = max(10, width - 2 * STRIP_MARGIN)
     marks = _marks(result.timeline)
     strip = Text(" " * STRIP_MARGIN)
+    origin = result.timeline[0].start_seconds if result.timeline else 0.0
     for segment in result.timeline:
         first, last = (
-            round(t / duration_seconds * columns) for t in (segment.start_seconds, segment.end_seconds)
+            round((t - origin) / duration_seconds * columns)
+            for t in (segment.start_seconds, segment.end_seconds)
         )
         letter, style = marks[segment.label]
         strip.append(letter.ljust(last - first, "─")[: last - first], style)

@@ -11,6 +11,14 @@
     ├── ExportError                 an export that cannot be done as asked
     │   └── ParityError             ... because an engine does not reproduce the PyTorch model
     ├── EngineError                 an engine that cannot start or failed in a run
+    │   ├── EngineUnavailableError  ... whose server is away; it may come back
+    │   ├── EngineTimeoutError      ... whose server did not answer in time
+    │   └── EngineOutdatedError     ... whose server serves other models by now
+    ├── ServiceError                a video service that cannot be reached or will not answer
+    │   ├── ServiceBusyError        ... since as many requests as it takes are running and waiting
+    │   ├── UnauthenticatedError    ... without a token, or with one it does not know
+    │   ├── DeadlineError           ... in the time that was given
+    │   └── CancelledRequestError   ... since the request was withdrawn
     └── VideoError                  a video that gives no frames
         ├── VideoNotFoundError      no such file
         ├── VideoPermissionError    not readable by this user
@@ -19,6 +27,7 @@
         ├── NotAVideoError          no known video container
         ├── ForbiddenFormatError    a container that would make the decoder open something else
         ├── NoVideoStreamError      audio or subtitles only
+        ├── NotStreamableError      a file that can only be read when all of it is there
         ├── TruncatedVideoError     cut off before the first decodable frame
         ├── DecodeError             the decoder failed for any other reason
         └── VideoLimitError         beyond a limit on pixels, duration, memory or stall time
@@ -78,6 +87,38 @@ class EngineError(SfaVivitError):
     kind = "engine"
 
 
+class EngineUnavailableError(EngineError):
+    kind = "engine_unavailable"
+
+
+class EngineTimeoutError(EngineError):
+    kind = "engine_timeout"
+
+
+class EngineOutdatedError(EngineError):
+    kind = "engine_outdated"
+
+
+class ServiceError(SfaVivitError):
+    kind = "service"
+
+
+class ServiceBusyError(ServiceError):
+    kind = "busy"
+
+
+class UnauthenticatedError(ServiceError):
+    kind = "unauthenticated"
+
+
+class DeadlineError(ServiceError):
+    kind = "deadline"
+
+
+class CancelledRequestError(ServiceError):
+    kind = "cancelled"
+
+
 class VideoError(SfaVivitError):
     kind = "video"
 
@@ -108,6 +149,10 @@ class ForbiddenFormatError(VideoError):
 
 class NoVideoStreamError(VideoError):
     kind = "no_video_stream"
+
+
+class NotStreamableError(VideoError):
+    kind = "not_streamable"
 
 
 class TruncatedVideoError(VideoError):
@@ -141,7 +186,15 @@ ERROR_CODES: dict[type[SfaVivitError], Codes] = {
     CheckpointError: Codes(1, "FAILED_PRECONDITION"),
     RepositoryError: Codes(2, "FAILED_PRECONDITION"),
     ExportError: Codes(1, "FAILED_PRECONDITION"),
-    EngineError: Codes(1, "UNAVAILABLE"),
+    EngineError: Codes(1, "INTERNAL"),
+    EngineUnavailableError: Codes(1, "UNAVAILABLE"),
+    EngineTimeoutError: Codes(1, "DEADLINE_EXCEEDED"),
+    EngineOutdatedError: Codes(1, "UNAVAILABLE"),
+    ServiceError: Codes(1, "UNAVAILABLE"),
+    ServiceBusyError: Codes(1, "RESOURCE_EXHAUSTED"),
+    UnauthenticatedError: Codes(1, "UNAUTHENTICATED"),
+    DeadlineError: Codes(1, "DEADLINE_EXCEEDED"),
+    CancelledRequestError: Codes(1, "CANCELLED"),
     VideoError: Codes(1, "INVALID_ARGUMENT"),
     VideoNotFoundError: Codes(1, "NOT_FOUND"),
     VideoPermissionError: Codes(1, "PERMISSION_DENIED"),

@@ -40,7 +40,7 @@ _KEPT = ("LD_LIBRARY_PATH",)
 _MAX_ELONGATION = 4
 
 # Containers store times in milliseconds (Matroska, FLV) or finer: a picture up to 2 ms late is on time.
-_LATENESS = "settb=AVTB,setpts=PTS-2000"
+_LATENESS_MICROSECONDS = 2000
 
 # How long a picture lasts is not told from one graph to the next, so the last one would last no time.
 _LAST = "tpad=stop=1:stop_mode=clone"
@@ -55,10 +55,13 @@ class FfmpegProgram:
     environment: dict[str, str]
 
 
-def decode_command(path: str, *, fps: float, shortest_side: int, crop_size: int, pixels: int) -> list[str]:
+def decode_command(
+    path: str, *, fps: float, shortest_side: int, crop_size: int, pixels: int, late_microseconds: int = 0
+) -> list[str]:
     """The ffmpeg command: descriptor 0 in, rgb24 frames [crop, crop, 3] on descriptor 1, its log on 2.
 
-    Frame k is the picture on display at k / ``fps`` seconds, or the first such if none is yet. The first
+    Frame k is the picture on display at ``late_microseconds`` + k / ``fps`` seconds, or the first such if
+    none is yet. The first
     ``fps`` filter says so by ``round=up``; its default, ``near``, would show pictures of up to half an
     output period later: 50 fps sampled at 12.5 would be pictures 1, 5, 9 instead of 0, 4, 8.
 
@@ -68,7 +71,7 @@ def decode_command(path: str, *, fps: float, shortest_side: int, crop_size: int,
     squares, so it is never rebuilt, and keeps the timeline from 0 on without a gap: at such a change one
     frame may show the picture before it.
     """
-    rate = Fraction(fps).limit_denominator(1001000)  # what ffmpeg itself makes of a decimal rate
+    rate = exact_rate(fps)
     squares = _geometry(shortest_side, crop_size)
     fps_filter = f"fps={rate.numerator}/{rate.denominator}"
     source = ffmpeg.input(  # type: ignore[no-untyped-call]
@@ -88,12 +91,21 @@ def decode_command(path: str, *, fps: float, shortest_side: int, crop_size: int,
         pix_fmt="rgb24",
         fps_mode="passthrough",
         threads=1,
-        filter_complex=f"[0:V:0]{_LATENESS},{fps_filter}:round=up,{squares},{_LAST}[timed]",
+        filter_complex=f"[0:V:0]{_shifted(late_microseconds)},{fps_filter}:round=up,{squares},{_LAST}[timed]",
         map="[frames]",
     )
     frames = frames.global_args("-filter_complex", f"[timed]{fps_filter}:start_time=0[frames]")
     options = "-hide_banner -nostdin -nostats -loglevel level+info -filter_complex_threads 1"
     return list(frames.compile(cmd=[path, *options.split()]))
+
+
+def exact_rate(fps: float) -> Fraction:
+    """The fraction that ffmpeg itself makes of a decimal rate."""
+    return Fraction(fps).limit_denominator(1001000)
+
+
+def _shifted(microseconds: int) -> str:
+    return f"settb=AVTB,setpts=PTS-{_LATENESS_MICROSECONDS + microseconds}"
 
 
 def _geometry(shortest_side: int, crop_size: int) -> str:

@@ -14,21 +14,20 @@ and a file give the same numbers to the last bit:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Full, Queue
-from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfavivit.engines import load_engine
+from sfavivit.engines import open_models
 from sfavivit.engines.base import Engine, Features, Frames, Logits
 from sfavivit.errors import InvalidInputError, UsageError
-from sfavivit.repository import Catalog, HeadEntry, Repository
+from sfavivit.read_ahead import decoded_ahead
+from sfavivit.repository import Catalog, HeadEntry
 from sfavivit.results import (
     OutputResult,
     Recognition,
@@ -42,7 +41,6 @@ from sfavivit.video import Limits, OpenSource, Source, VideoReader
 from sfavivit.windows import SHORT_CLIP, TimelineBuilder, Window, complete_windows, tail_window
 
 CHUNK_TUBELETS = 8
-DECODED_AHEAD = 2
 DEFAULT_LIMITS = Limits()
 WINDOWS_PER_LENGTH = 8  # default stride: an eighth of the window; the temporal half is cheap
 
@@ -65,21 +63,23 @@ class Recognizer:
         cls,
         repository: str | Path,
         *,
-        engine: str = "onnxruntime",
+        engine: str | None = None,
         threads: int | None = None,
         chunk_tubelets: int = CHUNK_TUBELETS,
     ) -> Recognizer:
-        """Load and verify a model repository and start an engine (``onnxruntime`` or ``torch``) on it.
+        """Load and verify a model repository and start an engine of ``sfavivit.engines.ENGINES`` on it.
+
+        ``triton://HOST:PORT`` instead of a directory uses the models of that Triton server and needs no file.
 
         Raises:
             RepositoryError: the repository cannot be used.
-            EngineError: the engine cannot start.
+            EngineError: the engine cannot start, or its server is away.
             UsageError: an unknown engine, or a chunk of no tubelets.
         """
         if chunk_tubelets < 1:
             raise UsageError(f"chunk_tubelets must be at least 1, got {chunk_tubelets}")
-        loaded = Repository.load(repository)
-        return cls(loaded, load_engine(engine, loaded, threads=threads), chunk_tubelets=chunk_tubelets)
+        catalog, running = open_models(repository, engine, threads=threads)
+        return cls(catalog, running, chunk_tubelets=chunk_tubelets)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ class Recognizer:
         Raises:
             VideoError: the video gives no frames, or breaks a limit.
             InvalidInputError: the video ends before ``start_seconds``.
-            HeadNotFoundError, UsageError: a head the repository lacks, a stride, top-k or part that cannot be.
+            HeadNotFoundError, UsageError: no such head; a stride, top-k or part that cannot be.
             EngineError: the engine failed.
         """
         start = time.perf_counter()
@@ -203,7 +203,7 @@ class Recognizer:
         start_seconds: float = 0.0,
         end_seconds: float | None = None,
     ) -> VideoReader:
-        """Frames of ``video`` as this model takes them, in chunks of one engine call. Errors as ``classify``."""
+        """Frames of ``video`` as the model takes them, in chunks of one engine call. Raises as ``classify``."""
         frames = self.chunk_tubelets * self.manifest.dimensions.tubelet_frames
         return VideoReader(
             video,
@@ -219,41 +219,6 @@ def _video_name(video: Source) -> str:
     if isinstance(video, OpenSource):
         return video.name
     return "<bytes>" if isinstance(video, bytes) else str(video)
-
-
-def decoded_ahead(reader: VideoReader) -> Generator[Frames, None, None]:
-    """The reader's chunks, decoded in a thread of their own while the consumer works."""
-    queue: Queue[Frames | BaseException | None] = Queue(DECODED_AHEAD)
-    stopped = Event()
-
-    def put(item: Frames | BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                queue.put(item, timeout=0.1)
-                return
-            except Full:
-                continue
-
-    def decode() -> None:
-        try:
-            for chunk in reader:
-                put(chunk)
-            put(None)
-        except BaseException as error:  # re-raised below, in the consumer's thread
-            put(error)
-
-    thread = Thread(target=decode, name="sfavivit-decode", daemon=True)
-    thread.start()
-    try:
-        while (item := queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        if thread.is_alive():
-            reader.close()
-        thread.join()
 
 
 class FeatureExtractor:

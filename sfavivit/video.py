@@ -19,17 +19,13 @@ from pydantic import Field, model_validator
 
 from sfavivit.decoder_process import DecoderProcess, StalledError
 from sfavivit.dimensions import STRICT
-from sfavivit.errors import (
-    DecodeError,
-    UsageError,
-    VideoLimitError,
-)
+from sfavivit.errors import DecodeError, InvalidInputError, UsageError, VideoLimitError
 from sfavivit.ffmpeg_log import FfmpegLog
-from sfavivit.ffmpeg_program import decode_command, find_ffmpeg
+from sfavivit.ffmpeg_program import decode_command, exact_rate, find_ffmpeg
 from sfavivit.sandbox import confined_command
-from sfavivit.video_source import Source, display_name, open_source
+from sfavivit.video_source import OpenSource, Source, display_name, open_source
 
-__all__ = ["Frames", "Limits", "Sampling", "Source", "VideoReader"]
+__all__ = ["Frames", "Limits", "OpenSource", "Sampling", "Source", "VideoReader"]
 
 Frames = NDArray[np.uint8]
 
@@ -80,6 +76,9 @@ class Limits:
             )
 
 
+_MICROSECONDS = 1_000_000
+_LATEST_SECONDS = 1e9  # beyond any video, and exact in microseconds
+
 # What ffmpeg may write ahead. No more, since its log is dated by the frames that have been read.
 _FRAMES_AHEAD = 4
 
@@ -90,7 +89,9 @@ class VideoReader:
     """Iterate over the frames of a video in chunks: uint8 [n, crop, crop, 3], RGB.
 
     n is ``chunk_frames`` except in the last chunk. Every chunk is a new array. Frame k is the picture on
-    display k / fps seconds after the start of the file (before there is one: the first frame that follows).
+    display at ``start_seconds`` + k / fps seconds of the file (before there is one: the first frame that
+    follows); frames are those before ``end_seconds``. What lies before the start is decoded and dropped:
+    seeking would be faster, but lands where a container's index says, which is often not the right picture.
     A video can be read once; memory does not depend on its length.
 
     A file that breaks gives the frames that ffmpeg can make of it, and ``damage`` says so afterwards. This
@@ -102,14 +103,35 @@ class VideoReader:
     Raises:
         VideoError: the subclass says why there are no frames (see :mod:`sfavivit.errors`); what concerns
             the file itself at construction, what only the decoder finds out at the first chunk or later.
+        UsageError: no chunk, or an end that is not after the start.
+        InvalidInputError: the video ends before ``start_seconds``.
     """
 
     def __init__(
-        self, source: Source, sampling: Sampling, *, chunk_frames: int, limits: Limits | None = None
+        self,
+        source: Source,
+        sampling: Sampling,
+        *,
+        chunk_frames: int,
+        limits: Limits | None = None,
+        start_seconds: float = 0.0,
+        end_seconds: float | None = None,
     ) -> None:
         if chunk_frames < 1:
             raise UsageError(f"chunk_frames must be at least 1, got {chunk_frames}")
+        check_range(start_seconds, end_seconds)
+        # Whole periods before the start are frames to drop; the rest of it is left to ffmpeg.
+        rate = exact_rate(sampling.fps)
+        start = round(start_seconds * _MICROSECONDS)
+        self._skip, rest = divmod(start * rate, _MICROSECONDS)
+        self._late_microseconds = round(rest / rate)
+        self._start_seconds = start_seconds
+        self._wanted: int | None = None
+        if end_seconds is not None:
+            length = round(end_seconds * _MICROSECONDS) - start
+            self._wanted = max(1, math.ceil(length * rate / _MICROSECONDS))
         self.frames_read = 0
+        self._skipped = 0
         self.decode_seconds = 0.0
         self.damage: str | None = None
         self._name = display_name(source)
@@ -175,6 +197,7 @@ class VideoReader:
             shortest_side=self._sampling.shortest_side,
             crop_size=self._sampling.crop_size,
             pixels=self._limits.pixels,
+            late_microseconds=self._late_microseconds,
         )
         return DecoderProcess(
             confined_command(command, memory_bytes=self._limits.memory_bytes, readable=program.files),
@@ -187,29 +210,43 @@ class VideoReader:
 
     def _next_chunk(self) -> Frames | None:
         frames = np.empty(self._shape, np.uint8)
+        status = None
         started = time.monotonic()
         try:
-            count = self._process.read_into(frames.data.cast("B")) // self._frame_bytes
-            if count < len(frames):
-                self._ended = True
-                status = self._process.finish()
+            while self._skip and status is None:
+                count, status = self._read(frames[: self._skip])
+                self._skip -= count
+                self._skipped += count
+                self._check_duration()
+            count = 0
+            if status is None:
+                wanted = len(frames) if self._wanted is None else min(len(frames), self._wanted)
+                count, status = self._read(frames[:wanted])
         except StalledError:
             raise self._limit(f"no frame in {self._limits.stall_seconds:g} s (limit)") from None
         finally:
             self.decode_seconds += time.monotonic() - started
         self.frames_read += count
         self._check_duration()
-        if self._ended:
-            self._judge(status)
+        if self._wanted is not None:
+            self._wanted -= count
+        if status is not None or self._wanted == 0:
+            self._ended = True
+            self._judge(status or 0)
             self._process.close()
             frames = frames[:count].copy()  # a view would keep the whole chunk alive
         return frames if count else None
+
+    def _read(self, frames: Frames) -> tuple[int, int | None]:
+        """How many frames there were, and ffmpeg's exit status if those were the last."""
+        count = self._process.read_into(frames.data.cast("B")) // self._frame_bytes
+        return count, self._process.finish() if count < len(frames) else None
 
     def _check_duration(self) -> None:
         limit = self._limits.duration_seconds
         if (seconds := self._log.duration_seconds or 0.0) > limit:
             raise self._limit(f"{seconds:g} s long by its header, the limit is {limit:g} s")
-        if self.frames_read > math.ceil(limit * self._sampling.fps):
+        if self._skipped + self.frames_read > math.ceil(limit * self._sampling.fps):
             raise self._limit(f"longer than the limit of {limit:g} s")
 
     def _judge(self, status: int) -> None:
@@ -222,11 +259,16 @@ class VideoReader:
         elif status < 0:
             where = f"near second {self._seconds(self.frames_read):.1f}"
             raise DecodeError(f"{self._name}: the decoder died of signal {-status} {where}")
+        elif not self.frames_read and self._skipped:
+            end = self._skipped / self._sampling.fps
+            raise InvalidInputError(
+                f"{self._name}: ends at second {end:.1f}, before the start ({self._start_seconds:g} s)"
+            )
         elif not self.frames_read:
             error = log.failure()
             raise type(error)(f"{self._name}: {error}")
         elif log.errors or status:
-            broken = self._seconds(log.first_error_at // self._frame_bytes)
+            broken = (log.first_error_at // self._frame_bytes) / self._sampling.fps
             whole = f" of {log.duration_seconds:g}" if log.duration_seconds else ""
             self.damage = (
                 f"broken near second {broken:.1f} ({log.first_error}; {log.errors} errors in all), "
@@ -234,10 +276,19 @@ class VideoReader:
             )
 
     def _seconds(self, frames: int) -> float:
-        return frames / self._sampling.fps
+        """Where in the file the frame of that number is, counted from the start asked for."""
+        return self._start_seconds + frames / self._sampling.fps
 
     def _closed_after(self) -> str:
         return f"closed before the end, after {self._seconds(self.frames_read):.1f} s"
 
     def _limit(self, what: str) -> VideoLimitError:
         return VideoLimitError(f"{self._name}: {what}; raise the limit if this video is meant to be read")
+
+
+def check_range(start_seconds: float, end_seconds: float | None) -> None:
+    """Raise ``UsageError`` unless 0 <= start < end and both can be."""
+    if not 0 <= start_seconds <= _LATEST_SECONDS:
+        raise UsageError(f"the start must be from 0 to {_LATEST_SECONDS:g} s, got {start_seconds:g}")
+    if end_seconds is not None and not start_seconds < end_seconds <= _LATEST_SECONDS:
+        raise UsageError(f"the end must be after the start ({start_seconds:g} s), got {end_seconds:g}")

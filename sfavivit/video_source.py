@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+from dataclasses import dataclass
 
 from sfavivit.errors import (
     EmptyVideoError,
@@ -16,8 +17,20 @@ from sfavivit.errors import (
     VideoPermissionError,
 )
 
-Source = str | os.PathLike[str] | bytes
-"""A path, or the content of a video file."""
+
+@dataclass(frozen=True)
+class OpenSource:
+    """An open file, or the read end of a pipe, that whoever opens the source takes over and closes.
+
+    ``name`` is how messages name it. For a pipe see :class:`sfavivit.video_pipe.VideoPipe`.
+    """
+
+    descriptor: int
+    name: str
+
+
+Source = str | os.PathLike[str] | bytes | OpenSource
+"""A path, the content of a video file, or a file that is open already."""
 
 _OPEN_ERRORS: dict[int, tuple[type[VideoError], str]] = {
     errno.ENOENT: (VideoNotFoundError, "no such file"),
@@ -31,7 +44,7 @@ _OPEN_ERRORS: dict[int, tuple[type[VideoError], str]] = {
 
 # How files begin that name other files or addresses. The decoder refuses them in any case (it is told
 # which containers it may read, and is confined); this is what gives them an error of their own.
-_HEAD_BYTES = 4096
+HEAD_BYTES = 4096
 _PLAYLISTS: tuple[tuple[str, bytes], ...] = (
     ("an HLS or m3u playlist", rb"#EXTM3U"),
     ("an ffmpeg concat script", rb"ffconcat version|(?:#[^\n]*\n|\s)*file\s"),
@@ -48,6 +61,8 @@ _PLAYLISTS: tuple[tuple[str, bytes], ...] = (
 
 def display_name(source: Source) -> str:
     """The source as error messages name it: on one line, whatever is in the name."""
+    if isinstance(source, OpenSource):
+        return source.name
     return f"video of {len(source)} bytes" if isinstance(source, bytes) else repr(os.fspath(source))
 
 
@@ -57,7 +72,14 @@ def open_source(source: Source) -> int:
     Never blocks, as opening a named pipe otherwise would. Raises the :class:`VideoError` that says why not.
     """
     name = display_name(source)
-    descriptor = _from_bytes(source) if isinstance(source, bytes) else _from_path(os.fspath(source), name)
+    if isinstance(source, OpenSource):
+        descriptor = source.descriptor
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return descriptor  # whoever fills the pipe looks at what goes in
+    elif isinstance(source, bytes):
+        descriptor = _from_bytes(source)
+    else:
+        descriptor = _from_path(os.fspath(source), name)
     try:
         _check(descriptor, name)
     except BaseException:
@@ -73,7 +95,12 @@ def _check(descriptor: int, name: str) -> None:
         raise NotAFileError(f"{name}: {what}, not a file; give the path of a video file")
     if not status.st_size:
         raise EmptyVideoError(f"{name}: the file is empty (0 bytes)")
-    head = os.pread(descriptor, _HEAD_BYTES, 0).removeprefix(b"\xef\xbb\xbf").lstrip()
+    refuse_playlist(os.pread(descriptor, HEAD_BYTES, 0), name)
+
+
+def refuse_playlist(head: bytes, name: str) -> None:
+    """Raise ``ForbiddenFormatError`` when the first ``HEAD_BYTES`` of a file are those of a playlist."""
+    head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     for what, start in _PLAYLISTS:
         if re.match(start, head, re.IGNORECASE):
             raise ForbiddenFormatError(

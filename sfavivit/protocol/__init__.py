@@ -1,0 +1,1 @@
+"""The gRPC protocol: messages, stubs and the client class."""

@@ -1,0 +1,36 @@
+"""``python -m sfavivit.protocol.generate [FOLDER]``: the stubs from ``video_recognition.proto``.
+
+They are committed, so that nobody needs ``grpcio-tools`` to use them.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from sfavivit.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
+PROTO = "sfavivit/protocol/v1/video_recognition.proto"
+STUBS = tuple(PROTO.replace(".proto", end) for end in ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py"))
+
+
+def generate(folder: Path) -> None:
+    """Write ``STUBS`` below ``folder``.
+
+    Raises:
+        UsageError: the compiler is not installed, or the file has an error (which it prints).
+    """
+    try:
+        from grpc_tools import protoc  # noqa: PLC0415 - a development tool
+    except ImportError as error:
+        raise UsageError("generating stubs needs grpcio-tools: pip install 'sfavivit[dev]'") from error
+    outputs = [f"--{kind}_out={folder}" for kind in ("python", "pyi", "grpc_python")]
+    well_known = files("grpc_tools") / "_proto"
+    if protoc.main(["protoc", f"-I{ROOT}", f"-I{well_known}", *outputs, PROTO]):
+        raise UsageError(f"{PROTO} cannot be compiled; the compiler says why above")
+
+
+if __name__ == "__main__":
+    generate(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT)
