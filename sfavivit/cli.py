@@ -27,9 +27,13 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 RepositoryOption = Annotated[
-    Path, typer.Option(envvar="SFAVIVIT_REPOSITORY", help="Model repository made by `python -m export`.")
+    str,
+    typer.Option(
+        envvar="SFAVIVIT_REPOSITORY",
+        help="Model repository made by `python -m export`, or triton://HOST:PORT of a server that has it.",
+    ),
 ]
-DEFAULT_REPOSITORY = Path("model_repository")
+DEFAULT_REPOSITORY = "model_repository"
 MIB = 1 << 20
 
 
@@ -49,7 +53,9 @@ def classify(
         typer.Option(metavar="SECONDS", help="Window to window (default: 1/8 window)."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    engine: Annotated[str, typer.Option(help="onnxruntime, or torch (the reference).")] = "onnxruntime",
+    engine: Annotated[
+        str | None, typer.Option(help="onnxruntime (default), or torch (the reference).")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the engine (default: all).")] = None,
     limit_duration_seconds: Annotated[
         float, typer.Option(help="Refuse longer videos.")
@@ -88,7 +94,7 @@ def classify(
 
 @app.command()
 def inspect(
-    repository: Annotated[Path, typer.Argument(help="Model repository.")] = DEFAULT_REPOSITORY,
+    repository: Annotated[Path, typer.Argument(help="Model repository.")] = Path(DEFAULT_REPOSITORY),
     as_json: Annotated[bool, typer.Option("--json", help="The manifest as JSON.")] = False,
 ) -> None:
     """Verify a model repository and show what is in it."""

@@ -3,33 +3,63 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 from sfavivit.engines.base import Engine
 from sfavivit.errors import EngineError, UsageError
-from sfavivit.repository import Repository
+from sfavivit.repository import Catalog, Repository
 
 # name -> (module, class, the extra that installs what it needs); imported only when asked for.
 ENGINES = {
     "onnxruntime": ("sfavivit.engines.onnxruntime", "OnnxRuntimeEngine", "sfavivit"),
     "torch": ("sfavivit.engines.torch", "TorchEngine", "sfavivit[export]"),
+    "triton": ("sfavivit.engines.triton", "TritonEngine", "sfavivit[triton]"),
 }
 
 
+TRITON_SCHEME = "triton://"
+DEFAULT_ENGINE = "onnxruntime"
+
+
+def open_models(
+    location: str | Path, engine: str | None = None, *, threads: int | None = None
+) -> tuple[Catalog, Engine]:
+    """The models of a repository's directory in an engine of this process, or those of ``triton://HOST:PORT``.
+
+    Raises:
+        UsageError: no such engine, or one that does not go with the location.
+        RepositoryError: what is there cannot be used.
+        EngineError: the engine cannot start.
+    """
+    if str(location).startswith(TRITON_SCHEME):
+        if engine not in (None, "triton"):
+            raise UsageError(f"{location} is served by Triton; the engine cannot be {engine!r}")
+        remote = _engine_class("triton")(str(location))
+        return remote.catalog, remote
+    if engine == "triton":
+        raise UsageError(f"the repository of engine 'triton' is {TRITON_SCHEME}HOST:PORT, not {location}")
+    repository = Repository.load(location)
+    return repository, load_engine(engine or DEFAULT_ENGINE, repository, threads=threads)
+
+
 def load_engine(name: str, repository: Repository, *, threads: int | None = None) -> Engine:
-    """Start the engine called ``name`` on ``repository``; ``threads``: CPU threads (default: all it may use).
+    """Start an engine of this process on ``repository``; ``threads``: CPU threads (default: all it may use).
 
     Raises:
         UsageError: no such engine.
         EngineError: its packages are not installed, or it cannot load the repository.
     """
+    return cast(Engine, _engine_class(name)(repository, threads=threads))
+
+
+def _engine_class(name: str) -> Any:
     if name not in ENGINES:
         raise UsageError(f"unknown engine {name!r}; choose one of {', '.join(ENGINES)}")
     module, cls, extra = ENGINES[name]
     try:
-        engine = getattr(import_module(module), cls)
+        return getattr(import_module(module), cls)
     except ImportError as error:
         raise EngineError(
             f"engine {name!r} needs a package that is missing ({error.name}): pip install '{extra}'"
         ) from error
-    return cast(Engine, engine(repository, threads=threads))

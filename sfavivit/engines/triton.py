@@ -1,0 +1,215 @@
+"""The Triton engine: the models of a Triton server, over gRPC (the KServe v2 protocol).
+
+``triton://HOST:PORT`` is all a client needs: the manifest travels in the model configs
+(``model_parameters``). Requests name the version that the catalog was read for, so that the labels always
+belong to the logits; a version that is no longer served raises ``EngineOutdatedError``.
+
+Frames go inside the gRPC message. System shared memory was measured and left out: see
+``benchmarks/results/triton_transport.json``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import BoundedSemaphore
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tritonclient.grpc import service_pb2
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from sfavivit.engines.base import Features, Frames, Logits
+from sfavivit.errors import (
+    EngineError,
+    EngineOutdatedError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    UsageError,
+)
+from sfavivit.model_parameters import PARAMETER, parse_catalog
+from sfavivit.repository import FEATURES, FRAMES, SPATIAL_MODEL, Catalog, logits_tensor, temporal_model
+
+kserve: Any = service_pb2  # its messages are made at run time, unknown to mypy
+
+DEFAULT_PORT = 8001
+TEMPORAL_PREFIX = temporal_model("")
+DATATYPES = {np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
+
+# A server that comes back is found within a second; gRPC alone would wait up to two minutes.
+CHANNEL_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+Metadata = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class TritonOptions:
+    """How requests are made.
+
+    ``timeout_seconds``: deadline of a request, its wait for a turn and its retries included.
+    ``retry_seconds``: how long a request is tried again while the server is unavailable.
+    ``in_flight``: requests of this engine that the server holds at once; further callers wait.
+    ``metadata``: gRPC metadata of each request, asked for in the caller's thread (a trace context).
+    """
+
+    timeout_seconds: float = 30.0
+    retry_seconds: float = 3.0
+    in_flight: int = 32
+    metadata: Callable[[], Metadata] = tuple
+
+
+class TritonEngine:
+    """Models of the Triton server at ``triton://HOST:PORT``. See ``engines.base.Engine``.
+
+    Raises:
+        UsageError: not such an address.
+        EngineUnavailableError: nothing answers there, or the models are not ready.
+        RepositoryError: its models carry no manifest, or one that cannot be read.
+    """
+
+    def __init__(self, address: str, options: TritonOptions | None = None) -> None:
+        self.options = options or TritonOptions()
+        self.server = server_of(address)
+        self._channel = grpc.insecure_channel(self.server, options=CHANNEL_OPTIONS)
+        self._stub = GRPCInferenceServiceStub(self._channel)
+        self._turns = BoundedSemaphore(self.options.in_flight)
+        try:
+            self.catalog = self._read_catalog()
+        except BaseException:
+            self.close()
+            raise
+
+    def spatial(self, frames: Frames) -> Features:
+        version = self.catalog.manifest.spatial.version
+        features: Features = self._infer(SPATIAL_MODEL, version, FRAMES, frames)[FEATURES]
+        return features
+
+    def temporal(self, head: str, features: Features) -> Logits:
+        entry = self.catalog.manifest.head(head)
+        logits = self._infer(temporal_model(head), entry.version, FEATURES, features)
+        return {output: logits[logits_tensor(output)] for output in entry.outputs}
+
+    def check(self) -> None:
+        """Ask the server, once, whether it could answer now.
+
+        Raises:
+            EngineUnavailableError: it is away, or a model is not ready.
+            EngineOutdatedError: it serves other models than when this engine was made.
+        """
+        timeout = min(self.options.timeout_seconds, self.options.retry_seconds)
+        if self._read_catalog(timeout_seconds=timeout, retry_seconds=0) != self.catalog:
+            raise EngineOutdatedError(
+                f"Triton at {self.server} serves other models now; load the recognizer again"
+            )
+
+    def close(self) -> None:
+        """Cut the connection; requests in flight fail."""
+        self._channel.close()
+
+    def _read_catalog(self, **limits: float) -> Catalog:
+        index = self._call(self._stub.RepositoryIndex, kserve.RepositoryIndexRequest(ready=True), **limits)
+        ready = sorted({model.name for model in index.models})
+        temporal = [name for name in ready if name.startswith(TEMPORAL_PREFIX)]
+        if SPATIAL_MODEL not in ready or not temporal:
+            raise EngineUnavailableError(
+                f"Triton at {self.server} has no {SPATIAL_MODEL} and {TEMPORAL_PREFIX}... ready "
+                f"(ready: {', '.join(ready) or 'none'}); start it on a repository made by `python -m export`"
+            )
+        heads = {name.removeprefix(TEMPORAL_PREFIX): self._parameter(name, **limits) for name in temporal}
+        return parse_catalog(self._parameter(SPATIAL_MODEL, **limits), heads, f"Triton at {self.server}")
+
+    def _parameter(self, model: str, **limits: float) -> str:
+        answer = self._call(self._stub.ModelConfig, kserve.ModelConfigRequest(name=model), **limits)
+        return str(answer.config.parameters[PARAMETER].string_value)
+
+    def _infer(self, model: str, version: int, name: str, array: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """One input tensor in, all output tensors (float32) out."""
+        tensor = kserve.ModelInferRequest.InferInputTensor(
+            name=name, datatype=DATATYPES[array.dtype], shape=array.shape
+        )
+        request = kserve.ModelInferRequest(
+            model_name=model,
+            model_version=str(version),
+            inputs=[tensor],
+            raw_input_contents=[array.tobytes()],
+        )
+        answer = self._call(self._stub.ModelInfer, request)
+        return {
+            output.name: np.frombuffer(content, np.float32).reshape(output.shape)
+            for output, content in zip(answer.outputs, answer.raw_output_contents, strict=True)
+        }
+
+    def _call(
+        self,
+        method: Callable[..., Any],
+        request: Any,
+        *,
+        timeout_seconds: float | None = None,
+        retry_seconds: float | None = None,
+    ) -> Any:
+        """One RPC within its deadline, tried again while the server is unavailable."""
+        deadline = time.monotonic() + (timeout_seconds or self.options.timeout_seconds)
+        retrying = Retrying(
+            retry=retry_if_exception(_is_unavailable),
+            wait=wait_random_exponential(multiplier=0.05, max=1),
+            stop=stop_after_delay(self.options.retry_seconds if retry_seconds is None else retry_seconds),
+            reraise=True,
+        )
+        metadata = tuple(self.options.metadata())
+        if not self._turns.acquire(timeout=deadline - time.monotonic()):
+            raise EngineTimeoutError(
+                f"Triton at {self.server}: no turn within {self.options.timeout_seconds:g} s "
+                f"({self.options.in_flight} requests in flight); lower the load"
+            )
+        try:
+            return retrying(
+                lambda: method(request, timeout=max(0.0, deadline - time.monotonic()), metadata=metadata)
+            )
+        except (grpc.RpcError, ValueError) as error:  # ValueError: the channel was closed
+            raise self._engine_error(error) from error
+        finally:
+            self._turns.release()
+
+    def _engine_error(self, error: Exception) -> EngineError:
+        code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.CANCELLED
+        details = " ".join(str(error.details() if isinstance(error, grpc.Call) else error).split())
+        where = f"Triton at {self.server}"
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return EngineUnavailableError(f"{where} is unavailable: {details}; is it running?")
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return EngineTimeoutError(f"{where} did not answer within {self.options.timeout_seconds:g} s")
+        if code is grpc.StatusCode.NOT_FOUND:
+            return EngineOutdatedError(
+                f"{where} serves other models now ({details}); load the recognizer again"
+            )
+        return EngineError(f"{where} failed: {details} ({code.name})")
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    return isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def server_of(address: str) -> str:
+    """``triton://HOST[:PORT]`` -> ``HOST:PORT``. Raises ``UsageError`` for anything else."""
+    hint = f"triton address {address!r} must be triton://HOST[:PORT]"
+    try:
+        parts = urlsplit(address)
+        port = parts.port or DEFAULT_PORT
+    except ValueError as error:
+        raise UsageError(f"{hint}: {error}") from error
+    rest = parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password
+    if parts.scheme != "triton" or not parts.hostname or rest:
+        raise UsageError(hint)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{host}:{port}"
