@@ -1,11 +1,14 @@
 """The ONNX Runtime engine: CUDA where ``onnxruntime-gpu`` finds a GPU, else the CPU.
 
-The CUDA half has not been run on a GPU yet; tests marked ``gpu`` check it where there is one.
+CUDA has not been run on a GPU yet (the fallback to the CPU has, without one); tests marked ``gpu`` check it
+where there is one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ class OnnxRuntimeEngine:
         provider = best_provider(manifest.spatial.precision)
         self._spatial = OnnxModel(repository.spatial_file(MODEL_FILE), threads, provider)
         self._temporal = {
-            head: OnnxModel(repository.temporal_file(head, MODEL_FILE), threads, provider)
+            head: OnnxModel(repository.temporal_file(head, MODEL_FILE), threads, self.provider)
             for head in manifest.heads
         }
         self._tensors = {
@@ -63,7 +66,7 @@ class OnnxModel:
     """One ``model.onnx``, on the CPU with ``threads`` threads (default: all this process may use).
 
     With ``provider`` CUDA, ONNX Runtime falls back to the CPU where there is no GPU or a CUDA library is
-    missing; the attribute ``provider`` says what it came to.
+    missing, and says why on stderr; the attribute ``provider`` says what it came to.
 
     Raises:
         EngineError: the file does not load, or a run fails.
@@ -75,7 +78,8 @@ class OnnxModel:
         options.log_severity_level = FATAL_ONLY
         providers: list[Any] = [CPU]
         if provider == CUDA:
-            ort.preload_dlls()  # CUDA and cuDNN from their pip packages
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+                ort.preload_dlls()  # CUDA and cuDNN from their pip packages
             providers.insert(0, (CUDA, CUDA_OPTIONS))
         try:
             self._session: Any = ort.InferenceSession(file, options, providers=providers)
