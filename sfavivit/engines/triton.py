@@ -21,8 +21,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
-from tritonclient.grpc import service_pb2
-from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import (
@@ -35,7 +34,10 @@ from sfavivit.errors import (
 from sfavivit.model_parameters import PARAMETER, parse_catalog
 from sfavivit.repository import FEATURES, FRAMES, SPATIAL_MODEL, Catalog, logits_tensor, temporal_model
 
-kserve: Any = service_pb2  # its messages are made at run time, unknown to mypy
+# Made at run time, unknown to mypy. The generated stubs are used as they are, because Triton's client class
+# is for one thread alone, and a gRPC channel is for all.
+kserve: Any = service_pb2
+kserve_stub: Any = service_pb2_grpc.GRPCInferenceServiceStub
 
 DEFAULT_PORT = 8001
 TEMPORAL_PREFIX = temporal_model("")
@@ -82,7 +84,7 @@ class TritonEngine:
         self.options = options or TritonOptions()
         self.server = server_of(address)
         self._channel = grpc.insecure_channel(self.server, options=CHANNEL_OPTIONS)
-        self._stub = GRPCInferenceServiceStub(self._channel)
+        self._stub = kserve_stub(self._channel)
         self._turns = BoundedSemaphore(self.options.in_flight)
         try:
             self.catalog = self._read_catalog()

@@ -1,0 +1,1 @@
+"""Serving: the Triton launcher and the gRPC video service."""

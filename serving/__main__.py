@@ -1,0 +1,59 @@
+"""``python -m serving triton``: the applications that serve a model repository."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from serving.triton import TritonPorts, TritonServer
+from sfavivit.app import run_app
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@app.callback()
+def describe() -> None:
+    """Serve a model repository."""
+
+
+@app.command()
+def triton(
+    repository: Annotated[Path, typer.Argument(help="Model repository made by `python -m export`.")],
+    grpc_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8001,
+    http_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8000,
+    metrics_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8002,
+    address: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
+    poll_seconds: Annotated[
+        int, typer.Option(min=1, help="Seconds between looks for new versions in the repository.")
+    ] = 2,
+    log: Annotated[Path | None, typer.Option(help="File for Triton's log (default: stderr).")] = None,
+) -> None:
+    """Run the Triton Inference Server on a model repository until SIGINT or SIGTERM."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    if address not in LOOPBACK:
+        print(f"warning: Triton lets everyone in who can reach {address}", file=sys.stderr)
+    ports = TritonPorts(grpc_port, http_port, metrics_port)
+    with log.open("a") if log else sys.stderr as stream:
+        server = TritonServer(repository, address=address, ports=ports, log=stream, poll_seconds=poll_seconds)
+        with server:
+            at = ", ".join(f"{name} {address}:{port}" for name, port in vars(server.ports).items())
+            print(f"ready: {at}", flush=True)
+            while True:
+                server.wait(3600)
+
+
+def _leave(number: int, frame: Any) -> None:
+    """End in order, once: leaving the ``with`` blocks stops Triton."""
+    for further in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(further, signal.SIG_IGN)
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    run_app(app)

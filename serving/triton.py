@@ -1,0 +1,235 @@
+"""Start the real Triton Inference Server on a model repository, and make sure that it ends.
+
+Triton looks at the repository again every few seconds (model control ``poll``), so a version that is
+exported or rolled back is served without a restart; ``export`` exchanges the directory in one step, so
+Triton never sees half of it. The alternative, ``explicit``, would leave its load call open to every client,
+and that call accepts files: with the Python backend, anyone's code.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from types import TracebackType
+from typing import IO, Self
+from uuid import uuid4
+
+from serving import triton_child
+from serving.triton_install import environment, make_runtime, triton_root
+from sfavivit.errors import EngineError, UsageError
+from sfavivit.repository import Repository
+
+START_SECONDS = 120.0
+EXIT_SECONDS = 10
+LAST_LINES = 200
+# I1123 16:07:11.611405 14026 model_lifecycle.cc:472] "loading: sfavivit_default:1"
+LOG_LINE = re.compile(r'([IWEF])\d{4} (\d\d:\d\d:\d\d)\.\d+ \d+ [\w.]+:\d+\] ?"?(.*?)"?')
+LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "fatal"}
+LOAD_FAILURE = re.compile(r"failed to load '([\w-]+)' version (\d+): (.*)")
+
+
+@dataclass(frozen=True)
+class TritonPorts:
+    """Ports of the three services; 0 picks a free one."""
+
+    grpc: int = 0
+    http: int = 0
+    metrics: int = 0
+
+
+class TritonServer:
+    """A ``tritonserver`` of our own: ready when entered, gone with its children when left.
+
+    It dies with the *thread* that starts it (prctl(2)), so start it from one that lives as long as it should.
+    ``log`` gets its log, readable, one event a line. ``poll_seconds``: whole seconds between looks at the
+    repository.
+
+    Raises:
+        RepositoryError: the repository cannot be used.
+        UsageError: a port that cannot be had.
+        EngineError: Triton does not start, or a model does not load; the message is Triton's.
+    """
+
+    def __init__(
+        self,
+        repository: str | Path,
+        *,
+        address: str = "127.0.0.1",
+        ports: TritonPorts | None = None,
+        log: IO[str] | None = None,
+        poll_seconds: int = 2,
+    ) -> None:
+        self.repository = Path(repository).resolve()
+        self.address = address
+        self.ports = ports or TritonPorts()
+        self.process: subprocess.Popen[str] | None = None
+        self._log = log
+        self._poll_seconds = poll_seconds
+        self._id = f"sfavivit-{uuid4().hex}"
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """What ``Recognizer.load`` takes."""
+        return f"triton://{_connectable(self.address)}:{self.ports.grpc}"
+
+    def start(self) -> None:
+        """Start, and return when every model is ready. May be called again after ``stop``."""
+        Repository.load(self.repository)
+        self.ports = _take_ports(self.address, self.ports)
+        self._lines.clear()
+        self._runtime = make_runtime()
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", triton_child.__file__, str(os.getpid()), *self._command()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment(self._runtime),
+            start_new_session=True,  # a terminal's Ctrl-C is for the launcher
+        )
+        self._reader = Thread(target=self._relay, args=(self.process.stdout,), name="triton-log", daemon=True)
+        self._reader.start()
+        deadline = time.monotonic() + START_SECONDS
+        while not self._ready():
+            if self.process.poll() is not None:
+                raise EngineError(self._why())
+            if time.monotonic() > deadline:
+                raise EngineError(f"Triton was not ready within {START_SECONDS:g} s: {self._why()}")
+            time.sleep(0.05)
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Let it run. Raises ``EngineError`` when it ends by itself before the timeout."""
+        if self.process is None:
+            raise EngineError("Triton has not been started")
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout_seconds)
+            raise EngineError(self._why())
+
+    def stop(self) -> None:
+        """End the server: requests in flight may finish for some seconds, then everything is killed."""
+        if self.process is None:
+            return
+        group, self_ended = self.process.pid, self.process.poll() is not None
+        if not self_ended:
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(EXIT_SECONDS + 5)
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)  # Python stubs that did not end with it
+        self.process.wait()
+        self._reader.join()
+        self.process = None
+        shutil.rmtree(self._runtime, ignore_errors=True)
+        for region in Path("/dev/shm").glob(f"{self._id}*"):  # noqa: S108 - where POSIX shared memory is
+            region.unlink(missing_ok=True)
+
+    def _command(self) -> list[str]:
+        command = [str(triton_root() / "bin" / "tritonserver"), f"--id={self._id}"]
+        for service in ("grpc", "http", "metrics"):
+            command += [
+                f"--{service}-address={self.address}",
+                f"--{service}-port={getattr(self.ports, service)}",
+            ]
+        return [
+            *command,
+            f"--model-repository={self.repository}",
+            f"--backend-directory={self._runtime / 'backends'}",
+            f"--backend-config=python,shm-region-prefix-name={self._id}",
+            "--model-control-mode=poll",
+            f"--repository-poll-secs={self._poll_seconds}",
+            "--disable-auto-complete-config",  # they are complete, and completing starts each stub twice
+            f"--exit-timeout-secs={EXIT_SECONDS}",
+        ]
+
+    def _relay(self, stream: IO[str]) -> None:
+        for raw in stream:
+            line = raw.rstrip()
+            self._lines.append(line)
+            if self._log and line:
+                match = LOG_LINE.fullmatch(line)
+                text = f"{match[2]} {LEVELS[match[1]]}: {match[3]}" if match else line
+                print(text, file=self._log, flush=True)
+        stream.close()
+
+    def _ready(self) -> bool:
+        """It is our server that answers, and all models are ready."""
+        connection = http.client.HTTPConnection(_connectable(self.address), self.ports.http, timeout=1)
+        try:
+            connection.request("GET", "/v2")
+            ours = json.loads(connection.getresponse().read()).get("name") == self._id
+            connection.request("GET", "/v2/health/ready")
+            return ours and connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException, ValueError):
+            return False
+        finally:
+            connection.close()
+
+    def _why(self) -> str:
+        """Triton's own reason, in one line."""
+        if self.process and self.process.poll() is not None:
+            self._reader.join()
+        for line in self._lines:
+            if failure := LOAD_FAILURE.search(line):
+                reason = failure[3].rstrip('"').partition("\\n\\n")[0].replace("\\n", " ")
+                return f"Triton cannot load model {failure[1]!r} version {failure[2]}: {reason}"
+        errors = [line for line in self._lines if line.startswith("error: ")]
+        last = errors[-1].removeprefix("error: ") if errors else next(reversed(self._lines), "no output")
+        code = self.process.returncode if self.process else None
+        return f"Triton ended (exit code {code}): {last}" if code is not None else last
+
+
+def _connectable(address: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - compared, not bound
+
+
+def _take_ports(address: str, ports: TritonPorts) -> TritonPorts:
+    """Free ports where 0 was asked, and a plain word where a port is taken; Triton's own takes a page."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    taken = {}
+    with_sockets = []
+    try:
+        for service in ("grpc", "http", "metrics"):
+            probe = socket.socket(family)
+            with_sockets.append(probe)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            port = getattr(ports, service)
+            try:
+                probe.bind((address, port))
+            except (OSError, OverflowError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise UsageError(
+                    f"port {port} on {address} cannot be used: {reason}; choose another with --{service}-port"
+                ) from error
+            taken[service] = probe.getsockname()[1]
+    finally:
+        for probe in with_sockets:
+            probe.close()
+    return TritonPorts(**taken)
