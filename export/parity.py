@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import ParityError
 from sfavivit.model import SfaVivit
-from sfavivit.repository import FEATURES, FRAMES, Parity, Precision, logits_tensor
+from sfavivit.repository import FEATURES, FRAMES, Parity, PlanPrecision, Precision, logits_tensor
 from sfavivit.video import Sampling, Source, VideoReader
 
 FP32_LOGIT_TOLERANCE = 1e-4
@@ -23,6 +23,10 @@ REDUCED_FEATURE_COSINE = 0.999
 NOISE_FRAMES = 16
 VIDEO_FRAMES = 64
 SEED = 20230604
+
+SpatialRun = Callable[[Frames], Features]
+TemporalRun = Callable[[Features], dict[str, NDArray[Any]]]
+"""Logits by tensor name."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +52,39 @@ def parity_clips(source: Source, sampling: Sampling, tubelet_frames: int) -> lis
     return [noise, real[repeats]]
 
 
-@torch.inference_mode()
 def measure(model: SfaVivit, spatial_file: Path, temporal_file: Path, clips: list[Frames]) -> ParityReport:
-    """Run both engine files and PyTorch on the clips; logits are compared at T = 1, the clip's own and T_max.
+    """``measure_runs`` of two ``model.onnx`` files on the CPU.
 
     Raises:
         EngineError: a file does not load or run.
     """
     spatial, temporal = OnnxModel(spatial_file), OnnxModel(temporal_file)
+    return measure_runs(
+        model,
+        lambda frames: np.asarray(spatial.run({FRAMES: frames})[FEATURES]),
+        lambda features: temporal.run({FEATURES: features}),
+        clips,
+    )
+
+
+@torch.inference_mode()
+def measure_runs(
+    model: SfaVivit, spatial: SpatialRun, temporal: TemporalRun, clips: list[Frames]
+) -> ParityReport:
+    """Run both halves and PyTorch on the clips; logits are compared at T = 1, the clip's own and T_max.
+
+    Raises:
+        EngineError: a run fails.
+    """
     features: list[tuple[Features, Features]] = []
     logits: list[tuple[Logits, Logits]] = []
     for clip in clips:
         expected = model.spatial(torch.from_numpy(clip[None]))
-        found: Features = spatial.run({FRAMES: clip[None]})[FEATURES]
+        found = spatial(clip[None])
         features.append((expected[0].numpy(), found[0]))
         for indices in _prefixes(len(found[0]), model.dims.max_tubelets):
             reference = {k: v.numpy() for k, v in model.temporal(expected[:, indices]).items()}
-            answer = temporal.run({FEATURES: found[:, indices]})
+            answer = temporal(found[:, indices])
             logits.append((reference, {name: answer[logits_tensor(name)] for name in reference}))
     return ParityReport(
         _compare(features),
@@ -93,7 +113,7 @@ def _compare(pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> Parity:
     )
 
 
-def require(report: ParityReport, precision: Precision) -> None:
+def require(report: ParityReport, precision: Precision | PlanPrecision) -> None:
     """Refuse engines that do not reproduce the model.
 
     Raises:

@@ -13,6 +13,7 @@ from sfavivit.repository import Catalog, Repository
 # name -> (module, class, the extra that installs what it needs); imported only when asked for.
 ENGINES = {
     "onnxruntime": ("sfavivit.engines.onnxruntime", "OnnxRuntimeEngine", "sfavivit"),
+    "tensorrt": ("sfavivit.engines.tensorrt", "TensorRtEngine", "sfavivit[gpu]"),
     "torch": ("sfavivit.engines.torch", "TorchEngine", "sfavivit[export]"),
     "triton": ("sfavivit.engines.triton", "TritonEngine", "sfavivit[triton]"),
 }
