@@ -13,6 +13,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks import memory as memory_benchmark
+from benchmarks import picture as readme_picture
 from sfavivit.app import run_app
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -37,6 +38,14 @@ def memory(
     with TemporaryDirectory() as folder:
         results = memory_benchmark.measure(repository, seconds or [10, 600, 3600], Path(folder))
     _report("memory", memory_benchmark.rows(results), out)
+
+
+@app.command()
+def picture(
+    out: Annotated[Path, typer.Option(help="SVG to write.")] = machine.ROOT / "docs" / "demo.svg",
+) -> None:
+    """Draw the picture of the README."""
+    readme_picture.draw(machine.ROOT / "model_repository", machine.ROOT / "docs" / "motions.mp4", out)
 
 
 def _report(name: str, rows: list[dict[str, Any]], out: Path) -> None:
