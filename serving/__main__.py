@@ -1,4 +1,4 @@
-"""``python -m serving triton``: the applications that serve a model repository."""
+"""``python -m serving [OPTIONS]``: the video service; ``python -m serving triton REPOSITORY``: Triton."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from serving.command import serve
 from serving.triton import TritonPorts, TritonServer
 from sfavivit.app import run_app
 
@@ -18,7 +19,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @app.callback()
 def describe() -> None:
-    """Serve a model repository."""
+    """Serve a model repository. Options without a command are those of `serve`."""
 
 
 @app.command()
@@ -55,5 +56,10 @@ def _leave(number: int, frame: Any) -> None:
     raise SystemExit(0)
 
 
+app.command()(serve)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] not in ([], ["triton"], ["serve"], ["--help"]):
+        sys.argv.insert(1, "serve")  # the service is what this package is for
     run_app(app)

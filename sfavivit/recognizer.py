@@ -203,7 +203,7 @@ class Recognizer:
         start_seconds: float = 0.0,
         end_seconds: float | None = None,
     ) -> VideoReader:
-        """Frames of ``video`` as the model takes them, in chunks of one engine call. Raises as ``classify``."""
+        """Frames of ``video`` as the model takes them, a chunk an engine call. Raises as ``classify``."""
         frames = self.chunk_tubelets * self.manifest.dimensions.tubelet_frames
         return VideoReader(
             video,
@@ -313,6 +313,11 @@ class Session:
         return self.frames_used / self._fps
 
     @property
+    def tubelets(self) -> int:
+        """How many have been through the spatial engine."""
+        return self._tubelets
+
+    @property
     def spatial_seconds(self) -> float:
         return self._extractor.seconds
 
@@ -337,6 +342,16 @@ class Session:
             )
         self.frames_used += len(features) * self._tubelet_frames
         return self._advance(features)
+
+    def trim(self, frames_used: int) -> None:
+        """Say how many frames the pushed features were made of: the last tubelet need not have been full.
+
+        Raises:
+            InvalidInputError: another number of tubelets than was pushed.
+        """
+        if -(-frames_used // self._tubelet_frames) != self._tubelets:
+            raise InvalidInputError(f"{frames_used} frames do not make {self._tubelets} tubelets")
+        self.frames_used = frames_used
 
     def provisional(self) -> list[WindowScores]:
         """What every head makes of the latest window as far as it has arrived. It counts for nothing else."""

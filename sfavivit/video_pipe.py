@@ -32,11 +32,10 @@ class VideoPipe:
     """
 
     def __init__(self, name: str) -> None:
-        reading, self._descriptor = os.pipe2(os.O_CLOEXEC)
+        self._reading, self._descriptor = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._descriptor, False)
         with contextlib.suppress(OSError, AttributeError):
             fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        self.source = OpenSource(reading, name)
         self._name = name
         self._head: bytes | None = b""
         self._boxes = _Mp4Boxes()
@@ -50,6 +49,12 @@ class VideoPipe:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def source(self) -> OpenSource:
+        """The end to read from; ask once, for a reader that takes it over."""
+        reading, self._reading = self._reading, -1
+        return OpenSource(reading, self._name)
 
     def write(self, data: bytes) -> bool:
         """Hand on the next bytes; False when nobody reads any more."""
@@ -77,9 +82,10 @@ class VideoPipe:
         """End the file where it is."""
         self._closed = True
         with self._lock:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
+            for descriptor in (self._descriptor, self._reading):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self._descriptor = self._reading = -1
 
     def _checked_head(self) -> bytes:
         head, self._head = self._head or b"", None

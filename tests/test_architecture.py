@@ -17,7 +17,7 @@ from sfavivit.errors import ERROR_CODES, SfaVivitError, codes_of
 ROOT = Path(__file__).parent.parent
 APPLICATIONS = {"export", "serving", "client", "training", "benchmarks", "tests"}
 GRPC_CODES = {"INTERNAL", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "UNAVAILABLE"}
-GRPC_CODES |= {"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+GRPC_CODES |= {"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAUTHENTICATED", "CANCELLED"}
 
 LIBRARY = sorted((ROOT / "sfavivit").rglob("*.py"))
 

@@ -1,0 +1,98 @@
+"""The options of the video service on the command line."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.lifecycle import serve as serve_until_signal
+from serving.settings import Security, Settings
+from sfavivit.engines import TRITON_SCHEME
+from sfavivit.errors import UsageError
+from sfavivit.video import Limits
+
+MIB = 1 << 20
+
+
+def serve(
+    repository: Annotated[
+        Path,
+        typer.Option(envvar="SFAVIVIT_REPOSITORY", help="Model repository, unless Triton has it."),
+    ] = Path("model_repository"),
+    engine: Annotated[
+        str, typer.Option(help=f"onnxruntime, torch, tensorrt, or {TRITON_SCHEME}HOST:PORT.")
+    ] = "onnxruntime",
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the engine (default: all).")] = None,
+    host: Annotated[str, typer.Option(help="Interface to listen on.")] = Settings.host,
+    port: Annotated[int, typer.Option(help="0 picks a free one.")] = Settings.port,
+    metrics_host: Annotated[str, typer.Option(help="Interface of the metrics.")] = Settings.metrics_host,
+    metrics_port: Annotated[int, typer.Option(help="Prometheus metrics; 0: any free, -1: none.")] = 9464,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain of the service.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM key of the service.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM certificates: clients must have one signed by them.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Bearer tokens, one a line; read again when it changes.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Plaintext on other interfaces than loopback.")
+    ] = False,
+    max_streams: Annotated[int, typer.Option(help="Requests that run at once.")] = Settings.max_streams,
+    max_waiting: Annotated[int, typer.Option(help="Requests that wait; others are refused.")] = (
+        Settings.max_waiting
+    ),
+    engine_slots: Annotated[
+        int | None, typer.Option(help="Engine calls at once (default: 1; max-streams for Triton).")
+    ] = None,
+    limit_upload_mib: Annotated[int, typer.Option(help="Bytes of an upload.")] = (
+        Settings.max_upload_bytes // MIB
+    ),
+    limit_duration_seconds: Annotated[
+        float, typer.Option(help="Refuse longer videos.")
+    ] = Limits.duration_seconds,
+    limit_pixels: Annotated[int, typer.Option(help="Refuse larger frames (width x height).")] = Limits.pixels,
+    limit_stall_seconds: Annotated[
+        float, typer.Option(help="Give up when the decoder makes no progress.")
+    ] = Limits.stall_seconds,
+    limit_memory_mib: Annotated[int, typer.Option(help="Address space of a decoder.")] = (
+        Limits.memory_bytes // MIB
+    ),
+    idle_seconds: Annotated[
+        float, typer.Option(help="Give up a client that sends nothing.")
+    ] = Settings.idle_seconds,
+    drain_seconds: Annotated[
+        float, typer.Option(help="For running requests, after SIGTERM.")
+    ] = Settings.drain_seconds,
+    spool: Annotated[Path | None, typer.Option(help="Folder for uploads (default: the system's).")] = None,
+    otlp_endpoint: Annotated[
+        str | None, typer.Option(help="OpenTelemetry collector, such as http://localhost:4317.")
+    ] = None,
+) -> None:
+    """Run the gRPC video service until SIGTERM or SIGINT."""
+    remote = engine.startswith(TRITON_SCHEME)
+    if engine == "triton":
+        raise UsageError(f"give Triton as --engine {TRITON_SCHEME}HOST:PORT")
+    settings = Settings(
+        location=engine if remote else str(repository),
+        engine=None if remote else engine,
+        threads=threads,
+        host=host,
+        port=port,
+        metrics_host=metrics_host,
+        metrics_port=None if metrics_port < 0 else metrics_port,
+        security=Security(tls_cert, tls_key, tls_client_ca, token_file, insecure),
+        limits=Limits(limit_stall_seconds, limit_pixels, limit_duration_seconds, limit_memory_mib * MIB),
+        max_upload_bytes=limit_upload_mib * MIB,
+        max_streams=max_streams,
+        max_waiting=max_waiting,
+        idle_seconds=idle_seconds,
+        drain_seconds=drain_seconds,
+        engine_slots=engine_slots,
+        spool=spool,
+        otlp_endpoint=otlp_endpoint,
+    )
+    asyncio.run(serve_until_signal(settings))

@@ -1,0 +1,98 @@
+"""The one fair door in front of the engine: streams go through it chunk by chunk, in turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sfavivit.engines.base import Engine, Features, Frames, Logits
+from sfavivit.errors import CancelledRequestError
+
+
+class EngineGate:
+    """Lets ``slots`` engine calls through at once, first come, first served.
+
+    A stream asks for its next turn only after its last one, so that streams take turns by themselves.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
+        self._running = 0
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for their turn."""
+        return len(self._waiting)
+
+    @contextmanager
+    def turn(self, cancelled: threading.Event) -> Iterator[None]:
+        """Wait for a turn, and hold it.
+
+        Raises:
+            CancelledRequestError: ``cancelled`` was set, and ``wake`` called, before it came.
+        """
+        self._enter(cancelled)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Let everybody who waits look at their ``cancelled`` again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _enter(self, cancelled: threading.Event) -> None:
+        ticket = object()
+        with self._changed:
+            self._waiting.append(ticket)
+            try:
+                self._changed.wait_for(
+                    lambda: cancelled.is_set() or (self._running < self._slots and self._waiting[0] is ticket)
+                )
+                if cancelled.is_set():
+                    raise CancelledRequestError("the request was cancelled")
+                self._running += 1
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
+
+
+class GatedEngine:
+    """The engine as one request sees it: behind the gate, with clocks. See ``engines.base.Engine``."""
+
+    def __init__(self, engine: Engine, gate: EngineGate, cancelled: threading.Event) -> None:
+        self._engine = engine
+        self._gate = gate
+        self._cancelled = cancelled
+        self.queue_seconds = 0.0
+        self.spatial_seconds = 0.0
+        self.temporal_seconds = 0.0
+
+    def spatial(self, frames: Frames) -> Features:
+        with self._turn():
+            started = time.perf_counter()
+            features = self._engine.spatial(frames)
+            self.spatial_seconds += time.perf_counter() - started
+        return features
+
+    def temporal(self, head: str, features: Features) -> Logits:
+        with self._turn():
+            started = time.perf_counter()
+            logits = self._engine.temporal(head, features)
+            self.temporal_seconds += time.perf_counter() - started
+        return logits
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        started = time.perf_counter()
+        with self._gate.turn(self._cancelled):
+            self.queue_seconds += time.perf_counter() - started
+            yield

@@ -1,0 +1,41 @@
+"""Logs as JSON, one object a line, on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+logger = logging.getLogger("sfavivit.serving")
+
+_FIELDS = "fields"
+
+
+def log(message: str, *, level: int = logging.INFO, error: bool = False, **fields: object) -> None:
+    """Log ``message`` with ``fields`` beside it; ``error``: with the traceback of the current exception."""
+    logger.log(level, message, extra={_FIELDS: fields}, exc_info=error)
+
+
+def configure() -> None:
+    """Send the service's log to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+class JsonFormatter(logging.Formatter):
+    """time (RFC 3339), level, message, the fields, and a traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, _FIELDS, {}),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str, ensure_ascii=False)

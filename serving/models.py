@@ -1,0 +1,99 @@
+"""The models behind the service: opened when they can be, opened again when Triton serves others."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serving.settings import Settings
+from sfavivit.engines import TRITON_SCHEME, open_models
+from sfavivit.engines.base import Engine
+from sfavivit.errors import EngineOutdatedError, EngineUnavailableError, SfaVivitError
+from sfavivit.repository import SPATIAL_MODEL, Catalog, temporal_model
+
+Metadata = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Models:
+    """A catalog and the engine that runs it."""
+
+    catalog: Catalog
+    engine: Engine
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """{model: sha256 of its weights}, spatial first, as far as the catalog knows them."""
+        manifest = self.catalog.manifest
+        digests = {SPATIAL_MODEL: manifest.spatial.weights_sha256}
+        for head, entry in manifest.heads.items():
+            weights = manifest.files.get(f"{temporal_model(head)}/{entry.version}/model.safetensors")
+            if weights:
+                digests[temporal_model(head)] = weights.sha256
+        return digests
+
+
+class ModelSource:
+    """Where the models come from, and how they are now.
+
+    Those of this process are opened once, and then stay. Triton may be away, also at the start.
+
+    ``metadata``: gRPC metadata for each request to Triton, asked for where the request is made.
+
+    Raises:
+        SfaVivitError: the models cannot be opened, and waiting would not help.
+    """
+
+    def __init__(self, settings: Settings, metadata: Callable[[], Metadata] = tuple) -> None:
+        self._settings = settings
+        self._metadata = metadata
+        self.remote = settings.location.startswith(TRITON_SCHEME)
+        self._lock = threading.Lock()
+        self._models: Models | None = None
+        self._why_not = "not asked yet"
+        self.check()
+
+    def current(self) -> Models:
+        """The models to use for a request.
+
+        Raises:
+            EngineUnavailableError: there are none at the moment.
+        """
+        models = self._models
+        if models is None:
+            raise EngineUnavailableError(f"the models are not available: {self._why_not}")
+        return models
+
+    def check(self) -> str | None:
+        """Whether the models answer: None, or why not. Opens them (again) if that is what it takes."""
+        with self._lock:
+            try:
+                if self._models and self.remote:
+                    engine: Any = self._models.engine
+                    try:
+                        engine.check()
+                    except EngineOutdatedError:
+                        self._models = None  # requests that run keep the old engine, and its connection
+                if self._models is None:
+                    self._models = self._open()
+            except EngineUnavailableError as error:
+                self._why_not = str(error)
+                return self._why_not
+            except SfaVivitError as error:
+                if not self.remote or self._why_not == "not asked yet":
+                    raise
+                self._why_not = str(error)
+                return self._why_not
+            self._why_not = ""
+            return None
+
+    def _open(self) -> Models:
+        settings = self._settings
+        if self.remote:
+            from sfavivit.engines.triton import TritonEngine, TritonOptions  # noqa: PLC0415 - an extra
+
+            engine = TritonEngine(settings.location, TritonOptions(metadata=self._metadata))
+            return Models(engine.catalog, engine)
+        return Models(*open_models(settings.location, settings.engine, threads=settings.threads))

@@ -1,0 +1,80 @@
+"""What a video service may be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+from sfavivit.errors import UsageError
+from sfavivit.video import Limits
+
+
+@dataclass(frozen=True)
+class Security:
+    """Who may enter. ``client_ca``: mutual TLS; ``token_file``: one bearer token a line."""
+
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    client_ca: Path | None = None
+    token_file: Path | None = None
+    insecure: bool = False
+
+    def check(self, host: str) -> None:
+        """Raises ``UsageError``: files that do not belong together, or plaintext that leaves the machine."""
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise UsageError("--tls-cert and --tls-key belong together; give both or neither")
+        if self.client_ca and not self.tls_certificate:
+            raise UsageError("--tls-client-ca needs --tls-cert and --tls-key")
+        if not (self.tls_certificate or self.insecure or is_loopback(host)):
+            raise UsageError(
+                f"plaintext on {host} could be read by others; give --tls-cert and --tls-key, "
+                "or --insecure if something before this service encrypts"
+            )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of a service's settings.
+
+    ``max_streams`` requests run at once, ``max_waiting`` more wait, others are refused. ``idle_seconds``:
+    how long a client may send nothing in the middle of an upload. ``drain_seconds``: how long running
+    requests may take to end after SIGTERM. ``engine_slots``: engine calls at once (None: 1 for an engine
+    of this process, ``max_streams`` for Triton, which batches them). Ports 0: any free one.
+    """
+
+    location: str
+    engine: str | None = None
+    threads: int | None = None
+    host: str = "127.0.0.1"
+    port: int = 50051
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = 9464
+    security: Security = field(default_factory=Security)
+    limits: Limits = field(default_factory=Limits)
+    max_upload_bytes: int = 2 << 30
+    max_streams: int = 16
+    max_waiting: int = 32
+    idle_seconds: float = 30.0
+    drain_seconds: float = 30.0
+    health_seconds: float = 1.0
+    engine_slots: int | None = None
+    spool: Path | None = None
+    otlp_endpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_upload_bytes", "max_streams", "idle_seconds", "health_seconds", "engine_slots"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} must be more than 0, got {value}")
+        if self.max_waiting < 0 or not self.drain_seconds >= 0:
+            raise UsageError("max_waiting and drain_seconds must be at least 0")
+        self.security.check(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    try:
+        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,253 @@
+"""Clients of the video service: one for threads, one for asyncio, with the same methods.
+
+>>> with VideoRecognitionClient("localhost:50051") as client:
+...     answer = client.classify("video.mp4", Query(heads=("default",)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+import grpc
+import grpc.aio
+import numpy as np
+from numpy.typing import NDArray
+
+from sfavivit.errors import ServiceError, UsageError
+from sfavivit.protocol.answers import Query, ServedFeatures, ServedRecognition, ServedWindow, ServiceInfo
+from sfavivit.protocol.messages import (
+    features_of,
+    recognition_of,
+    served_features_of,
+    service_info_of,
+    window_of,
+)
+from sfavivit.protocol.requests import (
+    Progress,
+    Requests,
+    VideoFile,
+    classify_requests,
+    extract_requests,
+    score_requests,
+    streaming_config,
+    streaming_content,
+    streaming_requests,
+)
+from sfavivit.protocol.status import error_of
+from sfavivit.protocol.v1 import video_recognition_pb2 as pb
+from sfavivit.protocol.v1.video_recognition_pb2_grpc import VideoRecognitionStub
+
+DEFAULT_QUERY = Query()
+Chunk = bytes | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Tls:
+    """PEM files. ``ca``: who signed the service (None: the system's list). Both others: mutual TLS."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Raises ``UsageError`` when a file cannot be read, or only one of certificate and key is given."""
+        if (self.certificate is None) != (self.key is None):
+            raise UsageError("a client certificate and its key belong together; give both or neither")
+        try:
+            ca, key, certificate = (
+                file.read_bytes() if file else None for file in (self.ca, self.key, self.certificate)
+            )
+        except OSError as error:
+            raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error
+        return grpc.ssl_channel_credentials(ca, key, certificate)
+
+
+class _Client:
+    """What both clients share. ``timeout_seconds`` is for each call as a whole."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: Tls | None = None,
+        token: str | None = None,
+        timeout_seconds: float | None = None,
+    ) -> None:
+        self.address = address
+        self._options: dict[str, Any] = {
+            "timeout": timeout_seconds,
+            "metadata": (("authorization", f"Bearer {token}"),) if token else (),
+        }
+        channels = cast(Any, self._channels)
+        if tls:
+            self._channel = channels.secure_channel(address, tls.credentials())
+        else:
+            self._channel = channels.insecure_channel(address)
+        self._stub = cast(Any, VideoRecognitionStub)(self._channel)
+
+    _channels: Any = grpc
+
+    @contextmanager
+    def _errors(self, requests: Requests | None = None) -> Iterator[None]:
+        """Errors of gRPC become those of the tree; one in making the requests is raised as it is."""
+        try:
+            yield
+        except grpc.RpcError as error:
+            if requests is not None and requests.error is not None:
+                raise requests.error from None
+            raise error_of(error, self.address) from None
+
+    def _streamed(self, message: pb.StreamingClassifyResponse) -> ServedWindow | ServedRecognition:
+        if message.HasField("summary"):
+            return recognition_of(message.summary, "<stream>")
+        return window_of(message.window)
+
+    def _features(self, messages: list[pb.ExtractFeaturesResponse]) -> ServedFeatures:
+        chunks = [features_of(message.features) for message in messages if message.HasField("features")]
+        if not chunks or not messages[-1].HasField("summary"):
+            raise ServiceError(f"video service at {self.address} ended without features and a summary")
+        return served_features_of(chunks, messages[-1].summary)
+
+
+class VideoRecognitionClient(_Client):
+    """For threads. Every method raises the error that the service met, or ``ServiceError``.
+
+    Args: ``address`` host:port; ``tls`` None: plaintext; ``token``: as bearer token; ``timeout_seconds``.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def list_heads(self) -> ServiceInfo:
+        """What there is to ask."""
+        with self._errors():
+            return service_info_of(self._stub.ListHeads(pb.ListHeadsRequest(), **self._options))
+
+    def classify(
+        self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
+    ) -> ServedRecognition:
+        """Upload a video file and get its actions."""
+        requests = Requests(classify_requests(video, query, progress))
+        with self._errors(requests):
+            response = self._stub.Classify(requests, **self._options)
+        return recognition_of(response.result, "<bytes>" if isinstance(video, bytes) else str(video))
+
+    def stream(
+        self,
+        chunks: Iterable[Chunk],
+        query: Query = DEFAULT_QUERY,
+        *,
+        provisional_seconds: float | None = None,
+    ) -> Iterator[ServedWindow | ServedRecognition]:
+        """Send a video (bytes of a file, or frames) and get answers meanwhile; the last one sums up.
+
+        ``provisional_seconds``: of video between provisional answers (None: until the first window is full).
+        Ending the iteration early cancels the call.
+        """
+        requests = Requests(streaming_requests(chunks, query, provisional_seconds))
+        call = self._stub.StreamingClassify(requests, **self._options)
+        try:
+            with self._errors(requests):
+                for message in call:
+                    yield self._streamed(message)
+        finally:
+            call.cancel()
+
+    def extract_features(
+        self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
+    ) -> ServedFeatures:
+        """Upload a video file and get its features; of ``query`` only start and end count."""
+        requests = Requests(extract_requests(video, query, progress))
+        with self._errors(requests):
+            messages = list(self._stub.ExtractFeatures(requests, **self._options))
+        return self._features(messages)
+
+    def score_features(
+        self, features: NDArray[np.float32] | ServedFeatures, query: Query = DEFAULT_QUERY
+    ) -> ServedRecognition:
+        """Actions from features float32 [T, D]."""
+        requests = Requests(score_requests(features, query))
+        with self._errors(requests):
+            response = self._stub.ScoreFeatures(requests, **self._options)
+        return recognition_of(response.result, "<features>")
+
+
+class AsyncVideoRecognitionClient(_Client):
+    """For asyncio; otherwise as ``VideoRecognitionClient``."""
+
+    _channels = grpc.aio
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def list_heads(self) -> ServiceInfo:
+        """What there is to ask."""
+        with self._errors():
+            return service_info_of(await self._stub.ListHeads(pb.ListHeadsRequest(), **self._options))
+
+    async def classify(
+        self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
+    ) -> ServedRecognition:
+        """Upload a video file and get its actions."""
+        requests = Requests(classify_requests(video, query, progress))
+        with self._errors(requests):
+            response = await self._stub.Classify(requests, **self._options)
+        return recognition_of(response.result, "<bytes>" if isinstance(video, bytes) else str(video))
+
+    async def stream(
+        self,
+        chunks: AsyncIterable[Chunk],
+        query: Query = DEFAULT_QUERY,
+        *,
+        provisional_seconds: float | None = None,
+    ) -> AsyncIterator[ServedWindow | ServedRecognition]:
+        """Send a video (bytes of a file, or frames) and get answers meanwhile; the last one sums up."""
+
+        async def requests() -> AsyncIterator[pb.StreamingClassifyRequest]:
+            yield streaming_config(query, provisional_seconds)
+            async for chunk in chunks:
+                for message in streaming_content(chunk):
+                    yield message
+
+        call = self._stub.StreamingClassify(requests(), **self._options)
+        try:
+            with self._errors():
+                async for message in call:
+                    yield self._streamed(message)
+        finally:
+            call.cancel()
+
+    async def extract_features(
+        self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
+    ) -> ServedFeatures:
+        """Upload a video file and get its features; of ``query`` only start and end count."""
+        requests = Requests(extract_requests(video, query, progress))
+        call = self._stub.ExtractFeatures(requests, **self._options)
+        with self._errors(requests):
+            messages = [message async for message in call]
+        return self._features(messages)
+
+    async def score_features(
+        self, features: NDArray[np.float32] | ServedFeatures, query: Query = DEFAULT_QUERY
+    ) -> ServedRecognition:
+        """Actions from features float32 [T, D]."""
+        requests = Requests(score_requests(features, query))
+        with self._errors(requests):
+            response = await self._stub.ScoreFeatures(requests, **self._options)
+        return recognition_of(response.result, "<features>")

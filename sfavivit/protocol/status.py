@@ -1,0 +1,50 @@
+"""The error tree on the wire: a status code, the message, and the kind in the trailing metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+
+from sfavivit.errors import (
+    CancelledRequestError,
+    DeadlineError,
+    ServiceBusyError,
+    ServiceError,
+    SfaVivitError,
+    UnauthenticatedError,
+    codes_of,
+)
+
+KIND_KEY = "sfavivit-error-kind"
+
+# For errors without a kind: those of gRPC itself, of a proxy, or of another service at the address.
+_BY_CODE: dict[str, type[SfaVivitError]] = {
+    "CANCELLED": CancelledRequestError,
+    "DEADLINE_EXCEEDED": DeadlineError,
+    "RESOURCE_EXHAUSTED": ServiceBusyError,
+    "UNAUTHENTICATED": UnauthenticatedError,
+}
+
+
+def status_of(error: SfaVivitError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+    """Code, message and trailing metadata of an error."""
+    return grpc.StatusCode[codes_of(error).grpc_code], str(error), ((KIND_KEY, error.kind),)
+
+
+def error_of(error: Any, where: str) -> SfaVivitError:
+    """The error of the tree that a ``grpc.RpcError`` (sync or asyncio) stands for; ``where``: the address."""
+    kind = dict(error.trailing_metadata() or ()).get(KIND_KEY)
+    message = " ".join((error.details() or "no reason given").split())
+    for cls in _tree(SfaVivitError):
+        if cls.kind == kind:
+            return cls(message)
+    code = error.code().name
+    return _BY_CODE.get(code, ServiceError)(f"video service at {where}: {code}: {message}")
+
+
+def _tree(cls: type[SfaVivitError]) -> Iterator[type[SfaVivitError]]:
+    yield cls
+    for child in cls.__subclasses__():
+        yield from _tree(child)
