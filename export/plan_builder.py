@@ -37,7 +37,7 @@ def build_plan(
     # The only kind in TensorRT 11; 10 wants it said.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    file = _write_onnx(built, scratch)
+    file = write_onnx(built, scratch)
     # From the file, not from its bytes: the weights are external data, found beside it.
     if not parser.parse_from_file(str(file)):
         reasons = "; ".join(str(parser.get_error(index).desc()) for index in range(parser.num_errors))
@@ -60,7 +60,7 @@ def build_plan(
     return bytes(plan)
 
 
-def _write_onnx(built: GraphAndWeights, folder: Path) -> Path:
+def write_onnx(built: GraphAndWeights, folder: Path) -> Path:
     """``model.onnx`` and its weights; not as safetensors, which has no bfloat16 for NumPy."""
     offsets = {}
     with (folder / "weights.bin").open("wb") as stream:

@@ -104,6 +104,7 @@ def export_plans(target: Path, options: PlanOptions, progress: Progress = lambda
     weights = _numpy_state(models[next(iter(models))].spatial)
     graph = spatial_graph(manifest.dimensions, weights, options.precision, cast_first=True)
     spatial = maker.plan(graph, profiles)
+    clips = parity_clips(options.parity_video, manifest.sampling, manifest.dimensions.tubelet_frames)
     plans = {}
     for head, model in models.items():
         progress(f"building the plan of head {head!r}")
@@ -111,7 +112,7 @@ def export_plans(target: Path, options: PlanOptions, progress: Progress = lambda
             temporal_graph(model.dims, _numpy_state(model.temporal)), temporal_profiles(model.dims)
         )
         progress(f"comparing head {head!r} with PyTorch")
-        report = maker.compare(model, spatial, temporal, options, manifest)
+        report = maker.compare(model, spatial, temporal, clips, (options.small_chunk, options.large_chunk))
         require(report, options.precision)
         version = manifest.heads[head].version
         plans[plan_file(temporal_model(head), version)] = (temporal, maker.entry("fp32", report.temporal))
@@ -154,17 +155,17 @@ class _Maker:
         return plan
 
     def compare(
-        self, model: SfaVivit, spatial: bytes, temporal: bytes, options: PlanOptions, manifest: Manifest
+        self, model: SfaVivit, spatial: bytes, temporal: bytes, clips: list[Frames], chunks: tuple[int, int]
     ) -> ParityReport:
         """The worse of both profiles: the clips in small chunks, and in large ones."""
         frames_run = self._engine.TensorRtModel(spatial, "the spatial plan").run
         features_run = self._engine.TensorRtModel(temporal, "the temporal plan").run
-        clips = parity_clips(options.parity_video, manifest.sampling, model.dims.tubelet_frames)
-        reports = [
-            measure_runs(model, _chunked(frames_run, chunk * model.dims.tubelet_frames), features_run, clips)
-            for chunk in (options.small_chunk, options.large_chunk)
-        ]
-        return ParityReport(_worse(*(r.spatial for r in reports)), _worse(*(r.temporal for r in reports)))
+        t = model.dims.tubelet_frames
+        small, large = (
+            measure_runs(model, _chunked(frames_run, tubelets * t), features_run, clips)
+            for tubelets in chunks
+        )
+        return ParityReport(_worse(small.spatial, large.spatial), _worse(small.temporal, large.temporal))
 
     def entry(self, precision: PlanPrecision, parity: Parity) -> PlanEntry:
         return PlanEntry(
