@@ -8,8 +8,7 @@ import logging
 import signal
 
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from serving.boundary import Boundary
@@ -65,7 +64,7 @@ class VideoServer:
             interceptors=[boundary], options=_OPTIONS, maximum_concurrent_rpcs=most
         )
         add_VideoRecognitionServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]
-        self._health = health.HealthServicer()
+        self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

@@ -104,7 +104,7 @@ class VideoRecognitionService:
                     raise UsageError(f"provisional_interval must be more than 0 s, got {interval:g}")
             session = job.session(query)
             content = conversation.content("content", "frames")
-            kind, first = await anext(content, ("content", b""))
+            kind, first = await anext(content, None) or ("content", b"")
             answer = answer_bytes if kind == "content" else answer_frames
             chunks = self._counted(first, content)
             async with aclosing(answer(job, session, query, chunks, interval)) as answers:
@@ -197,11 +197,14 @@ class VideoRecognitionService:
 
     async def _counted(self, first: Any, content: AsyncIterator[tuple[str, Any]]) -> AsyncIterator[Any]:
         """The content of a streaming call, which is stored nowhere: its duration is what has a limit."""
-        chunk = first
-        while chunk is not None:
+
+        def count(chunk: Any) -> Any:
             self._metrics.received_bytes.inc(len(chunk if isinstance(chunk, bytes) else chunk.data))
-            yield chunk
-            _, chunk = await anext(content, (None, None))
+            return chunk
+
+        yield count(first)
+        async for _, chunk in content:
+            yield count(chunk)
 
 
 class _FrameCounter:
