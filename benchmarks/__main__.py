@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -45,7 +46,21 @@ def picture(
     out: Annotated[Path, typer.Option(help="SVG to write.")] = machine.ROOT / "docs" / "demo.svg",
 ) -> None:
     """Draw the picture of the README."""
-    readme_picture.draw(machine.ROOT / "model_repository", machine.ROOT / "docs" / "motions.mp4", out)
+    name = "docs/motions.mp4"
+    readme_picture.draw(machine.ROOT / "model_repository", machine.ROOT / name, name, out)
+
+
+@app.command("triton-transport")
+def triton_transport(
+    requests: Annotated[int, typer.Option(help="Requests of each round.")] = 160,
+    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+) -> None:
+    """Frames to Triton: inside the gRPC message against system shared memory."""
+    from benchmarks import triton_transport as transport  # noqa: PLC0415 - needs torch and Triton
+
+    with TemporaryDirectory() as folder:
+        results = transport.measure(Path(folder), requests)
+    _report("triton_transport", [asdict(result) for result in results], out)
 
 
 def _report(name: str, rows: list[dict[str, Any]], out: Path) -> None:

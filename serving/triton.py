@@ -33,7 +33,7 @@ from sfavivit.errors import EngineError, UsageError
 from sfavivit.repository import Repository
 
 START_SECONDS = 120.0
-EXIT_SECONDS = 10
+UNLOAD_SECONDS = 5
 LAST_LINES = 200
 # I1123 16:07:11.611405 14026 model_lifecycle.cc:472] "loading: sfavivit_default:1"
 LOG_LINE = re.compile(r'([IWEF])\d{4} (\d\d:\d\d:\d\d)\.\d+ \d+ [\w.]+:\d+\] ?"?(.*?)"?')
@@ -55,7 +55,7 @@ class TritonServer:
 
     It dies with the *thread* that starts it (prctl(2)), so start it from one that lives as long as it should.
     ``log`` gets its log, readable, one event a line. ``poll_seconds``: whole seconds between looks at the
-    repository.
+    repository; ``exit_seconds``: seconds that requests in flight get when it stops (0 kills it at once).
 
     Raises:
         RepositoryError: the repository cannot be used.
@@ -71,6 +71,7 @@ class TritonServer:
         ports: TritonPorts | None = None,
         log: IO[str] | None = None,
         poll_seconds: int = 2,
+        exit_seconds: int = 10,
     ) -> None:
         self.repository = Path(repository).resolve()
         self.address = address
@@ -78,6 +79,7 @@ class TritonServer:
         self.process: subprocess.Popen[str] | None = None
         self._log = log
         self._poll_seconds = poll_seconds
+        self._exit_seconds = exit_seconds
         self._id = f"sfavivit-{uuid4().hex}"
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
 
@@ -101,7 +103,8 @@ class TritonServer:
 
     def start(self) -> None:
         """Start, and return when every model is ready. May be called again after ``stop``."""
-        Repository.load(self.repository)
+        self.verify()
+        self.verify()
         self.ports = _take_ports(self.address, self.ports)
         self._lines.clear()
         self._runtime = make_runtime()
@@ -125,6 +128,10 @@ class TritonServer:
                 raise EngineError(f"Triton was not ready within {START_SECONDS:g} s: {self._why()}")
             time.sleep(0.05)
 
+    def verify(self) -> None:
+        """Read the repository and compare its digests. Raises ``RepositoryError``."""
+        Repository.load(self.repository)
+
     def wait(self, timeout_seconds: float) -> None:
         """Let it run. Raises ``EngineError`` when it ends by itself before the timeout."""
         if self.process is None:
@@ -137,13 +144,12 @@ class TritonServer:
         """End the server: requests in flight may finish for some seconds, then everything is killed."""
         if self.process is None:
             return
-        group, self_ended = self.process.pid, self.process.poll() is not None
-        if not self_ended:
+        if self._exit_seconds and self.process.poll() is None:
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(EXIT_SECONDS + 5)
+                self.process.wait(self._exit_seconds + UNLOAD_SECONDS)
         with suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)  # Python stubs that did not end with it
+            os.killpg(self.process.pid, signal.SIGKILL)  # with Python stubs that did not end by themselves
         self.process.wait()
         self._reader.join()
         self.process = None
@@ -166,7 +172,7 @@ class TritonServer:
             "--model-control-mode=poll",
             f"--repository-poll-secs={self._poll_seconds}",
             "--disable-auto-complete-config",  # they are complete, and completing starts each stub twice
-            f"--exit-timeout-secs={EXIT_SECONDS}",
+            f"--exit-timeout-secs={self._exit_seconds}",
         ]
 
     def _relay(self, stream: IO[str]) -> None:

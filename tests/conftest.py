@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from export.exporter import ExportOptions, export_model
 from export.outputs import label_outputs
+from serving.triton import TritonServer
 from sfavivit import Recognizer
 from sfavivit.dimensions import named_dimensions
 from sfavivit.model import SfaVivit
@@ -78,3 +80,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory, parity_video: Path) -> 
 @pytest.fixture(scope="session")
 def recognizer(repository: Path) -> Recognizer:
     return Recognizer.load(repository, chunk_tubelets=3)
+
+
+@pytest.fixture(scope="session")
+def triton_server(repository: Path) -> Iterator[TritonServer]:
+    """A real Triton on ``repository``. Tests that stop or change it start their own."""
+    with TritonServer(repository, exit_seconds=0) as server:
+        yield server

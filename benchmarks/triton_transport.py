@@ -1,0 +1,126 @@
+"""Frames to Triton inside the gRPC message against frames in system shared memory.
+
+The spatial transformer is a toy on frames of real size (16 of 224 x 224: 2.4 MB a chunk), so that what is
+measured is the way there and not the model.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import tritonclient.grpc
+from numpy.typing import NDArray
+from tritonclient.utils import shared_memory as untyped_shared_memory
+
+from export.exporter import ExportOptions, export_model
+from export.outputs import label_outputs
+from serving.triton import TritonServer
+from sfavivit.dimensions import TransformerDimensions, named_dimensions
+from sfavivit.engines.triton import TritonEngine
+from sfavivit.model import SfaVivit
+from sfavivit.repository import FRAMES, SPATIAL_MODEL
+
+triton_grpc: Any = tritonclient.grpc
+shared_memory: Any = untyped_shared_memory
+
+CHUNK_FRAMES = 16
+WARM_UP = 5
+Send = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class TransportResult:
+    """Milliseconds of one request (median over all threads), and chunks a second of all threads together."""
+
+    transport: str
+    threads: int
+    median_ms: float
+    chunks_per_second: float
+
+
+def measure(folder: Path, requests: int, rounds: int = 3) -> list[TransportResult]:
+    """Both transports in turn, ``rounds`` times, with 1 and 8 threads; the best round of each counts."""
+    dims = named_dimensions(
+        "tiny",
+        {"": 2},
+        frames=CHUNK_FRAMES,
+        temporal_layers=1,
+        hidden_size=16,
+        image_size=224,
+        patch_size=56,
+        spatial=TransformerDimensions(1, 1, 16),
+    )
+    model = SfaVivit(dims).eval()
+    export_model(model, label_outputs(model, {}), folder / "repository", ExportOptions())
+    frames = np.random.default_rng(0).integers(0, 256, (1, CHUNK_FRAMES, 224, 224, 3), np.uint8)
+    best: dict[tuple[str, int], TransportResult] = {}
+    with TritonServer(folder / "repository", exit_seconds=0) as server:
+        for _ in range(rounds):
+            for threads in (1, 8):
+                for transport, prepare in (
+                    ("grpc message", _by_message),
+                    ("shared memory", _by_shared_memory),
+                ):
+                    with ExitStack() as stack:
+                        sends = [prepare(server, frames, stack) for _ in range(threads)]
+                        result = _run(transport, sends, requests)
+                    kept = best.setdefault((transport, threads), result)
+                    if result.chunks_per_second > kept.chunks_per_second:
+                        best[transport, threads] = result
+    return list(best.values())
+
+
+def _by_message(server: TritonServer, frames: NDArray[np.uint8], stack: ExitStack) -> Send:
+    engine = TritonEngine(server.url)
+    stack.callback(engine.close)
+    return lambda: engine.spatial(frames)
+
+
+def _by_shared_memory(server: TritonServer, frames: NDArray[np.uint8], stack: ExitStack) -> Send:
+    """What an engine would do: copy each chunk into its region and name the region in the request."""
+    client = triton_grpc.InferenceServerClient(f"{server.address}:{server.ports.grpc}")
+    stack.callback(client.close)
+    name = f"sfavivit-{uuid4().hex}"
+    region = shared_memory.create_shared_memory_region(name, f"/{name}", frames.nbytes, create_only=True)
+    stack.callback(shared_memory.destroy_shared_memory_region, region)
+    client.register_system_shared_memory(name, f"/{name}", frames.nbytes)
+    stack.callback(client.unregister_system_shared_memory, name)
+    tensor = triton_grpc.InferInput(FRAMES, list(frames.shape), "UINT8")
+    tensor.set_shared_memory(name, frames.nbytes)
+
+    def send() -> None:
+        shared_memory.set_shared_memory_region(region, [frames])
+        client.infer(SPATIAL_MODEL, [tensor])
+
+    return send
+
+
+def _run(transport: str, sends: list[Send], requests: int) -> TransportResult:
+    seconds: list[float] = []
+
+    def work(send: Send) -> None:
+        for _ in range(requests // len(sends)):
+            start = time.perf_counter()
+            send()
+            seconds.append(time.perf_counter() - start)
+
+    for send in sends:
+        for _ in range(WARM_UP):
+            send()
+    threads = [Thread(target=work, args=(send,)) for send in sends]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rate = len(seconds) / (time.perf_counter() - start)
+    return TransportResult(transport, len(sends), round(statistics.median(seconds) * 1000, 2), round(rate, 1))
