@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from sfavivit.recognizer import Recognizer
 COLUMNS = 88
 
 
-def draw(repository: Path, video: Path, out: Path) -> None:
-    """Classify ``video`` and write the terminal's picture of the answer as an SVG that loads no fonts."""
+def draw(repository: Path, video: Path, name: str, out: Path) -> None:
+    """Classify ``video``, called ``name``, and write the terminal's picture of the answer as an SVG that loads no fonts."""
     console = Console(
         record=True, width=COLUMNS, file=StringIO(), force_terminal=True, color_system="truecolor"
     )
-    console.print(recognition_view(Recognizer.load(repository).classify(str(video)), COLUMNS))
-    svg = console.export_svg(title="sfavivit classify docs/motions.mp4")
+    answer = replace(Recognizer.load(repository).classify(video), video=name)
+    console.print(recognition_view(answer, COLUMNS))
+    svg = console.export_svg(title=f"sfavivit classify {name}")
     out.write_text(re.sub(r"@font-face \{.*?\}\n?", "", svg, flags=re.DOTALL))

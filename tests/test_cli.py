@@ -144,7 +144,10 @@ def test_progress_is_for_terminals_only(repository: Path, video: Path) -> None:
     """On a terminal a bar is drawn on stderr and wiped; stdout stays the answer alone."""
     master, slave = pty.openpty()
     command = [*SFAVIVIT, "classify", str(video), "--json", "--repository", str(repository)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, text=True, check=True)
+    environment = os.environ | {"TERM": "xterm"}
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=slave, text=True, check=True, env=environment
+    )
     os.close(slave)
     drawn = os.read(master, 1 << 16).decode()
     os.close(master)
