@@ -27,7 +27,8 @@ from export.outputs import label_outputs, read_label_files, split_output
 from export.parity import ParityReport, require
 from export.staging import staged
 from export.writer import write_engine
-from sfavivit import Repository
+from sfavivit import Recognizer, Repository
+from sfavivit.checkpoints import load_checkpoint
 from sfavivit.dimensions import AdapterDimensions
 from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import ExportError, ParityError, RepositoryError, SfaVivitError
@@ -265,7 +266,6 @@ def test_staging_reports_what_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_int8_and_fp16_repositories_run_in_every_engine(parity_video: Path, tmp_path: Path) -> None:
-    from sfavivit import Recognizer  # noqa: PLC0415
 
     frames = random_frames(30)
     reference = None
@@ -347,3 +347,27 @@ def test_labels_that_do_not_fit(tmp_path: Path, content: bytes, options: list[st
     file.write_bytes(content)
     with pytest.raises(SfaVivitError, match=message):
         label_outputs(build_model(), read_label_files([option.format(file=file) for option in options]))
+
+
+def golden_files() -> list[tuple[Path, Path]]:
+    """(checkpoint, video and logits): the committed golden, and Scenic's own where SFAVIVIT_GOLDEN is."""
+    data = Path(__file__).parent / "data"
+    pairs = [(data / "scenic_golden.msgpack", data / "scenic_golden.npz")]
+    if "SFAVIVIT_GOLDEN" in os.environ:
+        folder = Path(os.environ["SFAVIVIT_GOLDEN"])
+        pairs.append((folder / "scenic_fe_a.msgpack", folder / "scenic_fe_a.npz"))
+    return pairs
+
+
+@pytest.mark.parametrize(("checkpoint", "golden"), golden_files(), ids=lambda path: path.name)
+def test_exported_engines_give_scenics_logits(
+    checkpoint: Path, golden: Path, parity_video: Path, tmp_path: Path
+) -> None:
+    model = load_checkpoint(checkpoint)
+    options = ExportOptions(parity_video=parity_video)
+    export_model(model, label_outputs(model, {}), tmp_path / "repository", options)
+    expected = np.load(golden)
+    for engine in ("onnxruntime", "torch"):
+        recognizer = Recognizer.load(tmp_path / "repository", engine=engine)
+        found = [recognizer.logits(recognizer.features(video))[""] for video in expected["video"]]
+        assert np.abs(np.stack(found) - expected["logits"]).max() <= 1e-4, engine
