@@ -146,7 +146,11 @@ class TritonEngine:
             inputs=[tensor],
             raw_input_contents=[array.tobytes()],
         )
-        answer = self._call(self._stub.ModelInfer, request)
+        try:
+            answer = self._call(self._stub.ModelInfer, request)
+        except EngineUnavailableError:
+            self.check()  # a version that has been unloaded is "unavailable" too: say it for what it is
+            raise
         return {
             output.name: np.frombuffer(content, np.float32).reshape(output.shape)
             for output, content in zip(answer.outputs, answer.raw_output_contents, strict=True)
