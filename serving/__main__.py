@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +41,7 @@ def triton(
     if address not in LOOPBACK:
         print(f"warning: Triton lets everyone in who can reach {address}", file=sys.stderr)
     ports = TritonPorts(grpc_port, http_port, metrics_port)
-    with log.open("a") if log else sys.stderr as stream:
+    with log.open("a") if log else nullcontext(sys.stderr) as stream:
         server = TritonServer(repository, address=address, ports=ports, log=stream, poll_seconds=poll_seconds)
         with server:
             at = ", ".join(f"{name} {address}:{port}" for name, port in vars(server.ports).items())

@@ -22,7 +22,7 @@ async def answer_bytes(
     job: Job, session: Session, query: Query, chunks: AsyncIterator[bytes], interval: float | None
 ) -> AsyncGenerator[pb.WindowResult, None]:
     """Feeds the decoder and reads from it at the same time. Raises what either side finds wrong."""
-    answers = _Answers(session, query, interval)
+    answers = _Answers(job, session, query, interval)
 
     def windows() -> Iterator[pb.WindowResult]:
         for frames in job.frames(pipe.source, query):
@@ -80,7 +80,7 @@ async def answer_frames(
     """
     if query.start_seconds or query.end_seconds is not None:
         raise UsageError("start_offset and end_offset are for video files; send only the frames that count")
-    answers = _Answers(session, query, interval)
+    answers = _Answers(job, session, query, interval)
     job.start_clock()
     async for chunk in chunks:
         for window in await job.run(lambda frames: list(answers.push(frames)), frames_of(chunk)):
@@ -94,7 +94,9 @@ async def answer_frames(
 class _Answers:
     """What a session answers, and what it says provisionally in between."""
 
-    def __init__(self, session: Session, query: Query, interval: float | None) -> None:
+    def __init__(self, job: Job, session: Session, query: Query, interval: float | None) -> None:
+        recognizer = job.recognizer
+        self._chunk_frames = recognizer.chunk_tubelets * recognizer.manifest.dimensions.tubelet_frames
         self._session = session
         self._min_confidence = query.min_confidence
         self._interval = interval
@@ -102,6 +104,11 @@ class _Answers:
 
     def push(self, frames: Frames) -> Iterator[pb.WindowResult]:
         """Answers of the windows that ``frames`` complete, or provisional ones when it is time for them."""
+        for at in range(0, len(frames), self._chunk_frames):
+            yield from self._push(frames[at : at + self._chunk_frames])
+
+    def _push(self, frames: Frames) -> Iterator[pb.WindowResult]:
+        """As ``push``, for no more than the frames of one engine call."""
         tubelets = self._session.tubelets
         windows = self._session.push(frames)
         yield from self._messages(windows, provisional=False)

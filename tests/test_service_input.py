@@ -1,0 +1,318 @@
+"""Whatever is sent to the video service: the right error, and it still serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from serving.lifecycle import VideoServer
+from sfavivit import Recognizer
+from sfavivit.errors import (
+    EmptyVideoError,
+    ForbiddenFormatError,
+    HeadNotFoundError,
+    InvalidInputError,
+    NotAVideoError,
+    NotStreamableError,
+    NoVideoStreamError,
+    SfaVivitError,
+    TruncatedVideoError,
+    UsageError,
+    VideoLimitError,
+)
+from sfavivit.protocol import messages
+from sfavivit.protocol.answers import Query
+from sfavivit.protocol.client import VideoRecognitionClient
+from sfavivit.protocol.v1 import video_recognition_pb2 as pb
+from tests.conftest import SIDE, random_frames
+from tests.service import (
+    FASTSTART,
+    address_of,
+    assert_same,
+    encode_videos,
+    eventually,
+    pieces,
+    running_service,
+)
+from tests.video_files import encode, ffmpeg
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return encode_videos(tmp_path_factory.mktemp("videos"), 5)
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VideoServer]:
+    with running_service(
+        repository, max_upload_bytes=1 << 20, spool=tmp_path_factory.mktemp("spool")
+    ) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server: VideoServer) -> Iterator[VideoRecognitionClient]:
+    with VideoRecognitionClient(address_of(server), timeout_seconds=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def local(repository: Path) -> Recognizer:
+    """The same models in this process, and the same chunks."""
+    return Recognizer.load(repository)
+
+
+# Wrong input
+
+
+@pytest.fixture(scope="module")
+def wrong_files(tmp_path_factory: pytest.TempPathFactory, videos: list[Path]) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("wrong")
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=1", folder / "audio.m4a")
+    ffmpeg("-i", videos[0], "-c", "copy", folder / "index_last.mp4")
+    whole = (folder / "index_last.mp4").read_bytes()
+    return {
+        "empty": b"",
+        "text": b"this is no video, " * 400,
+        "short": b"no",
+        "playlist": b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
+        "audio": (folder / "audio.m4a").read_bytes(),
+        "no_index": whole[: len(whole) // 2],
+        "index_last": whole,
+        "large": b"\0" * ((1 << 20) + 1),
+    }
+
+
+def raw_classify(
+    client: VideoRecognitionClient, content: bytes, query: Query, size: int = 0
+) -> pb.ClassifyResponse:
+    """Bytes to the service as they are: the client class would refuse some of them."""
+    config = pb.ClassifyRequest(config=messages.query_message(query, size))
+    step = 100_000
+    rest = [pb.ClassifyRequest(content=content[at : at + step]) for at in range(0, len(content), step)]
+    with client._errors():
+        return client._stub.Classify(iter([config, *rest]), timeout=30)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("empty", EmptyVideoError, "no bytes were sent"),
+        ("text", NotAVideoError, "not a known video container"),
+        ("short", SfaVivitError, "video"),
+        ("playlist", ForbiddenFormatError, "HLS or m3u playlist"),
+        ("audio", NoVideoStreamError, "no video track"),
+        ("no_index", TruncatedVideoError, "moov"),
+        ("large", VideoLimitError, "the limit of this service is 1048576"),
+    ],
+)
+def test_wrong_uploads(
+    client: VideoRecognitionClient,
+    wrong_files: dict[str, bytes],
+    name: str,
+    error: type[SfaVivitError],
+    words: str,
+) -> None:
+    with pytest.raises(error, match=words) as caught:
+        raw_classify(client, wrong_files[name], Query())
+    assert "\n" not in str(caught.value) and "/" + "proc" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("empty", EmptyVideoError, "empty"),
+        ("text", NotAVideoError, "not a known video container"),
+        ("playlist", ForbiddenFormatError, "HLS or m3u playlist"),
+        ("audio", SfaVivitError, "no video track|faststart"),
+        ("index_last", NotStreamableError, "faststart"),
+    ],
+)
+def test_wrong_streams(
+    client: VideoRecognitionClient,
+    wrong_files: dict[str, bytes],
+    name: str,
+    error: type[SfaVivitError],
+    words: str,
+) -> None:
+    content = wrong_files[name]
+    with pytest.raises(error, match=words):
+        list(client.stream([content[at : at + 700] for at in range(0, len(content), 700)]))
+
+
+def test_a_broken_file_gives_what_is_before_the_break(
+    client: VideoRecognitionClient, local: Recognizer, videos: list[Path]
+) -> None:
+    content = videos[4].read_bytes()
+    cut = content[: len(content) * 2 // 3]
+    answer = client.classify(cut)
+    expected = local.classify(cut)
+    assert answer.warning and "broken" in answer.warning
+    assert answer.frames_used == expected.frames_used
+
+
+@pytest.mark.parametrize(
+    ("query", "error", "words"),
+    [
+        (Query(("nope",)), HeadNotFoundError, "no head 'nope'.*default, long"),
+        (Query(top_k=-1), UsageError, "top-k must be at least 1"),
+        (Query(stride_seconds=99.0), UsageError, "stride of 99 s"),
+        (Query(min_confidence=1.5), InvalidInputError, "min_confidence"),
+        (Query(min_confidence=float("nan")), InvalidInputError, "min_confidence"),
+        (Query(start_seconds=-1.0), UsageError, "start must be"),
+        (Query(start_seconds=2.0, end_seconds=1.0), UsageError, "end must be after the start"),
+        (Query(start_seconds=60.0), InvalidInputError, "ends at second 3.2"),
+    ],
+)
+def test_wrong_queries(
+    client: VideoRecognitionClient, videos: list[Path], query: Query, error: type[SfaVivitError], words: str
+) -> None:
+    for ask in (
+        lambda: client.classify(videos[0], query),
+        lambda: list(client.stream(pieces(videos[0]), query)),
+    ):
+        with pytest.raises(error, match=words):
+            ask()
+
+
+def config(**fields: Any) -> pb.StreamingClassifyRequest:
+    return pb.StreamingClassifyRequest(config=pb.StreamingClassifyConfig(**fields))
+
+
+def content(data: bytes = b"x" * 5000) -> pb.StreamingClassifyRequest:
+    return pb.StreamingClassifyRequest(content=data)
+
+
+def frames(count: int = 1, side: int = SIDE, data: bytes | None = None) -> pb.StreamingClassifyRequest:
+    data = bytes(count * side * side * 3) if data is None else data
+    return pb.StreamingClassifyRequest(
+        frames=pb.FrameChunk(frame_count=count, height=side, width=side, data=data)
+    )
+
+
+@pytest.mark.parametrize(
+    ("requests", "words"),
+    [
+        ([], "no message came first"),
+        ([content()], "content came first"),
+        ([pb.StreamingClassifyRequest()], "an empty message came first"),
+        ([config(), config()], "config came again"),
+        ([config(), frames(), config()], "config came again"),
+        ([config(), content(), frames()], "frames came after content"),
+        ([config(), frames(), content()], "content came after frames"),
+        ([config(), pb.StreamingClassifyRequest()], "a message is empty"),
+        ([config(), frames(data=b"123")], r"\[1, 16, 16, 3\] take 768 bytes, but 3 came"),
+        ([config(), frames(count=-1, data=b"")], "take"),
+        ([config(), frames(count=0)], "take"),
+        ([config(), frames(count=2**31 - 1, data=b"x")], "take"),
+        ([config(), frames(side=8)], r"the model takes uint8 \[n, 16, 16, 3\]"),
+        ([config(provisional_interval=Duration(seconds=-1)), frames()], "provisional_interval"),
+        ([config(recognition={"start_offset": Duration(seconds=1)}), frames()], "only the frames that count"),
+        ([config(recognition={"stride": Duration(seconds=2**62)}), frames()], "stride"),
+    ],
+)
+def test_wrong_conversations(client: VideoRecognitionClient, requests: list[Any], words: str) -> None:
+    with pytest.raises(grpc.RpcError, match=words) as caught:
+        list(client._stub.StreamingClassify(iter(requests), timeout=20))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("declared", [-1, 1, 10**6, 10**12])
+def test_uploads_that_lie_about_their_size(
+    client: VideoRecognitionClient, videos: list[Path], declared: int
+) -> None:
+    with pytest.raises((InvalidInputError, VideoLimitError), match="content_size|limit of this service"):
+        raw_classify(client, videos[0].read_bytes(), Query(), declared)
+
+
+def test_wrong_features(client: VideoRecognitionClient, local: Recognizer) -> None:
+    good = local.features(random_frames(16))
+    nan = good.copy()
+    nan[3, 5] = np.nan
+    for features, words in (
+        (good[:, :31], r"takes float32 \[n, 32\]"),
+        (nan, "NaN or infinity"),
+        (good[:0], "no frames"),
+    ):
+        with pytest.raises(InvalidInputError, match=words):
+            client.score_features(features)
+    lying = pb.FeatureChunk(tubelet_count=2**31 - 1, hidden_size=32, data=b"1234")
+    requests = [pb.ScoreFeaturesRequest(config={}), pb.ScoreFeaturesRequest(features=lying)]
+    with pytest.raises(grpc.RpcError, match="but 4 came"):
+        client._stub.ScoreFeatures(iter(requests), timeout=20)
+    for wrong, words in (
+        ({"frames_used": 99}, "99 frames do not make 8"),
+        ({"spatial_sha256": "abc"}, "extract them again"),
+    ):
+        requests = [
+            pb.ScoreFeaturesRequest(config=wrong),
+            pb.ScoreFeaturesRequest(features=messages.features_message(good)),
+        ]
+        with pytest.raises(grpc.RpcError, match=words):
+            client._stub.ScoreFeatures(iter(requests), timeout=20)
+
+
+def test_a_huge_message_is_refused_by_grpc(client: VideoRecognitionClient) -> None:
+    with pytest.raises(grpc.RpcError, match="larger than max") as caught:
+        list(client._stub.StreamingClassify(iter([config(), content(bytes(5 << 20))]), timeout=20))
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def mutations(content: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
+    """The file with a few bytes changed, removed or doubled."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        data = bytearray(content)
+        for _ in range(rng.integers(1, 9)):
+            at, length = int(rng.integers(len(data))), int(rng.integers(1, 64))
+            match rng.integers(4):
+                case 0:
+                    data[at : at + length] = rng.bytes(length)
+                case 1:
+                    del data[at : at + length]
+                case 2:
+                    data[at:at] = data[at : at + length]
+                case _:
+                    data[at] ^= 1 << int(rng.integers(8))
+        yield bytes(data)
+
+
+def test_mutated_videos_do_no_harm(client: VideoRecognitionClient, local: Recognizer, tmp_path: Path) -> None:
+    """Every answer is an answer or an error of the tree; afterwards all is as before."""
+    video = encode(tmp_path / "v.mp4", random_frames(20).repeat(4, 1).repeat(4, 2), options=FASTSTART)
+    expected = client.classify(video)
+
+    def one(number_and_data: tuple[int, bytes]) -> str:
+        number, data = number_and_data
+        try:
+            if number % 2:
+                client.classify(data, Query(("default",)))
+            else:
+                list(client.stream([data[:2000], data[2000:]], Query(("default",))))
+        except SfaVivitError as error:
+            assert error.kind not in ("internal", "service", "deadline"), error
+            return error.kind
+        return "answered"
+
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = set(pool.map(one, enumerate(mutations(video.read_bytes(), 200))))
+    assert len(outcomes) > 1
+    assert_same(client.classify(video), expected)
+
+
+def test_nothing_is_left_behind(client: VideoRecognitionClient, server: VideoServer) -> None:
+    """After all of the tests above: no slot, no decoder, no file."""
+    assert eventually(lambda: server.service.admission.running == 0)
+    assert server.service.gate.waiting == 0
+    process = psutil.Process()
+    assert eventually(lambda: not [c for c in process.children() if "ffmpeg" in c.name()])
+    links = [str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    assert not [link for link in links if "/spool" in link]
