@@ -1,0 +1,153 @@
+"""``python -m serving triton``: signals, leftovers, and what it says when Triton cannot start."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from export.writer import seal
+from serving import triton_install
+from serving.triton import TritonPorts, TritonServer
+from sfavivit import Recognizer, Repository
+from sfavivit.errors import DigestMismatchError, EngineError, UsageError
+
+ROOT = Path(__file__).parent.parent
+FREE = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+
+
+@pytest.fixture
+def own_copy(repository: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(repository, tmp_path / "model_repository"))
+
+
+@pytest.fixture
+def launcher(repository: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A launcher that is ready, its log in ``tmp_path / "log"``."""
+    command = [
+        sys.executable,
+        "-m",
+        "serving",
+        "triton",
+        str(repository),
+        *FREE,
+        "--log",
+        str(tmp_path / "log"),
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ready_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_the_launcher(
+    launcher: subprocess.Popen[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    line = ready_line(launcher)
+    assert line.startswith("ready: grpc 127.0.0.1:")
+    port = line.split(",")[0].rpartition(":")[2]
+    assert Recognizer.load(f"triton://127.0.0.1:{port}").heads == ("default", "long")
+    family = psutil.Process(launcher.pid).children(recursive=True)
+    assert sum(child.name().startswith("triton_python_b") for child in family) == 3
+    launcher.send_signal(number)
+    assert launcher.wait(20) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    runtimes = f"{triton_install.PREFIX}{launcher.pid}-*"
+    left = list(Path(tempfile.gettempdir()).glob(runtimes))
+    assert bool(left) == (number == signal.SIGKILL)
+    triton_install._sweep()  # what the next start does
+    assert not list(Path(tempfile.gettempdir()).glob(runtimes))
+    log = (tmp_path / "log").read_text()
+    assert "info: successfully loaded 'sfavivit_temporal_long'" in log
+
+
+def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "serving", "triton", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_port_in_use(repository: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = launch(repository, *FREE[2:], "--grpc-port", port)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f"error: port {port} on 127.0.0.1 cannot be used: Address already in use; "
+        "choose another with --grpc-port"
+    ]
+
+
+def test_no_repository(tmp_path: Path) -> None:
+    done = launch(tmp_path, *FREE)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path} is not a model repository")
+
+
+@pytest.mark.parametrize("ports", [TritonPorts(grpc=70000), TritonPorts(http=-1)])
+def test_ports_that_are_none(repository: Path, ports: TritonPorts) -> None:
+    with pytest.raises(UsageError, match="cannot be used: .*port"), TritonServer(repository, ports=ports):
+        pass
+
+
+def test_an_address_of_another_machine(repository: Path) -> None:
+    with pytest.raises(UsageError, match=r"on 192\.0\.2\.1 cannot be used"):
+        TritonServer(repository, address="192.0.2.1").start()
+
+
+def test_files_that_were_changed_are_not_served(own_copy: Path) -> None:
+    with (own_copy / "sfavivit_spatial" / "1" / "model.py").open("a") as shim:
+        shim.write("import this\n")
+    with pytest.raises(DigestMismatchError, match=r"model\.py"), TritonServer(own_copy):
+        pass
+
+
+def test_a_model_that_does_not_load(own_copy: Path) -> None:
+    """Triton's own reason, in one line; nothing is left running."""
+    loaded = Repository.load(own_copy)
+    loaded.temporal_file("long", "model.onnx").write_bytes(b"not a graph")
+    seal(own_copy, loaded)  # the manifest of a repository that was exported like this
+    log = io.StringIO()
+    server = TritonServer(own_copy, log=log)
+    expected = r"cannot load model 'sfavivit_temporal_long' version 1: .*model\.onnx.*Protobuf"
+    with pytest.raises(EngineError, match=expected) as caught, server:
+        pass
+    assert "\n" not in str(caught.value)
+    assert server.process is None
+    assert "error: failed to load 'sfavivit_temporal_long'" in log.getvalue()
+
+
+def test_a_server_that_ends_by_itself(repository: Path) -> None:
+    with TritonServer(repository) as server:
+        server.wait(0.1)
+        assert server.process
+        server.process.kill()
+        with pytest.raises(EngineError, match=r"Triton ended \(exit code -9\): "):
+            server.wait(10)
+
+
+def test_triton_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_install, "find_spec", lambda _: None)
+    with pytest.raises(EngineError, match=r"nvidia-pytriton: pip install 'sfavivit\[serve\]'"):
+        triton_install.triton_root()
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "version_info", (3, 99))
+    with pytest.raises(EngineError, match=r"no Python backend for Python 3\.99"):
+        triton_install.triton_root()
