@@ -59,6 +59,8 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     @asynccontextmanager
     async def _call(self, method: str, context: Any) -> AsyncIterator[None]:
         started = time.perf_counter()
+        # Asked for now: once a call is cancelled gRPC may have freed what these look at (seen as a crash).
+        peer, time_allowed = context.peer(), context.time_remaining()
         code, kind = grpc.StatusCode.OK, None
         try:
             with self._tracing.call(method, context.invocation_metadata()):
@@ -70,7 +72,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             kind = error.kind
             await context.abort(code, message, trailers)
         except asyncio.CancelledError:
-            late = (context.time_remaining() or 1) <= 0
+            late = time_allowed is not None and time.perf_counter() - started >= time_allowed
             code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
             raise
         except (grpc.aio.AbortError, GeneratorExit):
@@ -82,7 +84,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         finally:
             name = method.rpartition("/")[2]
             self._metrics.requests.labels(name, code.name).inc()
-            seconds, peer = round(time.perf_counter() - started, 6), context.peer()
+            seconds = round(time.perf_counter() - started, 6)
             log("request", method=name, code=code.name, kind=kind, seconds=seconds, peer=peer)
 
 
