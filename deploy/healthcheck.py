@@ -1,0 +1,56 @@
+"""Ask a gRPC service for its health: exit 0 when it serves, 1 with a line that says why not.
+
+Kubernetes' own gRPC probe speaks plaintext only, and the service's port is encrypted. The certificate is
+the one that the service itself was given, so it is trusted as it is, whoever signed it.
+
+    python healthcheck.py ADDRESS [--certificate FILE --name NAME] [--service NAME] [--alive]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+TIMEOUT_SECONDS = 4.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("address")
+    parser.add_argument("--certificate", type=Path, help="PEM certificate of the service; without: plaintext")
+    parser.add_argument("--name", default="localhost", help="a DNS name that the certificate is for")
+    parser.add_argument("--service", default="", help="name of one service (default: all)")
+    parser.add_argument("--alive", action="store_true", help="any answer will do, also NOT_SERVING")
+    options = parser.parse_args(arguments)
+    try:
+        with _channel(options.address, options.certificate, options.name) as channel:
+            request = health_pb2.HealthCheckRequest(service=options.service)
+            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT_SECONDS)
+    except grpc.RpcError as error:
+        return _not(f"{options.address} does not answer: {error.code().name}: {error.details()}")
+    except OSError as error:
+        return _not(f"certificate {options.certificate} cannot be read: {error.strerror}")
+    if options.alive or answer.status == health_pb2.HealthCheckResponse.SERVING:
+        return 0
+    return _not(f"{options.address} is {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}")
+
+
+def _channel(address: str, certificate: Path | None, name: str) -> grpc.Channel:
+    if certificate is None:
+        return grpc.insecure_channel(address)
+    credentials = grpc.ssl_channel_credentials(root_certificates=certificate.read_bytes())
+    return grpc.secure_channel(address, credentials, [("grpc.ssl_target_name_override", name)])
+
+
+def _not(reason: str) -> int:
+    print(reason, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
