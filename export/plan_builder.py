@@ -1,7 +1,7 @@
 """ONNX -> TensorRT plan: strongly typed, so the graph alone decides which numbers have how many bits.
 
 Not run on a GPU yet: written after the documentation of TensorRT 10 and 11, names and signatures checked
-against the bindings of TensorRT 11.4.
+against the bindings of TensorRT 10.5 and 11.4.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def health_server(status: Any, credentials: Any = None) -> Iterator[int]:
     try:
         yield port
     finally:
-        server.stop(None).wait()
+        server.stop(1).wait()
 
 
 STATUS = health_pb2.HealthCheckResponse

@@ -1,8 +1,8 @@
 """The TensorRT engine: runs the plans that ``python -m export tensorrt`` built on this kind of GPU.
 
 Not run on a GPU yet: written after the documentation of TensorRT 10 and 11, its names and signatures checked
-against the bindings of TensorRT 11.4, its flow tested with stand-ins for TensorRT and CUDA. Where there is a
-GPU, the tests marked ``gpu`` say whether it is right.
+against the bindings of TensorRT 10.5 and 11.4, its flow tested with stand-ins for TensorRT and CUDA. Where
+there is a GPU, the tests marked ``gpu`` say whether it is right.
 """
 
 from __future__ import annotations
