@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +255,7 @@ def test_the_gate_is_fair_and_counts() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    alternating = sum(a != b for a, b in zip(turns, turns[1:], strict=False))
+    alternating = sum(a != b for a, b in pairwise(turns))
     assert alternating >= 50
     assert gate.waiting == 0
 
