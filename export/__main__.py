@@ -127,7 +127,7 @@ def prune_command(repository: RepositoryArgument, head: HeadOption = "default") 
 
 @repository_app.command("configs")
 def configs_command(repository: RepositoryArgument) -> None:
-    """Generate the Triton configurations again, after an update of this program."""
+    """Write Triton configurations and shims again, after an update of this program."""
     rewrite_configs(repository)
 
 

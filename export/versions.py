@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from export.staging import staged
+from export.triton import write_shim
 from export.writer import seal
 from sfavivit.errors import ExportError
 from sfavivit.repository import Catalog, HeadEntry, Manifest, Repository, read_labels, temporal_model
@@ -61,7 +62,9 @@ def prune(target: Path, head: str) -> Manifest:
 
 
 def rewrite_configs(target: Path) -> Manifest:
-    """Generate every ``config.pbtxt`` again, as this program would write it. Raises ``RepositoryError``."""
+    """Write what is this program's alone, configs and shims, again. Raises ``RepositoryError``."""
     old = Repository.load(target)
     with staged(target) as stage:
+        for shim in stage.glob("*/*/model.py"):
+            write_shim(shim.parent)
         return seal(stage, old)
