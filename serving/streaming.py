@@ -65,7 +65,7 @@ class _Feed:
             await self._job.run(self._pipe.finish)
         except Exception as error:
             self.error = error
-            await self._job.run(self._pipe.close)
+            await self._job.run(self._pipe.end)
 
 
 async def answer_frames(

@@ -23,7 +23,7 @@ _CLOSED_CHECK_MILLISECONDS = 100
 class VideoPipe:
     """Write the bytes of a file; read its frames by ``VideoReader(pipe.source, ...)`` in another thread.
 
-    ``write`` blocks while the decoder has enough. ``close`` may be called from any thread and ends it.
+    ``write`` blocks while the decoder has enough; ``end`` and ``close``, from any thread, end it.
 
     Raises (in ``write`` and ``finish``):
         ForbiddenFormatError: the file is a playlist.
@@ -40,6 +40,7 @@ class VideoPipe:
         self._head: bytes | None = b""
         self._boxes = _Mp4Boxes()
         self._lock = threading.Lock()
+        self._reading_lock = threading.Lock()
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -53,7 +54,8 @@ class VideoPipe:
     @property
     def source(self) -> OpenSource:
         """The end to read from; ask once, for a reader that takes it over."""
-        reading, self._reading = self._reading, -1
+        with self._reading_lock:  # the other lock is held while a write waits for a reader
+            reading, self._reading = self._reading, -1
         return OpenSource(reading, self._name)
 
     def write(self, data: bytes) -> bool:
@@ -76,16 +78,23 @@ class VideoPipe:
             if not self._head:
                 raise EmptyVideoError(f"{self._name}: the file is empty (0 bytes)")
             self._write(self._checked_head())
-        self.close()
+        self.end()
 
-    def close(self) -> None:
-        """End the file where it is."""
+    def end(self) -> None:
+        """End the file where it is; what has been written can still be read."""
         self._closed = True
         with self._lock:
-            for descriptor in (self._descriptor, self._reading):
-                if descriptor >= 0:
-                    os.close(descriptor)
-            self._descriptor = self._reading = -1
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+    def close(self) -> None:
+        """End the file, and drop the end to read from if nobody has taken it."""
+        self.end()
+        with self._reading_lock:
+            if self._reading >= 0:
+                os.close(self._reading)
+                self._reading = -1
 
     def _checked_head(self) -> bytes:
         head, self._head = self._head or b"", None
