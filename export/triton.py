@@ -5,7 +5,6 @@ The texts are protobuf text format; tests parse them with Triton's own ``model_c
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -30,9 +29,9 @@ from sfavivit.repository import (
 
 SHIM = Path(__file__).with_name("triton_shim.py")
 
-# Requests of one fixed chunk size, batched across streams; the delay is what a chunk waits for company. With 16
-# streams of the demo model on 2 cores, batches held 8 to 9 chunks; 0 ms and 5 ms were no faster, batches of at
-# most 4 slower, so no sizes are preferred.
+# Requests of one fixed chunk size, batched across streams; the delay is what a chunk waits for company. With
+# 16 streams of the demo model on 2 cores batches held 8 to 9 chunks; no delay was no faster, 5 ms and batches
+# of at most 4 were slower, so no sizes are preferred.
 MAX_BATCH = 16
 QUEUE_DELAY_MICROSECONDS = 1000
 
@@ -95,13 +94,6 @@ def _ensemble_config(head: str, dims: ModelDimensions) -> str:
         f"{_tensors('input', [_frames(dims)])}{_tensors('output', outputs)}"
         f"ensemble_scheduling {{\n  step {_list(steps)}}}\n"
     )
-
-
-def write_shim(version_directory: Path) -> None:
-    """Put the Python backend's ``model.py`` beside the model it runs."""
-    shim = version_directory / "model.py"
-    shim.unlink(missing_ok=True)  # it may be a hard link to another repository's
-    shutil.copyfile(SHIM, shim)
 
 
 def _model(

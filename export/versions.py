@@ -10,8 +10,8 @@ import shutil
 from pathlib import Path
 
 from export.staging import staged
-from export.triton import write_shim
-from export.writer import seal
+from export.triton import SHIM
+from export.writer import seal, write_text
 from sfavivit.errors import ExportError
 from sfavivit.repository import Catalog, HeadEntry, Manifest, Repository, read_labels, temporal_model
 
@@ -66,5 +66,5 @@ def rewrite_configs(target: Path) -> Manifest:
     old = Repository.load(target)
     with staged(target) as stage:
         for shim in stage.glob("*/*/model.py"):
-            write_shim(shim.parent)
+            write_text(shim, SHIM.read_text())
         return seal(stage, old)

@@ -23,7 +23,7 @@ from sfavivit.repository import (
     sha256_of,
 )
 
-ENGINE_FILE, WEIGHTS_FILE = "model.onnx", "model.safetensors"
+ENGINE_FILE, WEIGHTS_FILE, SHIM_FILE = "model.onnx", "model.safetensors", "model.py"
 SPATIAL_VERSION = 1  # other spatial weights make another repository
 
 
@@ -35,7 +35,7 @@ def write_engine(version: Path, built: GraphAndWeights, backend: Backend) -> Non
     model = built.bind(WEIGHTS_FILE, _tensor_offsets(weights))
     (version / ENGINE_FILE).write_bytes(model.SerializeToString(deterministic=True))
     if backend == "python":
-        triton.write_shim(version)
+        write_text(version / SHIM_FILE, triton.SHIM.read_text())
 
 
 def _tensor_offsets(file: Path) -> dict[str, int]:
@@ -84,7 +84,13 @@ def write_text(file: Path, text: str) -> None:
 
 
 def _digests(stage: Path) -> dict[str, FileEntry]:
-    files = sorted(file for file in stage.rglob("*") if file.is_file() and file != stage / MANIFEST_NAME)
+    """Of every file but the manifest and bytecode, which a Triton of somebody else leaves beside the shim."""
+    skipped = (MANIFEST_NAME, "__pycache__")
+    files = sorted(
+        file
+        for file in stage.rglob("*")
+        if file.is_file() and not any(part in skipped for part in file.relative_to(stage).parts)
+    )
     return {
         file.relative_to(stage).as_posix(): FileEntry(bytes=file.stat().st_size, sha256=sha256_of(file))
         for file in files

@@ -231,9 +231,15 @@ def test_sources_that_cannot_be(
 
 
 def test_configs_follow_from_the_manifest(own_copy: Path) -> None:
-    before = files(own_copy)
+    """Files that are equal keep their time too: a polling Triton would load their models again."""
+    before, times = files(own_copy), {file: file.stat().st_mtime_ns for file in own_copy.rglob("*/*.*")}
     rewrite_configs(own_copy)
     assert files(own_copy) == before
+    assert {file: file.stat().st_mtime_ns for file in own_copy.rglob("*/*.*")} == times
+    shim = own_copy / "sfavivit_spatial" / "1" / "model.py"
+    (shim.parent / "__pycache__").mkdir()
+    (shim.parent / "__pycache__" / "model.pyc").write_bytes(b"x")
+    assert not [name for name in rewrite_configs(own_copy).files if "pyc" in name]
 
 
 def test_the_committed_repository_has_the_configs_of_this_program() -> None:
