@@ -72,6 +72,7 @@ def tensorrt(
             f"{name}: {plan.precision} for {plan.gpu} and TensorRT {plan.tensorrt}; against PyTorch "
             f"max abs error {plan.parity.max_abs_error:.2g}, min cosine {plan.parity.min_cosine:.6f}",
             highlight=False,
+            soft_wrap=True,
         )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -113,6 +114,7 @@ class FakeCuda:
 
     def cudaGraphLaunch(self, graphExec: list[Work], stream: FakeStream) -> tuple[Any, ...]:
         self.launches += 1
+        time.sleep(0.001)  # time for another thread to spoil something
         stream.pending.extend(graphExec)
         return (OK,)
 

@@ -21,12 +21,13 @@ import torch
 from google.protobuf import text_format
 from onnx.reference import ReferenceEvaluator
 from tritonclient.grpc import model_config_pb2 as triton_config
+from typer.testing import CliRunner
 
 from export.exporter import ExportOptions, export_model
 from export.graphs import spatial_graph
 from export.outputs import label_outputs
 from export.plan_profiles import spatial_profiles, temporal_profiles
-from export.tensorrt import PlanOptions, export_plans
+from export.tensorrt import PlanOptions, app, export_plans
 from sfavivit import Recognizer
 from sfavivit.engines import load_engine
 from sfavivit.errors import EngineError, ExportError, ParityError
@@ -324,6 +325,27 @@ def test_reduced_precision_is_judged_by_its_own_rule(
     assert plan.precision == "fp16"
     assert 1e-4 < plan.parity.max_abs_error < 0.1
     assert plan.parity.min_cosine > 0.999
+
+
+def test_the_command_builds_and_tells_what_it_measured(
+    fake: FakeTensorRt, repository: Path, parity_video: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "model_repository"
+    shutil.copytree(repository, target)
+    words = [
+        "--precision",
+        "fp32",
+        "--small-chunk",
+        "2",
+        "--large-chunk",
+        "4",
+        "--parity-video",
+        str(parity_video),
+    ]
+    result = CliRunner().invoke(app, [str(target), *words])
+    assert not result.exit_code, result.exception
+    assert f"{SPATIAL_PLAN}: fp32 for Fake H1 and TensorRT 11.4.0.106" in result.stderr
+    assert len(Repository.load(target).manifest.plans) == 3
 
 
 def test_without_tensorrt_the_command_says_what_is_missing(repository: Path) -> None:
