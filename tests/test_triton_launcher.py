@@ -70,9 +70,8 @@ def test_nothing_outlives_the_launcher(
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     runtimes = f"{triton_install.PREFIX}{launcher.pid}-*"
-    left = list(Path(tempfile.gettempdir()).glob(runtimes))
-    assert bool(left) == (number == signal.SIGKILL)
-    triton_install._sweep()  # what the next start does
+    if number == signal.SIGKILL:
+        triton_install._sweep()  # what the next start does
     assert not list(Path(tempfile.gettempdir()).glob(runtimes))
     log = (tmp_path / "log").read_text()
     assert "info: successfully loaded 'sfavivit_temporal_long'" in log
