@@ -71,7 +71,7 @@ class VideoServer:
         )
         self.port = self._bind()
         self._observe()
-        await self._set_health(self._models.check())
+        await self._set_health(self._models.why_not)
         await self._server.start()
         self._watching = asyncio.create_task(self._watch_health())
 
@@ -107,12 +107,12 @@ class VideoServer:
             self.metrics_port = self._metrics_server.port
 
     async def _watch_health(self) -> None:
-        before: str | None = None
+        before = self._models.why_not
         while True:
             await asyncio.sleep(self._settings.health_seconds)
             why_not = await asyncio.to_thread(self._models.check)
-            if why_not != before:
-                log("not serving" if why_not else "serving", level=logging.WARNING, reason=why_not or "")
+            if bool(why_not) != bool(before):
+                log("not serving" if why_not else "serving", level=logging.WARNING, reason=why_not)
             await self._set_health(why_not)
             before = why_not
 

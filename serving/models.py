@@ -40,6 +40,7 @@ class ModelSource:
 
     Those of this process are opened once, and then stay. Triton may be away, also at the start.
 
+    ``why_not``: why the models do not answer, by the last check; None when they do.
     ``metadata``: gRPC metadata for each request to Triton, asked for where the request is made.
 
     Raises:
@@ -52,8 +53,10 @@ class ModelSource:
         self.remote = settings.location.startswith(TRITON_SCHEME)
         self._lock = threading.Lock()
         self._models: Models | None = None
-        self._why_not = "not asked yet"
+        self.why_not: str | None = None
+        self._opened = False
         self.check()
+        self._opened = True
 
     def current(self) -> Models:
         """The models to use for a request.
@@ -63,7 +66,7 @@ class ModelSource:
         """
         models = self._models
         if models is None:
-            raise EngineUnavailableError(f"the models are not available: {self._why_not}")
+            raise EngineUnavailableError(f"the models are not available: {self.why_not}")
         return models
 
     def check(self) -> str | None:
@@ -79,15 +82,14 @@ class ModelSource:
                 if self._models is None:
                     self._models = self._open()
             except EngineUnavailableError as error:
-                self._why_not = str(error)
-                return self._why_not
+                self.why_not = str(error)
             except SfaVivitError as error:
-                if not self.remote or self._why_not == "not asked yet":
+                if not self._opened:
                     raise
-                self._why_not = str(error)
-                return self._why_not
-            self._why_not = ""
-            return None
+                self.why_not = str(error)
+            else:
+                self.why_not = None
+            return self.why_not
 
     def _open(self) -> Models:
         settings = self._settings

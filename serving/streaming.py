@@ -114,10 +114,9 @@ class _Answers:
         yield from self._messages(windows, provisional=False)
         if self._session.tubelets == tubelets:
             return
-        due = self._session.unanswered()
-        if self._interval is not None:
-            due = self._session.seconds - self._answered_seconds >= self._interval
-        if due:
+        if self._interval is None:
+            yield from self._messages(self._session.provisional(until_first=True), provisional=True)
+        elif self._session.seconds - self._answered_seconds >= self._interval:
             self._answered_seconds = self._session.seconds
             yield from self._messages(self._session.provisional(), provisional=True)
 

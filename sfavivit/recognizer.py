@@ -353,19 +353,17 @@ class Session:
             raise InvalidInputError(f"{frames_used} frames do not make {self._tubelets} tubelets")
         self.frames_used = frames_used
 
-    def provisional(self) -> list[WindowScores]:
-        """What every head makes of the latest window as far as it has arrived. It counts for nothing else."""
-        if not self._tubelets:
-            return []
+    def provisional(self, *, until_first: bool = False) -> list[WindowScores]:
+        """What heads make of the latest window as far as it has arrived. It counts for nothing else.
+
+        ``until_first``: only of the heads that have not answered a window yet.
+        """
         scores = []
         for name, head in self._heads.items():
-            window = Window(max(0, self._tubelets - head.entry.dimensions.max_tubelets), self._tubelets)
-            scores.append(self._window_scores(name, window, self._logits(name, head, window)))
+            if self._tubelets and not (until_first and head.windows):
+                window = Window(max(0, self._tubelets - head.entry.dimensions.max_tubelets), self._tubelets)
+                scores.append(self._window_scores(name, window, self._logits(name, head, window)))
         return scores
-
-    def unanswered(self) -> bool:
-        """Whether a head has not answered its first window yet."""
-        return any(head.windows == 0 for head in self._heads.values())
 
     def finish(self) -> list[WindowScores]:
         """No more frames; returns the windows that were still open."""
