@@ -12,7 +12,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -28,7 +27,7 @@ from typing import IO, Self
 from uuid import uuid4
 
 from serving import triton_child
-from serving.triton_install import environment, make_runtime, triton_root
+from serving.triton_install import TritonRuntime
 from sfavivit.errors import EngineError, UsageError
 from sfavivit.repository import Repository
 
@@ -107,7 +106,7 @@ class TritonServer:
         self.verify()
         self.ports = _take_ports(self.address, self.ports)
         self._lines.clear()
-        self._runtime = make_runtime()
+        self._runtime = TritonRuntime()
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", triton_child.__file__, str(os.getpid()), *self._command()],
             stdin=subprocess.DEVNULL,
@@ -115,7 +114,7 @@ class TritonServer:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=environment(self._runtime),
+            env=self._runtime.environment(),
             start_new_session=True,  # a terminal's Ctrl-C is for the launcher
         )
         self._reader = Thread(target=self._relay, args=(self.process.stdout,), name="triton-log", daemon=True)
@@ -153,12 +152,12 @@ class TritonServer:
         self.process.wait()
         self._reader.join()
         self.process = None
-        shutil.rmtree(self._runtime, ignore_errors=True)
+        self._runtime.remove()
         for region in Path("/dev/shm").glob(f"{self._id}*"):  # noqa: S108 - where POSIX shared memory is
             region.unlink(missing_ok=True)
 
     def _command(self) -> list[str]:
-        command = [str(triton_root() / "bin" / "tritonserver"), f"--id={self._id}"]
+        command = [str(self._runtime.root / "bin" / "tritonserver"), f"--id={self._id}"]
         for service in ("grpc", "http", "metrics"):
             command += [
                 f"--{service}-address={self.address}",
@@ -167,7 +166,7 @@ class TritonServer:
         return [
             *command,
             f"--model-repository={self.repository}",
-            f"--backend-directory={self._runtime / 'backends'}",
+            f"--backend-directory={self._runtime.path / 'backends'}",
             f"--backend-config=python,shm-region-prefix-name={self._id}",
             "--model-control-mode=poll",
             f"--repository-poll-secs={self._poll_seconds}",

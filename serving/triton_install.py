@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import site
@@ -9,6 +10,7 @@ import sys
 import sysconfig
 import tempfile
 import venv
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,41 +40,59 @@ def _stub(root: Path) -> Path:
     return root / "python_backend_stubs" / version / "triton_python_backend_stub"
 
 
-def make_runtime() -> Path:
+class TritonRuntime:
     """A private folder with ``backends/`` (the Python backend and this Python's stub) and ``python/``.
 
     The latter is a virtual environment that sees the packages of this one and writes no bytecode: the stub
     takes no such option, and a ``__pycache__`` in the model repository would make Triton load it again.
-    Folders of launchers that were killed are removed. Raises as ``triton_root``.
+    A new one removes the folders that killed launchers left. Raises as ``triton_root``.
     """
-    root = triton_root()
-    _sweep()
-    runtime = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
-    backend = runtime / "backends" / "python"
-    backend.mkdir(parents=True)
-    for file in (*(root / "backends" / "python").iterdir(), _stub(root)):
-        if file.is_file():
-            (backend / file.name).symlink_to(file)
-    python = runtime / "python"
-    venv.create(python, symlinks=True)
-    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(python), "platbase": str(python)}))
-    folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
-    (packages / "parent.pth").write_text("\n".join(["import sys; sys.dont_write_bytecode = True", *folders]))
-    return runtime
+
+    def __init__(self) -> None:
+        self.root = triton_root()
+        _sweep()
+        new = Path(tempfile.mkdtemp(prefix=f"new-{PREFIX}"))
+        self._lock = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._lock, fcntl.LOCK_SH)  # held as long as this process lives
+        self.path = new.rename(new.with_name(new.name.removeprefix("new-")))
+        self._link_backend(self.path / "backends" / "python")
+        self._make_python(self.path / "python")
+
+    def _link_backend(self, backend: Path) -> None:
+        backend.mkdir(parents=True)
+        for file in (*(self.root / "backends" / "python").iterdir(), _stub(self.root)):
+            if file.is_file():
+                (backend / file.name).symlink_to(file)
+
+    def _make_python(self, python: Path) -> None:
+        venv.create(python, symlinks=True)
+        packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(python), "platbase": str(python)}))
+        folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
+        lines = ["import sys; sys.dont_write_bytecode = True", *folders]
+        (packages / "parent.pth").write_text("\n".join(lines))
+
+    def environment(self) -> dict[str, str]:
+        """This process's environment, with which the server and its Python stubs find their libraries."""
+        libraries = [self.root.parent.parent / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
+        paths = {
+            "PATH": [self.path / "python" / "bin", os.environ.get("PATH", os.defpath)],
+            "LD_LIBRARY_PATH": [*libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])],
+        }
+        return os.environ | {name: os.pathsep.join(map(str, parts)) for name, parts in paths.items()}
+
+    def remove(self) -> None:
+        """Delete the folder, when nothing runs from it any more."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
 
 
 def _sweep() -> None:
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
-        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
-        if folder.stat().st_uid == os.getuid() and pid.isdecimal() and not Path("/proc", pid).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def environment(runtime: Path) -> dict[str, str]:
-    """This process's environment, with which the server and its Python stubs find their libraries."""
-    libraries = [triton_root().parent.parent / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
-    paths = {
-        "PATH": [runtime / "python" / "bin", os.environ.get("PATH", os.defpath)],
-        "LD_LIBRARY_PATH": [*libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])],
-    }
-    return os.environ | {name: os.pathsep.join(map(str, parts)) for name, parts in paths.items()}
+    """Remove folders that nobody holds."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):  # somebody else's, held, or gone by now
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)

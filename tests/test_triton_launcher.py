@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,14 +64,17 @@ def test_nothing_outlives_the_launcher(
     assert Recognizer.load(f"triton://127.0.0.1:{port}").heads == ("default", "long")
     family = psutil.Process(launcher.pid).children(recursive=True)
     assert sum(child.name().startswith("triton_python_b") for child in family) == 3
+    words = [word for child in family for word in child.cmdline() if word.endswith("_stub")]
+    runtime = Path(words[0]).parents[2]  # .../backends/python/triton_python_backend_stub
+    triton_install._sweep()
+    assert runtime.is_dir(), "swept while in use"
     launcher.send_signal(number)
     assert launcher.wait(20) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
-    runtimes = f"{triton_install.PREFIX}{launcher.pid}-*"
     if number == signal.SIGKILL:
         triton_install._sweep()  # what the next start does
-    assert not list(Path(tempfile.gettempdir()).glob(runtimes))
+    assert not runtime.exists()
     log = (tmp_path / "log").read_text()
     assert "info: successfully loaded 'sfavivit_temporal_long'" in log
 
