@@ -63,6 +63,21 @@ def triton_transport(
     _report("triton_transport", [asdict(result) for result in results], out)
 
 
+@app.command()
+def fuzz(
+    count: Annotated[int, typer.Option(help="Mutations of the video.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="The same seed, the same mutations.")] = 0,
+    repository: Annotated[Path, typer.Option(help="Model repository.")] = machine.ROOT / "model_repository",
+    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+) -> None:
+    """Broken videos against the video service."""
+    from benchmarks import fuzz as fuzzing  # noqa: PLC0415 - needs gRPC
+
+    with TemporaryDirectory() as folder:
+        video = fuzzing.short_video(Path(folder))
+        _report("fuzz", fuzzing.measure(repository, video, count, seed), out)
+
+
 def _report(name: str, rows: list[dict[str, Any]], out: Path) -> None:
     """Write ``NAME.json`` and show its rows."""
     out.mkdir(parents=True, exist_ok=True)
