@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from serving.triton import TritonServer
 from sfavivit import Recognizer, Repository
 from sfavivit.cli import app as cli
 from sfavivit.engines import open_models
+from sfavivit.engines import triton as triton_engine
 from sfavivit.engines.triton import TritonEngine, TritonOptions, server_of
 from sfavivit.errors import (
     EngineError,
@@ -197,6 +199,12 @@ def test_deadline(frozen: Recognizer) -> None:
     assert time.monotonic() - start < 2
 
 
+def test_a_check_of_a_server_that_stands_still(frozen: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_engine, "CHECK_SECONDS", 0.3)
+    with pytest.raises(EngineTimeoutError, match=r"did not answer within 0\.3 s"):
+        frozen.engine.check()  # type: ignore[attr-defined]
+
+
 def test_requests_in_flight_are_bounded(frozen: Recognizer) -> None:
     def ask(_: int) -> str:
         with pytest.raises(EngineTimeoutError) as caught:
@@ -261,6 +269,20 @@ def test_a_version_that_is_gone(triton_server: TritonServer) -> None:
         engine.spatial(random_frames(2)[None])
     with pytest.raises(EngineOutdatedError, match="serves other models now"):
         engine.check()
+
+
+def test_metadata_goes_with_each_request(triton_server: TritonServer) -> None:
+    """A trace context, for instance; it is asked for in the thread that calls."""
+    threads: list[int] = []
+
+    def metadata() -> tuple[tuple[str, str], ...]:
+        threads.append(threading.get_ident())
+        return (("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)
+
+    engine = TritonEngine(triton_server.url, TritonOptions(metadata=metadata))
+    before = len(threads)
+    engine.spatial(random_frames(2)[None])
+    assert threads[before:] == [threading.get_ident()]
 
 
 def test_after_close(triton_server: TritonServer) -> None:

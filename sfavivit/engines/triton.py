@@ -42,6 +42,7 @@ kserve: Any = service_pb2
 kserve_stub: Any = service_pb2_grpc.GRPCInferenceServiceStub
 
 DEFAULT_PORT = 8001
+CHECK_SECONDS = 3.0
 TEMPORAL_PREFIX = temporal_model("")
 DATATYPES = {np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
 
@@ -89,7 +90,7 @@ class TritonEngine:
         self._stub = kserve_stub(self._channel)
         self._turns = BoundedSemaphore(self.options.in_flight)
         try:
-            self.catalog = self._read_catalog()
+            self.catalog = self._read_catalog(self.options.timeout_seconds, self.options.retry_seconds)
         except BaseException:
             self.close()
             raise
@@ -109,10 +110,10 @@ class TritonEngine:
 
         Raises:
             EngineUnavailableError: it is away, or a model is not ready.
+            EngineTimeoutError: it does not answer within 3 s.
             EngineOutdatedError: it serves other models than when this engine was made.
         """
-        timeout = min(self.options.timeout_seconds, self.options.retry_seconds)
-        if self._read_catalog(timeout_seconds=timeout, retry_seconds=0) != self.catalog:
+        if self._read_catalog(CHECK_SECONDS, retry_seconds=0) != self.catalog:
             raise EngineOutdatedError(
                 f"Triton at {self.server} serves other models now; load the recognizer again"
             )
@@ -121,8 +122,9 @@ class TritonEngine:
         """Cut the connection; requests in flight fail."""
         self._channel.close()
 
-    def _read_catalog(self, **limits: float) -> Catalog:
-        index = self._call(self._stub.RepositoryIndex, kserve.RepositoryIndexRequest(ready=True), **limits)
+    def _read_catalog(self, timeout_seconds: float, retry_seconds: float) -> Catalog:
+        limits = (timeout_seconds, retry_seconds)
+        index = self._call(self._stub.RepositoryIndex, kserve.RepositoryIndexRequest(ready=True), *limits)
         ready = sorted({model.name for model in index.models})
         temporal = [name for name in ready if name.startswith(TEMPORAL_PREFIX)]
         if SPATIAL_MODEL not in ready or not temporal:
@@ -130,11 +132,11 @@ class TritonEngine:
                 f"Triton at {self.server} has no {SPATIAL_MODEL} and {TEMPORAL_PREFIX}... ready "
                 f"(ready: {', '.join(ready) or 'none'}); start it on a repository made by `python -m export`"
             )
-        heads = {name.removeprefix(TEMPORAL_PREFIX): self._parameter(name, **limits) for name in temporal}
-        return parse_catalog(self._parameter(SPATIAL_MODEL, **limits), heads, f"Triton at {self.server}")
+        heads = {name.removeprefix(TEMPORAL_PREFIX): self._parameter(name, *limits) for name in temporal}
+        return parse_catalog(self._parameter(SPATIAL_MODEL, *limits), heads, f"Triton at {self.server}")
 
-    def _parameter(self, model: str, **limits: float) -> str:
-        answer = self._call(self._stub.ModelConfig, kserve.ModelConfigRequest(name=model), **limits)
+    def _parameter(self, model: str, *limits: float) -> str:
+        answer = self._call(self._stub.ModelConfig, kserve.ModelConfigRequest(name=model), *limits)
         return str(answer.config.parameters[PARAMETER].string_value)
 
     def _infer(self, model: str, version: int, name: str, array: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -149,7 +151,7 @@ class TritonEngine:
             raw_input_contents=[array.tobytes()],
         )
         try:
-            answer = self._call(self._stub.ModelInfer, request)
+            answer = self._in_turn(self._stub.ModelInfer, request)
         except EngineUnavailableError:
             self.check()  # a version that has been unloaded is "unavailable" too: say it for what it is
             raise
@@ -158,45 +160,53 @@ class TritonEngine:
             for output, content in zip(answer.outputs, answer.raw_output_contents, strict=True)
         }
 
+    def _in_turn(self, method: Callable[..., Any], request: Any) -> Any:
+        """One of at most ``in_flight`` RPCs at a time; the wait for a turn counts to the deadline."""
+        limit, start = self.options.timeout_seconds, time.monotonic()
+        if not self._turns.acquire(timeout=limit):
+            raise EngineTimeoutError(
+                f"Triton at {self.server}: no turn within {limit:g} s "
+                f"({self.options.in_flight} requests in flight); lower the load"
+            )
+        try:
+            waited = time.monotonic() - start
+            return self._call(method, request, limit, self.options.retry_seconds, waited=waited)
+        finally:
+            self._turns.release()
+
     def _call(
         self,
         method: Callable[..., Any],
         request: Any,
+        timeout_seconds: float,
+        retry_seconds: float,
         *,
-        timeout_seconds: float | None = None,
-        retry_seconds: float | None = None,
+        waited: float = 0.0,
     ) -> Any:
         """One RPC within its deadline, tried again while the server is unavailable."""
-        deadline = time.monotonic() + (timeout_seconds or self.options.timeout_seconds)
+        deadline = time.monotonic() + timeout_seconds - waited
         retrying = Retrying(
             retry=retry_if_exception(_is_unavailable),
             wait=wait_random_exponential(multiplier=0.05, max=1),
-            stop=stop_after_delay(self.options.retry_seconds if retry_seconds is None else retry_seconds),
+            stop=stop_after_delay(retry_seconds),
             reraise=True,
         )
         metadata = tuple(self.options.metadata())
-        if not self._turns.acquire(timeout=deadline - time.monotonic()):
-            raise EngineTimeoutError(
-                f"Triton at {self.server}: no turn within {self.options.timeout_seconds:g} s "
-                f"({self.options.in_flight} requests in flight); lower the load"
-            )
         try:
             return retrying(
                 lambda: method(request, timeout=max(0.0, deadline - time.monotonic()), metadata=metadata)
             )
         except (grpc.RpcError, ValueError) as error:  # ValueError: the channel was closed
-            raise self._engine_error(error) from error
-        finally:
-            self._turns.release()
+            raise self._engine_error(error, timeout_seconds) from error
 
-    def _engine_error(self, error: Exception) -> EngineError:
+    def _engine_error(self, error: Exception, limit: float) -> EngineError:
         code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.CANCELLED
         details = " ".join(str(error.details() if isinstance(error, grpc.Call) else error).split())
         where = f"Triton at {self.server}"
         if code is grpc.StatusCode.UNAVAILABLE:
             return EngineUnavailableError(f"{where} is unavailable: {details}; is it running?")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return EngineTimeoutError(f"{where} did not answer within {self.options.timeout_seconds:g} s")
+            return EngineTimeoutError(f"{where} did not answer within {limit:g} s")
         if code is grpc.StatusCode.NOT_FOUND:
             return EngineOutdatedError(
                 f"{where} serves other models now ({details}); load the recognizer again"
