@@ -41,7 +41,7 @@ class FakeCuda:
     def __init__(self) -> None:
         self.memory: dict[int, Any] = {}
         self.streams: dict[int, FakeStream] = {}
-        self.graphs = 0
+        self.graphs = self.captures = 0
         self.launches = 0
         self.has_gpu = True
 
@@ -102,6 +102,7 @@ class FakeCuda:
 
     def cudaGraphInstantiate(self, graph: list[Work], flags: int) -> tuple[Any, ...]:
         self.graphs += 1
+        self.captures += 1
         return OK, list(graph)
 
     def cudaGraphDestroy(self, graph: list[Work]) -> tuple[Any, ...]:

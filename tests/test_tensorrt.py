@@ -171,6 +171,16 @@ def test_a_shape_is_captured_once_and_their_number_is_bounded(
     assert (fake.cuda.graphs, len(fake.cuda.memory), len(fake.cuda.streams)) == (0, 0, 0)
 
 
+def test_the_longest_unused_shape_makes_room(
+    fake: FakeTensorRt, loaded: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load_engine("tensorrt", loaded)
+    monkeypatch.setattr(sys.modules["sfavivit.engines.tensorrt"], "MAX_SHAPES", 2)
+    for count in (2, 4, 2, 6, 2):
+        engine.spatial(random_frames(count)[None])
+    assert fake.cuda.captures == 3
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
