@@ -50,7 +50,7 @@ class VideoServer:
         self._tokens = Tokens(settings.security.token_file) if settings.security.token_file else None
         self._credentials = server_credentials(settings.security)
         self._models = ModelSource(settings, self._tracing.outgoing)
-        self.service = VideoRecognitionService(self._models, settings, self._metrics)
+        self.service = VideoRecognitionService(self._models, settings, self._metrics, self._tracing)
         self.port = 0
         self.metrics_port: int | None = None
 

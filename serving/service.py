@@ -18,6 +18,7 @@ from serving.metrics import Metrics
 from serving.models import ModelSource
 from serving.settings import Settings
 from serving.streaming import answer_bytes, answer_frames
+from serving.tracing import Tracing
 from serving.uploads import NAME, Spool, check_upload_size
 from sfavivit.engines.base import Features
 from sfavivit.errors import InvalidInputError, UsageError
@@ -48,11 +49,12 @@ from sfavivit.video import check_range
 class VideoRecognitionService:
     """See ``video_recognition.proto``."""
 
-    def __init__(self, source: ModelSource, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, source: ModelSource, settings: Settings, metrics: Metrics, tracing: Tracing) -> None:
         slots = settings.engine_slots or (settings.max_streams if source.remote else 1)
         self._source = source
         self._settings = settings
         self._metrics = metrics
+        self._tracing = tracing
         self.admission = Admission(settings.max_streams, settings.max_waiting)
         self.gate = EngineGate(slots)
         # A streaming call feeds its decoder and reads from it at the same time, and may then be cancelled.
@@ -172,7 +174,8 @@ class VideoRecognitionService:
                 yield job
             finally:
                 await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, job.cancel))
-                self._metrics.stages(job.timings(), job.engine.queue_seconds)
+                for observer in (self._metrics, self._tracing):
+                    observer.stages(job.timings(), job.engine.queue_seconds)
 
     @asynccontextmanager
     async def _upload(self, job: Job, conversation: Conversation, declared_size: int) -> AsyncIterator[Spool]:

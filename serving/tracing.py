@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from sfavivit.errors import UsageError
+from sfavivit.protocol.messages import timings_message
+from sfavivit.results import Timings
 
 SERVICE = "sfavivit"
+EXPORT_SECONDS = 2  # how long a collector that is away may hold up the end of the service
 
 
 class Tracing:
@@ -34,7 +37,8 @@ class Tracing:
                 f"tracing needs a package that is missing ({error.name}): pip install 'sfavivit[tracing]'"
             ) from error
         self._provider = TracerProvider(resource=Resource.create({"service.name": SERVICE}))
-        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http://"))
+        plaintext = endpoint.startswith("http://")
+        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=plaintext, timeout=EXPORT_SECONDS)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer(SERVICE)
 
@@ -50,6 +54,16 @@ class Tracing:
         caller = extract({key: value for key, value in metadata if isinstance(value, str)})
         with self._tracer.start_as_current_span(method.strip("/"), caller, SpanKind.SERVER):
             yield
+
+    def stages(self, timings: Timings, queue_seconds: float) -> None:
+        """Note on the current span how long each stage took, in nanoseconds."""
+        if self._tracer is None:
+            return
+        from opentelemetry.trace import get_current_span  # noqa: PLC0415
+
+        message = timings_message(timings, queue_seconds)
+        attributes = {f"{SERVICE}.{field.name}": value for field, value in message.ListFields()}
+        get_current_span().set_attributes(attributes)
 
     def outgoing(self) -> tuple[tuple[str, str], ...]:
         """gRPC metadata that carry the current span on, for calls to Triton."""
