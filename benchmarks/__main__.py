@@ -78,6 +78,18 @@ def fuzz(
         _report("fuzz", fuzzing.measure(repository, video, count, seed), out)
 
 
+@app.command()
+def service(
+    seconds: Annotated[float, typer.Option(help="Of video in each stream.")] = 30.0,
+    repository: Annotated[Path, typer.Option(help="Model repository.")] = machine.ROOT / "model_repository",
+    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+) -> None:
+    """Throughput of the video service against the engine alone."""
+    from benchmarks import service as services  # noqa: PLC0415 - needs gRPC
+
+    _report("service", services.measure(repository, seconds), out)
+
+
 def _report(name: str, rows: list[dict[str, Any]], out: Path) -> None:
     """Write ``NAME.json`` and show its rows."""
     out.mkdir(parents=True, exist_ok=True)
