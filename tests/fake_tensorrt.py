@@ -254,7 +254,10 @@ class FakeTensorRt:
                 except Exception:
                     self.logger.log(ILogger.Severity.ERROR, "magic tag\ndoes not match")
                     return None
-                return ICudaEngine(ort.InferenceSession(model), profiles, fake, self.logger)
+                options = ort.SessionOptions()
+                options.intra_op_num_threads = 1  # models this small only lose by threads
+                session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+                return ICudaEngine(session, profiles, fake, self.logger)
 
         module = ModuleType("tensorrt")
         names: tuple[Any, ...] = (ILogger, INetworkDefinition, OnnxParser, IOptimizationProfile, ITimingCache)
