@@ -15,7 +15,7 @@ from serving.triton import TritonPorts, TritonServer
 from sfavivit.app import run_app
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @app.callback()
@@ -29,7 +29,7 @@ def triton(
     grpc_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8001,
     http_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8000,
     metrics_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8002,
-    address: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
+    address: Annotated[str, typer.Option(help="IPv4 address to listen on.")] = "127.0.0.1",
     poll_seconds: Annotated[
         int, typer.Option(min=1, help="Seconds between looks for new versions in the repository.")
     ] = 2,

@@ -37,6 +37,7 @@ LAST_LINES = 200
 # I1123 16:07:11.611405 14026 model_lifecycle.cc:472] "loading: sfavivit_default:1"
 LOG_LINE = re.compile(r'([IWEF])\d{4} (\d\d:\d\d:\d\d)\.\d+ \d+ [\w.]+:\d+\] ?"?(.*?)"?')
 LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "fatal"}
+START_FAILURE = re.compile(r"(?:error: |failed to start ).*[^\s\"]")
 LOAD_FAILURE = re.compile(r"failed to load '([\w-]+)' version (\d+): (.*)")
 
 
@@ -103,7 +104,6 @@ class TritonServer:
     def start(self) -> None:
         """Start, and return when every model is ready. May be called again after ``stop``."""
         self.verify()
-        self.verify()
         self.ports = _take_ports(self.address, self.ports)
         self._lines.clear()
         self._runtime = TritonRuntime()
@@ -124,7 +124,7 @@ class TritonServer:
             if self.process.poll() is not None:
                 raise EngineError(self._why())
             if time.monotonic() > deadline:
-                raise EngineError(f"Triton was not ready within {START_SECONDS:g} s: {self._why()}")
+                raise EngineError(f"{self._why()} (after {START_SECONDS:g} s)")
             time.sleep(0.05)
 
     def verify(self) -> None:
@@ -178,9 +178,9 @@ class TritonServer:
         for raw in stream:
             line = raw.rstrip()
             self._lines.append(line)
-            if self._log and line:
-                match = LOG_LINE.fullmatch(line)
-                text = f"{match[2]} {LEVELS[match[1]]}: {match[3]}" if match else line
+            match = LOG_LINE.fullmatch(line)
+            text = f"{match[2]} {LEVELS[match[1]]}: {match[3]}" if match and match[3] else line
+            if self._log and line and not (match and not match[3]):  # an empty message heads a table
                 print(text, file=self._log, flush=True)
         stream.close()
 
@@ -201,28 +201,30 @@ class TritonServer:
         """Triton's own reason, in one line."""
         if self.process and self.process.poll() is not None:
             self._reader.join()
-        for line in self._lines:
+        lines = [line for line in list(self._lines) if line]  # a copy: the reader may still be adding some
+        for line in lines:
             if failure := LOAD_FAILURE.search(line):
                 reason = failure[3].rstrip('"').partition("\\n\\n")[0].replace("\\n", " ")
                 return f"Triton cannot load model {failure[1]!r} version {failure[2]}: {reason}"
-        errors = [line for line in self._lines if line.startswith("error: ")]
-        last = errors[-1].removeprefix("error: ") if errors else next(reversed(self._lines), "no output")
         code = self.process.returncode if self.process else None
-        return f"Triton ended (exit code {code}): {last}" if code is not None else last
+        if code is not None and code < 0:
+            return f"Triton was killed by signal {-code}; start it again"
+        failures = [failure[0] for line in lines if (failure := START_FAILURE.search(line))]
+        what = "Triton did not get ready" if code is None else f"Triton ended with exit code {code}"
+        return f"{what}: {[*lines[-1:], *failures][-1] if lines else 'it said nothing'}"
 
 
 def _connectable(address: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - compared, not bound
+    return {"0.0.0.0": "127.0.0.1"}.get(address, address)  # noqa: S104 - compared, not bound
 
 
 def _take_ports(address: str, ports: TritonPorts) -> TritonPorts:
     """Free ports where 0 was asked, and a plain word where a port is taken; Triton's own takes a page."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     taken = {}
     with_sockets = []
     try:
         for service in ("grpc", "http", "metrics"):
-            probe = socket.socket(family)
+            probe = socket.socket()
             with_sockets.append(probe)
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             port = getattr(ports, service)
