@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from sfavivit.errors import ServiceBusyError
+from sfavivit.errors import ServiceBusyError, ServiceError
+
+DRAIN_POLL_SECONDS = 0.02
 
 
 class Admission:
@@ -17,6 +20,7 @@ class Admission:
         self._most_running = running
         self._most_waiting = waiting
         self._line: deque[asyncio.Future[None]] = deque()
+        self._closed = False
         self.running = 0
 
     @property
@@ -30,6 +34,7 @@ class Admission:
 
         Raises:
             ServiceBusyError: all are taken, and the line is full.
+            ServiceError: the service is about to end.
         """
         await self._enter()
         try:
@@ -37,7 +42,16 @@ class Admission:
         finally:
             self._leave()
 
+    async def drain(self, seconds: float) -> None:
+        """Take no more requests, and wait until those there are have ended, for ``seconds`` at most."""
+        self._closed = True
+        deadline = time.monotonic() + seconds
+        while self.running and time.monotonic() < deadline:
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+
     async def _enter(self) -> None:
+        if self._closed:
+            raise ServiceError("the service is about to end; ask another one, or later")
         if self.running < self._most_running:
             self.running += 1
             return

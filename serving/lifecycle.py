@@ -24,6 +24,7 @@ from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from sfavivit.protocol.v1.video_recognition_pb2_grpc import add_VideoRecognitionServicer_to_server
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["VideoRecognition"].full_name
+LAST_MESSAGES_SECONDS = 0.5  # for answers that are on their way
 HEALTH_NAMES = ("", SERVICE_NAME)
 
 _OPTIONS = (
@@ -76,10 +77,14 @@ class VideoServer:
         self._watching = asyncio.create_task(self._watch_health())
 
     async def stop(self, drain_seconds: float) -> None:
-        """Take no more requests, give those that run ``drain_seconds``, and end."""
+        """Take no more requests, give those that run ``drain_seconds``, and end.
+
+        Health can be asked for until the end, and a client that watches it does not delay it.
+        """
         self._watching.cancel()
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(drain_seconds)
+        await self.service.admission.drain(drain_seconds)
+        await self._server.stop(LAST_MESSAGES_SECONDS)
         await asyncio.to_thread(self.service.pool.shutdown)
         if self._metrics_server:
             self._metrics_server.close()

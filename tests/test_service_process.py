@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -87,6 +88,14 @@ def health_of(address: str, service: str = "") -> int:
         return int(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status)
 
 
+def watch_health(address: str, seen: list[int]) -> None:
+    """Add what a watcher is told to ``seen`` until the service ends."""
+    with grpc.insecure_channel(address) as channel, contextlib.suppress(grpc.RpcError):
+        stub = health_pb2_grpc.HealthStub(channel)
+        for answer in stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=20):
+            seen.append(int(answer.status))
+
+
 def test_health_overall_and_of_the_service(process: Process) -> None:
     assert health_of(process.address) == health_of(process.address, SERVICE) == SERVING
     with pytest.raises(grpc.RpcError) as caught:
@@ -147,16 +156,24 @@ def test_sigterm_drains_and_exits_zero(repository: Path, video: Path) -> None:
     with (
         service_process("--repository", repository) as process,
         VideoRecognitionClient(process.address, timeout_seconds=30) as client,
-        ThreadPoolExecutor(1) as pool,
+        ThreadPoolExecutor(2) as pool,
     ):
         held = HeldUpload(client, video)
         answers = pool.submit(held.run)
+        seen: list[int] = []
+        watching = pool.submit(watch_health, process.address, seen)
+        assert eventually(lambda: seen == [SERVING])
         assert eventually(lambda: "sfavivit_active_streams 1.0" in process.metrics())
         process.popen.send_signal(signal.SIGTERM)
         process.log_until("draining")
+        assert eventually(lambda: health_of(process.address) == NOT_SERVING)
+        with pytest.raises(ServiceError, match="about to end"):
+            client.classify(video)
         held.release()
         assert answers.result(10)[-1].frames_used == 40
         assert process.popen.wait(10) == 0
+        watching.result(10)
+        assert seen == [SERVING, NOT_SERVING]
 
 
 def test_draining_is_bounded(repository: Path, video: Path) -> None:
