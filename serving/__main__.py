@@ -14,7 +14,7 @@ from serving.command import serve
 from serving.triton import TritonPorts, TritonServer
 from sfavivit.app import run_app
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -61,6 +61,6 @@ app.command()(serve)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] not in ([], ["triton"], ["serve"], ["--help"]):
+    if sys.argv[1:2] not in (["triton"], ["serve"], ["--help"]):
         sys.argv.insert(1, "serve")  # the service is what this package is for
     run_app(app)
