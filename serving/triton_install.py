@@ -27,7 +27,7 @@ def triton_root() -> Path:
     """
     spec = find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
-        raise EngineError("Triton needs the package nvidia-pytriton: pip install 'sfavivit[serve]'")
+        raise EngineError("Triton needs the package nvidia-pytriton: pip install 'sfavivit[tritonserver]'")
     root = Path(spec.submodule_search_locations[0]) / "tritonserver"
     if not _stub(root).is_file():
         version = "{}.{}".format(*sys.version_info)
