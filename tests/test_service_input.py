@@ -25,6 +25,7 @@ from sfavivit.errors import (
     NotAVideoError,
     NotStreamableError,
     NoVideoStreamError,
+    ServiceError,
     SfaVivitError,
     TruncatedVideoError,
     UsageError,
@@ -282,6 +283,19 @@ def test_mutated_videos_do_no_harm(client: VideoRecognitionClient, local: Recogn
         outcomes = set(pool.map(one, attack))
     assert len(outcomes) > 1 and not outcomes & FORBIDDEN
     assert_same(client.classify(video), expected)
+
+
+def test_a_bug_is_internal_and_tells_nothing(
+    client: VideoRecognitionClient, server: VideoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def current() -> None:
+        raise ZeroDivisionError("a secret of the service")
+
+    monkeypatch.setattr(server.service._source, "current", current)
+    for ask in (client.list_heads, lambda: client.classify(b"x"), lambda: list(client.stream([b"x"]))):
+        with pytest.raises(ServiceError, match="INTERNAL: internal error of the service") as caught:
+            ask()
+        assert "secret" not in str(caught.value)
 
 
 def test_nothing_is_left_behind(client: VideoRecognitionClient, server: VideoServer) -> None:
