@@ -16,6 +16,8 @@ from serving.lifecycle import VideoServer
 from sfavivit import Recognition, Recognizer, WindowScores
 from sfavivit.errors import (
     HeadNotFoundError,
+    InvalidInputError,
+    VideoNotFoundError,
 )
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, VideoRecognitionClient
@@ -181,6 +183,9 @@ def test_asyncio_client(server: VideoServer, local: Recognizer, videos: list[Pat
         for piece in pieces(videos[0]):
             yield piece
 
+    async def wrong_frames() -> AsyncIterator[Any]:
+        yield np.zeros((2, 2))
+
     async def main() -> None:
         async with AsyncVideoRecognitionClient(address_of(server), timeout_seconds=30) as client:
             answers = await asyncio.gather(*(client.classify(video) for video in videos))
@@ -194,6 +199,10 @@ def test_asyncio_client(server: VideoServer, local: Recognizer, videos: list[Pat
             assert list((await client.list_heads()).heads) == ["default", "long"]
             with pytest.raises(HeadNotFoundError, match="no head 'nope'"):
                 await client.classify(videos[0], Query(("nope",)))
+            with pytest.raises(VideoNotFoundError, match="no such file"):
+                await client.classify("/nowhere.mp4")
+            with pytest.raises(InvalidInputError, match=r"send uint8 \[n, H, W, 3\]"):
+                _ = [answer async for answer in client.stream(wrong_frames())]
 
     asyncio.run(main())
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from sfavivit.protocol.messages import (
     window_of,
 )
 from sfavivit.protocol.requests import (
+    AsyncRequests,
     Progress,
     Requests,
     VideoFile,
@@ -92,13 +94,15 @@ class _Client:
     _channels: Any = grpc
 
     @contextmanager
-    def _errors(self, requests: Requests | None = None) -> Iterator[None]:
+    def _errors(self, requests: Requests | AsyncRequests | None = None) -> Iterator[None]:
         """Errors of gRPC become those of the tree; one in making the requests is raised as it is."""
         try:
             yield
-        except grpc.RpcError as error:
-            if requests is not None and requests.error is not None:
-                raise requests.error from None
+        except (grpc.RpcError, asyncio.CancelledError) as error:
+            if requests is not None and isinstance(requests.error, Exception):
+                raise requests.error from None  # which gRPC has made a cancellation of
+            if isinstance(error, asyncio.CancelledError):
+                raise
             raise error_of(error, self.address) from None
 
     def _streamed(self, message: pb.StreamingClassifyResponse) -> ServedWindow | ServedRecognition:
@@ -219,15 +223,16 @@ class AsyncVideoRecognitionClient(_Client):
     ) -> AsyncIterator[ServedWindow | ServedRecognition]:
         """Send a video (bytes of a file, or frames) and get answers meanwhile; the last one sums up."""
 
-        async def requests() -> AsyncIterator[pb.StreamingClassifyRequest]:
+        async def messages() -> AsyncIterator[pb.StreamingClassifyRequest]:
             yield streaming_config(query, provisional_seconds)
             async for chunk in chunks:
                 for message in streaming_content(chunk):
                     yield message
 
-        call = self._stub.StreamingClassify(requests(), **self._options)
+        requests = AsyncRequests(messages())
+        call = self._stub.StreamingClassify(requests, **self._options)
         try:
-            with self._errors():
+            with self._errors(requests):
                 async for message in call:
                     yield self._streamed(message)
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,23 @@ class Requests(Iterator[Any]):
         try:
             return next(self._messages)
         except StopIteration:
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+class AsyncRequests(AsyncIterator[Any]):
+    """As ``Requests``, of an asynchronous iterator."""
+
+    def __init__(self, messages: AsyncIterator[Any]) -> None:
+        self._messages = messages
+        self.error: BaseException | None = None
+
+    async def __anext__(self) -> Any:
+        try:
+            return await anext(self._messages)
+        except StopAsyncIteration:
             raise
         except BaseException as error:
             self.error = error
