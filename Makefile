@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo setup test lint clean
+.PHONY: demo setup test lint proto clean
 
 demo: $(VENV)/.runtime            ## classify the sample video with the committed demo model (no torch)
 	$(BIN)/sfavivit classify docs/motions.mp4 --repository model_repository
@@ -17,6 +17,9 @@ lint: $(VENV)/.dev                ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+proto: $(VENV)/.dev               ## generate the protocol's code from its .proto
+	$(BIN)/python -m sfavivit.protocol.generate
 
 $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)

@@ -16,7 +16,7 @@ COLUMNS = 88
 
 
 def draw(repository: Path, video: Path, name: str, out: Path) -> None:
-    """Classify ``video``, called ``name``, and write the terminal's picture of the answer as an SVG that loads no fonts."""
+    """Classify ``video``, called ``name``; write what a terminal shows as an SVG that loads no fonts."""
     console = Console(
         record=True, width=COLUMNS, file=StringIO(), force_terminal=True, color_system="truecolor"
     )
