@@ -73,13 +73,8 @@ class ModelSource:
         """Whether the models answer: None, or why not. Opens them (again) if that is what it takes."""
         with self._lock:
             try:
-                if self._models and self.remote:
-                    engine: Any = self._models.engine
-                    try:
-                        engine.check()
-                    except EngineOutdatedError:
-                        self._models = None  # requests that run keep the old engine, and its connection
-                if self._models is None:
+                if self._models is None or self._outdated(self._models):
+                    # Until the new ones are open, and for requests that run, the old ones stay.
                     self._models = self._open()
             except EngineUnavailableError as error:
                 self.why_not = str(error)
@@ -90,6 +85,17 @@ class ModelSource:
             else:
                 self.why_not = None
             return self.why_not
+
+    def _outdated(self, models: Models) -> bool:
+        """Whether Triton serves other models by now. Raises when it does not answer."""
+        if not self.remote:
+            return False
+        engine: Any = models.engine
+        try:
+            engine.check()
+        except EngineOutdatedError:
+            return True
+        return False
 
     def _open(self) -> Models:
         settings = self._settings

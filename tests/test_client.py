@@ -142,7 +142,7 @@ def test_errors_are_a_line(
 def test_progress_is_for_terminals_only(address: str, video: Path) -> None:
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "client", "--server", address, "classify", str(video), "--json"]
-    environment = os.environ | {"SFAVIVIT_TOKEN": TOKEN}
+    environment = os.environ | {"SFAVIVIT_TOKEN": TOKEN, "TERM": "xterm"}
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=slave, text=True, check=True, env=environment
     )

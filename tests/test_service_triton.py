@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from export.exporter import ExportOptions, export_model
 from export.outputs import label_outputs
 from serving.lifecycle import SERVICE_NAME, VideoServer
+from serving.models import Models, ModelSource
+from serving.settings import Settings
 from serving.triton import TritonServer
 from sfavivit import Recognition, Recognizer
-from sfavivit.errors import EngineUnavailableError
+from sfavivit.engines.triton import TritonEngine
+from sfavivit.errors import EngineOutdatedError, EngineUnavailableError
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import VideoRecognitionClient
 from tests.conftest import build_model, random_frames
@@ -127,6 +131,27 @@ def test_the_service_may_start_before_triton() -> None:
         assert health_of(server) == NOT_SERVING
         with pytest.raises(EngineUnavailableError):
             client.list_heads()
+
+
+def test_the_old_models_answer_until_the_new_are_open(
+    triton_server: TritonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ModelSource(Settings(triton_server.url))
+    old = source.current()
+    seen: list[Models] = []
+
+    def outdated(_: TritonEngine) -> None:
+        raise EngineOutdatedError("Triton serves other models now")
+
+    def reopened(self: ModelSource) -> Models:
+        seen.append(self.current())
+        return replace(old)
+
+    monkeypatch.setattr(TritonEngine, "check", outdated)
+    monkeypatch.setattr(ModelSource, "_open", reopened)
+    assert source.check() is None
+    assert seen == [old]
+    assert source.current() is not old
 
 
 def test_a_new_version_is_served_without_a_restart(

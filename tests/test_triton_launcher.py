@@ -160,7 +160,7 @@ def test_a_server_that_ends_by_itself(repository: Path) -> None:
 
 def test_triton_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_install, "find_spec", lambda _: None)
-    with pytest.raises(EngineError, match=r"nvidia-pytriton: pip install 'sfavivit\[serve\]'"):
+    with pytest.raises(EngineError, match=r"nvidia-pytriton: pip install 'sfavivit\[tritonserver\]'"):
         triton_install.triton_root()
     monkeypatch.undo()
     monkeypatch.setattr(sys, "version_info", (3, 99))

@@ -37,10 +37,23 @@ def status_of(pid: int) -> tuple[str, int]:
     return fields[0], int(fields[1])
 
 
-def children() -> list[int]:
+def all_children() -> list[int]:
     """Of this process, zombies included."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
     return [pid for pid in pids if status_of(pid)[1] == os.getpid()]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _servers_of_other_tests() -> None:
+    _others.update(all_children())
+
+
+_others: set[int] = set()
+
+
+def children() -> list[int]:
+    """Of this process, zombies included, without the servers that the session keeps for other tests."""
+    return [pid for pid in all_children() if pid not in _others]
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
