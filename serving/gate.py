@@ -12,6 +12,14 @@ from sfavivit.engines.base import Engine, Features, Frames, Logits
 from sfavivit.errors import CancelledRequestError
 
 
+class _Ticket:
+    """A place in line: an event of its own, so that a turn wakes nobody else."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.granted = False
+
+
 class EngineGate:
     """Lets ``slots`` engine calls through at once, first come, first served.
 
@@ -20,14 +28,14 @@ class EngineGate:
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
-        self._changed = threading.Condition()
-        self._waiting: deque[object] = deque()
+        self._lock = threading.Lock()
+        self._line: deque[_Ticket] = deque()
         self._running = 0
 
     @property
     def waiting(self) -> int:
         """Calls that wait for their turn."""
-        return len(self._waiting)
+        return len(self._line)
 
     @contextmanager
     def turn(self, cancelled: threading.Event) -> Iterator[None]:
@@ -40,29 +48,44 @@ class EngineGate:
         try:
             yield
         finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
+            with self._lock:
+                self._pass_on()
 
     def wake(self) -> None:
         """Let everybody who waits look at their ``cancelled`` again."""
-        with self._changed:
-            self._changed.notify_all()
+        with self._lock:
+            for ticket in self._line:
+                ticket.event.set()
 
     def _enter(self, cancelled: threading.Event) -> None:
-        ticket = object()
-        with self._changed:
-            self._waiting.append(ticket)
-            try:
-                self._changed.wait_for(
-                    lambda: cancelled.is_set() or (self._running < self._slots and self._waiting[0] is ticket)
-                )
-                if cancelled.is_set():
-                    raise CancelledRequestError("the request was cancelled")
+        ticket = _Ticket()
+        with self._lock:
+            if self._running < self._slots and not cancelled.is_set():
                 self._running += 1
-            finally:
-                self._waiting.remove(ticket)
-                self._changed.notify_all()
+                return
+            self._line.append(ticket)
+        while not ticket.granted or cancelled.is_set():
+            if cancelled.is_set():
+                self._give_up(ticket)
+                raise CancelledRequestError("the request was cancelled")
+            ticket.event.wait()
+            ticket.event.clear()
+
+    def _give_up(self, ticket: _Ticket) -> None:
+        with self._lock:
+            if ticket.granted:
+                self._pass_on()
+            else:
+                self._line.remove(ticket)
+
+    def _pass_on(self) -> None:
+        """A turn goes to the first in line, if there is one."""
+        if self._line:
+            first = self._line.popleft()
+            first.granted = True
+            first.event.set()
+        else:
+            self._running -= 1
 
 
 class GatedEngine:
