@@ -35,7 +35,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where checkpoints and labels go.")] = Path("runs/demo"),
     repository: Annotated[
         Path | None,
-        typer.Option(help="Model repository to write, which must not exist [OUT/model_repository]."),
+        typer.Option(help="Model repository to write, which must not exist (default: OUT/model_repository)."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clips and start.")] = 0,
     scale: Annotated[
