@@ -16,8 +16,9 @@ from serving.models import Models
 from sfavivit.errors import CancelledRequestError
 from sfavivit.protocol.answers import Query
 from sfavivit.read_ahead import decoded_ahead
-from sfavivit.recognizer import Recognizer, Session
+from sfavivit.recognizer import Recognizer
 from sfavivit.results import Timings
+from sfavivit.session import Session
 from sfavivit.video import Frames, Limits, Source
 
 Result = TypeVar("Result")

@@ -41,8 +41,8 @@ from sfavivit.protocol.messages import (
     service_info_message,
 )
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
-from sfavivit.recognizer import FeatureExtractor, Session
 from sfavivit.repository import SPATIAL_MODEL
+from sfavivit.session import FeatureExtractor, Session
 from sfavivit.video import check_range
 
 

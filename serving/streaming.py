@@ -13,8 +13,8 @@ from sfavivit.errors import UsageError, VideoError, VideoLimitError
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.messages import frames_of, window_message
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
-from sfavivit.recognizer import Session
 from sfavivit.results import WindowScores
+from sfavivit.session import Session
 from sfavivit.video_pipe import VideoPipe
 
 

@@ -6,9 +6,10 @@
 """
 
 from sfavivit.errors import SfaVivitError
-from sfavivit.recognizer import Recognizer, Session
+from sfavivit.recognizer import Recognizer
 from sfavivit.repository import Manifest, Repository
 from sfavivit.results import LabelScore, OutputResult, Recognition, Segment, Timings, WindowScores
+from sfavivit.session import Session
 from sfavivit.video import Limits, Sampling, VideoReader
 
 __all__ = [

@@ -4,6 +4,7 @@
     ├── UsageError                  an option or argument that cannot work
     ├── InvalidInputError           an array of the wrong shape, dtype or value
     ├── HeadNotFoundError           a head the repository does not have
+    ├── AnnotationError             a list of videos that cannot be read
     ├── CheckpointError             a weight file that cannot be read
     ├── RepositoryError             a model repository that cannot be used
     │   ├── RepositoryVersionError  ... written in a newer format than this code reads
@@ -57,6 +58,10 @@ class InvalidInputError(SfaVivitError):
 
 class HeadNotFoundError(SfaVivitError):
     kind = "head_not_found"
+
+
+class AnnotationError(SfaVivitError):
+    kind = "annotation"
 
 
 class CheckpointError(SfaVivitError):
@@ -183,6 +188,7 @@ ERROR_CODES: dict[type[SfaVivitError], Codes] = {
     UsageError: Codes(2, "INVALID_ARGUMENT"),
     InvalidInputError: Codes(1, "INVALID_ARGUMENT"),
     HeadNotFoundError: Codes(2, "NOT_FOUND"),
+    AnnotationError: Codes(2, "INVALID_ARGUMENT"),
     CheckpointError: Codes(1, "FAILED_PRECONDITION"),
     RepositoryError: Codes(2, "FAILED_PRECONDITION"),
     ExportError: Codes(1, "FAILED_PRECONDITION"),
