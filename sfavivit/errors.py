@@ -9,6 +9,7 @@
     ├── RepositoryError             a model repository that cannot be used
     │   ├── RepositoryVersionError  ... written in a newer format than this code reads
     │   └── DigestMismatchError     ... whose files are not the ones its manifest names
+    ├── FeatureStoreError           a feature store that cannot be used or written
     ├── ExportError                 an export that cannot be done as asked
     │   └── ParityError             ... because an engine does not reproduce the PyTorch model
     ├── EngineError                 an engine that cannot start or failed in a run
@@ -78,6 +79,10 @@ class RepositoryVersionError(RepositoryError):
 
 class DigestMismatchError(RepositoryError):
     kind = "digest_mismatch"
+
+
+class FeatureStoreError(SfaVivitError):
+    kind = "feature_store"
 
 
 class ExportError(SfaVivitError):
@@ -191,6 +196,7 @@ ERROR_CODES: dict[type[SfaVivitError], Codes] = {
     AnnotationError: Codes(2, "INVALID_ARGUMENT"),
     CheckpointError: Codes(1, "FAILED_PRECONDITION"),
     RepositoryError: Codes(2, "FAILED_PRECONDITION"),
+    FeatureStoreError: Codes(1, "FAILED_PRECONDITION"),
     ExportError: Codes(1, "FAILED_PRECONDITION"),
     EngineError: Codes(1, "INTERNAL"),
     EngineUnavailableError: Codes(1, "UNAVAILABLE"),

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -16,7 +16,7 @@ from pathlib import Path
 import ffmpeg
 from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[attr-defined]
 
-from sfavivit.errors import DecodeError
+from sfavivit.errors import DecodeError, UsageError
 from sfavivit.sandbox import confined_command
 
 # Containers that hold their own media. Every demuxer that opens other files or addresses (hls, dash,
@@ -55,10 +55,38 @@ class FfmpegProgram:
     environment: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Crop:
+    """Which square is cut out of the scaled picture: the middle, unless said otherwise.
+
+    ``along`` the picture's longer side and ``across`` it, from 0 (left or top) to 1; ``flip`` mirrors it.
+    """
+
+    along: float = 0.5
+    across: float = 0.5
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.along <= 1 and 0 <= self.across <= 1):
+            raise UsageError(f"a crop lies at 0 to 1 of each side, got {self.along:g} and {self.across:g}")
+
+
+CENTER = (Crop(),)
+
+
 def decode_command(
-    path: str, *, fps: float, shortest_side: int, crop_size: int, pixels: int, late_microseconds: int = 0
+    path: str,
+    *,
+    fps: float,
+    shortest_side: int,
+    crop_size: int,
+    pixels: int,
+    late_microseconds: int = 0,
+    crops: Sequence[Crop] = CENTER,
 ) -> list[str]:
-    """The ffmpeg command: descriptor 0 in, rgb24 frames [crop, crop, 3] on descriptor 1, its log on 2.
+    """The ffmpeg command: descriptor 0 in, rgb24 frames on descriptor 1, its log on 2.
+
+    A frame is [crops * crop_size, crop_size, 3]: the squares of one picture, one below the other.
 
     Frame k is the picture on display at ``late_microseconds`` + k / ``fps`` seconds, or the first such if
     none is yet. The first
@@ -72,7 +100,7 @@ def decode_command(
     frame may show the picture before it.
     """
     rate = exact_rate(fps)
-    squares = _geometry(shortest_side, crop_size)
+    squares = f"{_scaled(shortest_side)},{_squares(crop_size, crops)}"
     fps_filter = f"fps={rate.numerator}/{rate.denominator}"
     source = ffmpeg.input(  # type: ignore[no-untyped-call]
         "fd:",
@@ -108,8 +136,8 @@ def _shifted(microseconds: int) -> str:
     return f"settb=AVTB,setpts=PTS-{_LATENESS_MICROSECONDS + microseconds}"
 
 
-def _geometry(shortest_side: int, crop_size: int) -> str:
-    """Shortest side of the picture *as displayed* to ``shortest_side``, then the centre square.
+def _scaled(shortest_side: int) -> str:
+    """Shortest side of the picture *as displayed* to ``shortest_side``.
 
     ffmpeg has applied the rotation before. ``sar`` is the shape of a pixel, width over height; absurd ones
     are taken for ten. ``exact`` keeps the last column of odd sizes.
@@ -120,9 +148,23 @@ def _geometry(shortest_side: int, crop_size: int) -> str:
         f"crop=w='max(1,min(iw,{longest}*ih/{shape}))':h='max(1,min(ih,{longest}*iw*{shape}))':exact=1,"
         f"scale=w='if(gt(iw*{shape},ih),round({shortest_side}*iw*{shape}/ih),{shortest_side})'"
         f":h='if(gt(iw*{shape},ih),{shortest_side},round({shortest_side}*ih/iw/{shape}))'"
-        ":flags=bilinear+accurate_rnd+full_chroma_int+bitexact,"
-        f"format=rgb24,crop={crop_size}:{crop_size},setsar=1"
+        ":flags=bilinear+accurate_rnd+full_chroma_int+bitexact,format=rgb24,setsar=1"
     )
+
+
+def _squares(size: int, crops: Sequence[Crop]) -> str:
+    """The squares of the scaled picture, stacked."""
+    cuts = [
+        f"crop={size}:{size}:x='(iw-ow)*if(gte(iw,ih),{crop.along},{crop.across})'"
+        f":y='(ih-oh)*if(gte(iw,ih),{crop.across},{crop.along})'" + (",hflip" if crop.flip else "")
+        for crop in crops
+    ]
+    if len(cuts) == 1:
+        return cuts[0]
+    copies = "".join(f"[whole{k}]" for k in range(len(cuts)))
+    branches = ";".join(f"[whole{k}]{cut}[square{k}]" for k, cut in enumerate(cuts))
+    squares = copies.replace("whole", "square")
+    return f"split={len(cuts)}{copies};{branches};{squares}vstack=inputs={len(cuts)}"
 
 
 @lru_cache(maxsize=1)

@@ -1,46 +1,72 @@
-"""Decoding overlaps whatever is done with the frames."""
+"""Making the next items overlaps whatever is done with the present one."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Iterable, Iterator
 from queue import Full, Queue
 from threading import Event, Thread
+from typing import Generic, TypeVar
 
 from sfavivit.video import Frames, VideoReader
 
-DECODED_AHEAD = 2
+Item = TypeVar("Item")
+ITEMS_AHEAD = 2
 
 
-def decoded_ahead(reader: VideoReader) -> Generator[Frames, None, None]:
-    """The reader's chunks, decoded in a thread of their own while the consumer works."""
-    queue: Queue[Frames | BaseException | None] = Queue(DECODED_AHEAD)
-    stopped = Event()
+class ReadAhead(Generic[Item]):
+    """Items of an iterable, made in a thread of their own, from now on.
 
-    def put(item: Frames | BaseException | None) -> None:
-        while not stopped.is_set():
+    ``stop`` is called, from another thread, when they are no longer wanted and the iterable must end early.
+    What the iterable raises is raised to the consumer, after the items before it.
+    """
+
+    def __init__(self, items: Iterable[Item], stop: Callable[[], None]) -> None:
+        self._items = items
+        self._stop = stop
+        self._queue: Queue[Item | BaseException | None] = Queue(ITEMS_AHEAD)
+        self._stopped = Event()
+        self._ended = False
+        self._thread = Thread(target=self._make, name="sfavivit-read-ahead", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        item = None if self._ended else self._queue.get()
+        if item is None or isinstance(item, BaseException):
+            self._ended = True
+            raise item or StopIteration
+        return item
+
+    def close(self) -> None:
+        """End the thread, and wait until it has."""
+        self._ended = True
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._stop()
+        self._thread.join()
+
+    def _make(self) -> None:
+        try:
+            for item in self._items:
+                self._put(item)
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+        finally:
+            if close := getattr(self._items, "close", None):
+                close()
+
+    def _put(self, item: Item | BaseException | None) -> None:
+        while not self._stopped.is_set():
             try:
-                queue.put(item, timeout=0.1)
+                self._queue.put(item, timeout=0.1)
                 return
             except Full:
                 continue
 
-    def decode() -> None:
-        try:
-            for chunk in reader:
-                put(chunk)
-            put(None)
-        except BaseException as error:  # re-raised below, in the consumer's thread
-            put(error)
 
-    thread = Thread(target=decode, name="sfavivit-decode", daemon=True)
-    thread.start()
-    try:
-        while (item := queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        if thread.is_alive():
-            reader.close()
-        thread.join()
+def decoded_ahead(reader: VideoReader) -> ReadAhead[Frames]:
+    """The reader's chunks, decoded in a thread of their own while the consumer works."""
+    return ReadAhead(reader, reader.close)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,13 @@ import numpy as np
 from sfavivit.engines import open_models
 from sfavivit.engines.base import Engine, Features, Frames, Logits
 from sfavivit.errors import InvalidInputError, UsageError
-from sfavivit.read_ahead import decoded_ahead
+from sfavivit.feature_source import FeatureSource
+from sfavivit.feature_store import FeatureStore
 from sfavivit.repository import Catalog
 from sfavivit.results import Recognition, Timings, WindowScores
 from sfavivit.session import FeatureExtractor, Session
-from sfavivit.video import Limits, OpenSource, Source, VideoReader
+from sfavivit.video import CENTER, Limits, Source, VideoReader, check_range
+from sfavivit.views import CROPS, Views, ViewSession
 
 CHUNK_TUBELETS = 8
 DEFAULT_LIMITS = Limits()
@@ -25,6 +26,7 @@ WINDOWS_PER_LENGTH = 8  # default stride: an eighth of the window; the temporal 
 
 Progress = Callable[[float, float | None], None]
 """Called with seconds of video done, and its duration where the container tells."""
+OnWindow = Callable[[WindowScores], None]
 
 
 class Recognizer:
@@ -142,37 +144,97 @@ class Recognizer:
         top_k: int = 5,
         start_seconds: float = 0.0,
         end_seconds: float | None = None,
+        views: Views | None = None,
+        store: FeatureStore | None = None,
         limits: Limits = DEFAULT_LIMITS,
         progress: Progress | None = None,
+        on_window: OnWindow | None = None,
     ) -> Recognition:
         """Actions in a video file (a path, or the bytes of one). Decoding overlaps inference.
 
         ``heads``: which heads to ask (default: all; they share one spatial pass). ``stride_seconds``: from
         window to window, at most a window (default: an eighth of it). ``start_seconds``, ``end_seconds``: the
-        part of the video to look at; times in the answer stay those of the whole video.
+        part of the video to look at; times in the answer stay those of the whole video. ``views``: the mean
+        of clips and crops instead of a timeline. ``store``: take features from there, and keep them there.
+        ``on_window``: called with the scores of each window.
 
         Raises:
             VideoError: the video gives no frames, or breaks a limit.
             InvalidInputError: the video ends before ``start_seconds``.
             HeadNotFoundError, UsageError: no such head; a stride, top-k or part that cannot be.
+            FeatureStoreError: the store cannot be written.
             EngineError: the engine failed.
         """
-        start = time.perf_counter()
-        session = self.session(heads, stride_seconds=stride_seconds, top_k=top_k, start_seconds=start_seconds)
-        with self.reader(video, limits, start_seconds=start_seconds, end_seconds=end_seconds) as reader:
-            with closing(decoded_ahead(reader)) as chunks:
-                for chunk in chunks:
-                    session.push(chunk)
-                    if progress:
-                        progress(session.seconds, reader.container_duration_seconds)
-            session.finish()
-            timings = Timings(
-                reader.decode_seconds,
-                session.spatial_seconds,
-                session.temporal_seconds,
-                time.perf_counter() - start,
+        check_range(start_seconds, end_seconds)
+        self.session(heads, stride_seconds=stride_seconds, top_k=top_k)  # wrong options end here
+        source = self.source(
+            video, limits, start_seconds=start_seconds, end_seconds=end_seconds, views=views, store=store
+        )
+        with source:
+            return self.recognize(
+                source,
+                heads,
+                stride_seconds=stride_seconds,
+                top_k=top_k,
+                views=views,
+                progress=progress,
+                on_window=on_window,
             )
-            return session.recognition(_video_name(video), timings, warning=reader.damage)
+
+    def source(
+        self,
+        video: Source,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        start_seconds: float = 0.0,
+        end_seconds: float | None = None,
+        views: Views | None = None,
+        store: FeatureStore | None = None,
+    ) -> FeatureSource:
+        """The features of a video, for ``recognize``: its decoding begins at once. Arguments as ``classify``.
+
+        Close it. What is wrong with the video is raised when it is used.
+        """
+        return FeatureSource(
+            self,
+            video,
+            limits,
+            start_seconds=start_seconds,
+            end_seconds=end_seconds,
+            crops=CROPS[views.crops] if views else CENTER,
+            store=store,
+        )
+
+    def recognize(
+        self,
+        source: FeatureSource,
+        heads: Sequence[str] | None = None,
+        *,
+        stride_seconds: float | None = None,
+        top_k: int = 5,
+        views: Views | None = None,
+        progress: Progress | None = None,
+        on_window: OnWindow | None = None,
+    ) -> Recognition:
+        """Actions in the video that ``source`` was made of, with the same ``views``. As ``classify``."""
+        start = time.perf_counter()
+        session = self.session(
+            heads, stride_seconds=stride_seconds, top_k=top_k, start_seconds=source.start_seconds
+        )
+        answering = ViewSession(self, views, session.heads, top_k) if views else session
+        for chunk in source:
+            _tell(on_window, answering.take(chunk))
+            if progress:
+                seconds = source.frames_used / self.manifest.sampling.fps
+                progress(seconds, source.container_duration_seconds)
+        _tell(on_window, answering.finish())
+        timings = Timings(
+            source.decode_seconds,
+            source.spatial_seconds,
+            answering.temporal_seconds,
+            time.perf_counter() - start,
+        )
+        return answering.recognition(source.name, timings, source.warning)
 
     def reader(
         self,
@@ -194,7 +256,7 @@ class Recognizer:
         )
 
 
-def _video_name(video: Source) -> str:
-    if isinstance(video, OpenSource):
-        return video.name
-    return "<bytes>" if isinstance(video, bytes) else str(video)
+def _tell(on_window: OnWindow | None, windows: list[WindowScores]) -> None:
+    if on_window:
+        for scores in windows:
+            on_window(scores)

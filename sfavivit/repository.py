@@ -42,6 +42,7 @@ FEATURES = "FEATURES"
 
 SPATIAL_MODEL = "sfavivit_spatial"
 PLAN_FILE = "model.plan"
+ENGINE_FILES = ("model.onnx", "model.safetensors")
 HEAD_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 RESERVED_HEAD = re.compile(r"spatial|temporal(_.*)?")
 
@@ -185,6 +186,22 @@ class Manifest(_Frozen):
     def dimensions(self) -> ModelDimensions:
         """Dimensions of the first head; what concerns the spatial half is the same in all."""
         return next(iter(self.heads.values())).dimensions
+
+    @property
+    def spatial_sha256(self) -> str:
+        """Digest over the files of the spatial engine: what features depend on, besides the frames.
+
+        Raises:
+            RepositoryError: the manifest names no such files (those of an older Triton config).
+        """
+        folder = f"{SPATIAL_MODEL}/{self.spatial.version}"
+        try:
+            digests = [self.files[f"{folder}/{name}"].sha256 for name in ENGINE_FILES]
+        except KeyError as error:
+            raise RepositoryError(
+                f"the manifest has no digest of {error.args[0]}; run `python -m export configs` on it"
+            ) from None
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def head(self, name: str) -> HeadEntry:
         """The head called ``name``.

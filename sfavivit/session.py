@@ -35,6 +35,7 @@ from sfavivit.results import (
 from sfavivit.windows import SHORT_CLIP, TimelineBuilder, Window, complete_windows, tail_window
 
 if TYPE_CHECKING:
+    from sfavivit.feature_source import FeatureChunk
     from sfavivit.recognizer import Recognizer
 
 
@@ -125,6 +126,11 @@ class Session:
         return _HeadState(entry, stride, timelines, sums)
 
     @property
+    def heads(self) -> tuple[str, ...]:
+        """Who answers."""
+        return tuple(self._heads)
+
+    @property
     def seconds(self) -> float:
         """Length of what has been pushed."""
         return self.frames_used / self._fps
@@ -149,16 +155,23 @@ class Session:
         self.frames_used += len(frames)
         return [scores for features in chunks for scores in self._advance(features)]
 
-    def push_features(self, features: Features) -> list[WindowScores]:
-        """Take features float32 [n, D] that were extracted before, instead of frames. As ``push``."""
+    def push_features(self, features: Features, frames: int | None = None) -> list[WindowScores]:
+        """Take features float32 [n, D] that were extracted before, instead of frames. As ``push``.
+
+        ``frames``: how many they were made of, when the last tubelet was not full.
+        """
         hidden_size = self._features.shape[1]
         if features.dtype != np.float32 or features.ndim != 2 or features.shape[1] != hidden_size:
             raise InvalidInputError(
                 f"features are {features.dtype} {list(features.shape)}; the model takes "
                 f"float32 [n, {hidden_size}]"
             )
-        self.frames_used += len(features) * self._tubelet_frames
+        self.frames_used += len(features) * self._tubelet_frames if frames is None else frames
         return self._advance(features)
+
+    def take(self, chunk: FeatureChunk) -> list[WindowScores]:
+        """The next features of a ``FeatureSource``. As ``push``."""
+        return self.push_features(chunk.features, chunk.frames)
 
     def trim(self, frames_used: int) -> None:
         """Say how many frames the pushed features were made of: the last tubelet need not have been full.

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Annotated, Self
@@ -21,11 +21,11 @@ from sfavivit.decoder_process import DecoderProcess, StalledError
 from sfavivit.dimensions import STRICT
 from sfavivit.errors import DecodeError, InvalidInputError, UsageError, VideoLimitError
 from sfavivit.ffmpeg_log import FfmpegLog
-from sfavivit.ffmpeg_program import decode_command, exact_rate, find_ffmpeg
+from sfavivit.ffmpeg_program import CENTER, Crop, decode_command, exact_rate, find_ffmpeg
 from sfavivit.sandbox import confined_command
 from sfavivit.video_source import OpenSource, Source, display_name, open_source
 
-__all__ = ["Frames", "Limits", "OpenSource", "Sampling", "Source", "VideoReader"]
+__all__ = ["CENTER", "Crop", "Frames", "Limits", "OpenSource", "Sampling", "Source", "VideoReader"]
 
 Frames = NDArray[np.uint8]
 
@@ -88,6 +88,8 @@ _LEAST_MEMORY_BYTES = 512 << 20  # what ffmpeg maps to start at all, and some
 class VideoReader:
     """Iterate over the frames of a video in chunks: uint8 [n, crop, crop, 3], RGB.
 
+    With several ``crops`` a chunk is uint8 [n, crops, crop, crop, 3]: one decoding for all of them.
+
     n is ``chunk_frames`` except in the last chunk. Every chunk is a new array. Frame k is the picture on
     display at ``start_seconds`` + k / fps seconds of the file (before there is one: the first frame that
     follows); frames are those before ``end_seconds``. What lies before the start is decoded and dropped:
@@ -116,6 +118,7 @@ class VideoReader:
         limits: Limits | None = None,
         start_seconds: float = 0.0,
         end_seconds: float | None = None,
+        crops: Sequence[Crop] = CENTER,
     ) -> None:
         if chunk_frames < 1:
             raise UsageError(f"chunk_frames must be at least 1, got {chunk_frames}")
@@ -137,7 +140,9 @@ class VideoReader:
         self._name = display_name(source)
         self._sampling = sampling
         self._limits = limits or Limits()
-        self._shape = (chunk_frames, sampling.crop_size, sampling.crop_size, 3)
+        self._crops = tuple(crops)
+        squares = (len(self._crops),) if len(self._crops) > 1 else ()
+        self._shape = (chunk_frames, *squares, sampling.crop_size, sampling.crop_size, 3)
         self._frame_bytes = math.prod(self._shape[1:])
         self._log = FfmpegLog()
         self._iterating = threading.Lock()
@@ -198,6 +203,7 @@ class VideoReader:
             crop_size=self._sampling.crop_size,
             pixels=self._limits.pixels,
             late_microseconds=self._late_microseconds,
+            crops=self._crops,
         )
         return DecoderProcess(
             confined_command(command, memory_bytes=self._limits.memory_bytes, readable=program.files),

@@ -50,6 +50,18 @@ def all_windows(total: int, length: int, stride: int) -> list[Window]:
     return complete_windows(0, total, length, stride) + ([tail] if tail else [])
 
 
+def view_windows(total: int, length: int, clips: int) -> list[Window]:
+    """``clips`` windows spread evenly over ``total`` tubelets, the first at the start, the last at the end.
+
+    One clip is in the middle. A video shorter than a window is the same window, [0, total), every time.
+    The temporal half of multi-view testing (for example Feichtenhofer et al., SlowFast, section 4), with
+    starts rounded down to tubelets, so that clips that overlap are made of the same tubelets.
+    """
+    last = max(0, total - length)
+    starts = [last * k // (clips - 1) for k in range(clips)] if clips > 1 else [last // 2]
+    return [Window(start, min(start + length, total)) for start in starts]
+
+
 # What a window shorter than the model's becomes: float32 [n, D] -> [T, D].
 # loop: repeated up to the full length, as ViViT's training pipeline does with short clips.
 # prefix: as it is; the temporal transformer takes the positions of the first n.
