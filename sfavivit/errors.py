@@ -10,6 +10,8 @@
     │   ├── RepositoryVersionError  ... written in a newer format than this code reads
     │   └── DigestMismatchError     ... whose files are not the ones its manifest names
     ├── FeatureStoreError           a feature store that cannot be used or written
+    ├── ScoringError                a scoring job whose folder or processes fail
+    │   └── WorkerDiedError         ... because one video ends whatever process tries it
     ├── ExportError                 an export that cannot be done as asked
     │   └── ParityError             ... because an engine does not reproduce the PyTorch model
     ├── EngineError                 an engine that cannot start or failed in a run
@@ -83,6 +85,14 @@ class DigestMismatchError(RepositoryError):
 
 class FeatureStoreError(SfaVivitError):
     kind = "feature_store"
+
+
+class ScoringError(SfaVivitError):
+    kind = "scoring"
+
+
+class WorkerDiedError(ScoringError):
+    kind = "worker_died"
 
 
 class ExportError(SfaVivitError):
@@ -197,6 +207,7 @@ ERROR_CODES: dict[type[SfaVivitError], Codes] = {
     CheckpointError: Codes(1, "FAILED_PRECONDITION"),
     RepositoryError: Codes(2, "FAILED_PRECONDITION"),
     FeatureStoreError: Codes(1, "FAILED_PRECONDITION"),
+    ScoringError: Codes(1, "FAILED_PRECONDITION"),
     ExportError: Codes(1, "FAILED_PRECONDITION"),
     EngineError: Codes(1, "INTERNAL"),
     EngineUnavailableError: Codes(1, "UNAVAILABLE"),

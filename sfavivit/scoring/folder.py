@@ -1,0 +1,200 @@
+"""DIR: who may write there, and that all rows in it can be compared.
+
+DIR/
+  job.json                       what all rows have in common (record.py)
+  part-1of4-000001.parquet ...   rows (rows.py)
+  lock                           flock: shared by the running jobs, exclusive while one prepares the
+                                 folder; holds in how many shards they split the list
+  lock-1of4                      flock: the one job of this shard
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Self
+
+from sfavivit.errors import ScoringError, UsageError
+from sfavivit.scoring.options import WHOLE, Shard
+from sfavivit.scoring.parts import (
+    PART_NAME,
+    PartWriter,
+    part_files,
+    read_part,
+    sync_folder,
+    write_file,
+    write_part,
+    writing,
+)
+from sfavivit.scoring.record import Record, differences
+
+JOB_NAME = "job.json"
+METRICS_NAME = "metrics.json"
+MAX_RECORD_BYTES = 64 << 20
+# In place of the record while parts are removed: whoever finds it goes on removing.
+_REMOVING: Record = {"removing_parts": True}
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """A folder that this process may write the parts of one shard to, as long as ``opened`` lasts."""
+
+    path: Path
+    shard: Shard
+
+    @classmethod
+    @contextmanager
+    def opened(
+        cls,
+        path: Path,
+        record: Record,
+        shard: Shard = WHOLE,
+        *,
+        restart: bool = False,
+        retry_errors: bool = False,
+    ) -> Iterator[Self]:
+        """Lock the folder, made if need be, for jobs of this ``record``.
+
+        ``restart``: remove all rows first. ``retry_errors``: remove the rows with errors first. Either may
+        be killed at any moment: the next start finishes the removal, or finds those rows as they were.
+
+        Raises:
+            UsageError: the folder has rows of another kind of job.
+            ScoringError: another job runs on the shard, or on the folder that is to change; the folder
+                cannot be read or written.
+        """
+        folder = cls(path, shard)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            with writing(path):
+                whole = stack.enter_context((path / "lock").open("a+"))
+                own = stack.enter_context((path / f"lock-{shard}").open("a+"))
+                alone = _lock(whole, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if alone:
+                folder._prepare(record, restart=restart, retry_errors=retry_errors)
+                with writing(path):
+                    _write_count(whole, shard.count)
+            elif restart or retry_errors:
+                raise ScoringError(f"{path}: a job is running there; end it before rows are removed")
+            with writing(path):
+                _lock(whole, fcntl.LOCK_SH)  # waits while another job prepares the folder
+                if not _lock(own, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    raise ScoringError(f"{path}: another job is running on shard {shard}; wait until it ends")
+            folder._check(record, _read_count(whole))
+            yield folder
+
+    def outcomes(self) -> dict[str, str | None]:
+        """Error kind (None: fine) of every video that has rows, of any shard.
+
+        Raises:
+            ScoringError: a part is damaged, or a video is in two of them.
+        """
+        outcomes: dict[str, str | None] = {}
+        for part in part_files(self.path):
+            table = read_part(part, ["id", "error_kind"])
+            found = dict(zip(table["id"].to_pylist(), table["error_kind"].to_pylist(), strict=True))
+            if twice := found.keys() & outcomes.keys():
+                raise ScoringError(f"{part}: {min(twice)!r} is in an earlier part too; remove one of them")
+            outcomes |= found
+        return outcomes
+
+    def writer(self, *, videos: int, seconds: float) -> PartWriter:
+        """Writes this shard's next parts."""
+        matches = [PART_NAME.fullmatch(file.name) for file in part_files(self.path)]
+        numbers = [int(match[2]) for match in matches if match and match[1] == str(self.shard)]
+        first = max(numbers, default=0) + 1
+        return PartWriter(self.path, str(self.shard), first, videos=videos, seconds=seconds)
+
+    def _prepare(self, record: Record, *, restart: bool, retry_errors: bool) -> None:
+        """Nobody else is here: remove what is to go, and write the record."""
+        with writing(self.path):
+            for leftover in self.path.glob(".*.tmp"):
+                leftover.unlink()
+        old = _REMOVING if restart else self._record()
+        if old == _REMOVING:
+            self._remove_parts()
+        elif part_files(self.path):
+            self._compare(old, record)
+        if retry_errors:
+            self._remove_errors()
+        if self._record() != record:
+            text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+            write_file(self.path / JOB_NAME, text.encode())
+
+    def _check(self, record: Record, shards: int) -> None:
+        """Others may be here: fit in with them, or raise."""
+        self._compare(self._record(), record)
+        if shards != self.shard.count:
+            raise UsageError(
+                f"{self.path}: the running jobs split the list into {shards} shards, not {self.shard.count}"
+            )
+
+    def _compare(self, old: Record | None, new: Record) -> None:
+        if old is None:
+            raise UsageError(
+                f"{self.path} has parts but no {JOB_NAME}: restore it, name another folder, or remove the "
+                "rows with --restart"
+            )
+        if changed := differences(old, new):
+            raise UsageError(
+                f"{self.path} has rows of another job: {'; '.join(changed[:3])}; name another folder, or "
+                "remove the rows with --restart"
+            )
+
+    def _record(self) -> Record | None:
+        file = self.path / JOB_NAME
+        try:
+            with file.open("rb") as stream:
+                record = json.loads(stream.read(MAX_RECORD_BYTES))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ScoringError(f"{file} cannot be read: {error.strerror}") from error
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise ScoringError(f"{file} is not the record of a job; restore it, or name another folder")
+        return record
+
+    def _remove_parts(self) -> None:
+        write_file(self.path / JOB_NAME, json.dumps(_REMOVING).encode())
+        with writing(self.path):
+            for part in part_files(self.path):
+                part.unlink()
+            (self.path / METRICS_NAME).unlink(missing_ok=True)
+            sync_folder(self.path)
+
+    def _remove_errors(self) -> None:
+        for part in part_files(self.path):
+            table = read_part(part)
+            kept = table.filter(table["error_kind"].is_null())
+            if not len(kept):
+                with writing(self.path):
+                    part.unlink()
+                    sync_folder(self.path)
+            elif len(kept) < len(table):
+                write_part(part, kept)
+
+
+def _lock(file: IO[str], operation: int) -> bool:
+    try:
+        fcntl.flock(file, operation)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _write_count(file: IO[str], count: int) -> None:
+    os.ftruncate(file.fileno(), 0)
+    os.write(file.fileno(), str(count).encode())
+
+
+def _read_count(file: IO[str]) -> int:
+    text = os.pread(file.fileno(), 20, 0)
+    return int(text) if text.isdigit() else 0

@@ -1,0 +1,80 @@
+"""What a job asks of every video, and which videos are its own."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from sfavivit.engines import TRITON_SCHEME, open_models
+from sfavivit.errors import UsageError
+from sfavivit.feature_store import FeatureStore
+from sfavivit.recognizer import DEFAULT_LIMITS, Recognizer
+from sfavivit.repository import Catalog, Repository
+from sfavivit.video import Limits
+from sfavivit.views import Views
+
+DEFAULT_FETCH_BYTES = 16 << 30
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How each video is scored. ``fetch_bytes``: the largest video that is fetched from elsewhere."""
+
+    heads: tuple[str, ...]
+    stride_seconds: float | None = None
+    top_k: int = 5
+    views: Views | None = None
+    limits: Limits = DEFAULT_LIMITS
+    store: str | None = None
+    fetch_bytes: int = DEFAULT_FETCH_BYTES
+
+    def open_store(self) -> FeatureStore | None:
+        """The feature store, if there is one. Raises ``FeatureStoreError``."""
+        return FeatureStore(self.store) if self.store else None
+
+
+@dataclass(frozen=True)
+class ModelLocation:
+    """Where the models are and what runs them: the arguments of ``Recognizer.load``."""
+
+    repository: str
+    engine: str | None = None
+    threads: int | None = None
+
+    def load(self) -> Recognizer:
+        return Recognizer.load(self.repository, engine=self.engine, threads=self.threads)
+
+    def catalog(self) -> Catalog:
+        """What there is to run, without starting an engine where that costs memory."""
+        if self.repository.startswith(TRITON_SCHEME):
+            return open_models(self.repository, self.engine)[0]
+        return Repository.load(self.repository)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``index`` of ``count`` of a list, counted from 1. Where a video is depends on its id alone."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """``"2/4"`` -> the second of four. Raises ``UsageError`` for anything else."""
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(f"shard {text!r} must be I/N with I from 1 to N, for example 1/4")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}of{self.count}"
+
+    def holds(self, video_id: str) -> bool:
+        """Whether the video is in this part of the list."""
+        digest = hashlib.sha256(video_id.encode(errors="surrogateescape")).digest()
+        return int.from_bytes(digest[:8], "big") % self.count == self.index - 1
+
+
+WHOLE = Shard()

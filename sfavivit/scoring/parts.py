@@ -1,0 +1,150 @@
+"""Parts: Parquet files that are on disk as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sfavivit.errors import ScoringError
+from sfavivit.scoring.rows import SCHEMA, Row
+
+PART_NAME = re.compile(r"part-(\d+of\d+)-(\d+)\.parquet")
+COMPRESSION = "zstd"
+
+
+def write_file(path: Path, content: bytes | memoryview) -> None:
+    """Atomically and durably: the file and its name are on disk when this returns.
+
+    Raises:
+        ScoringError: it cannot be written; what was there before is still there.
+    """
+    with writing(path.parent):
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            with beside.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                beside.unlink()
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make names in a folder durable: new ones, and that removed ones are gone."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What goes wrong in here becomes a ``ScoringError`` that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise ScoringError(
+            f"{folder} cannot be written: {error.strerror or error}; what was scored before is kept, start "
+            "again when this is mended"
+        ) from error
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The complete parts of all shards, in order."""
+    return sorted(file for file in folder.iterdir() if PART_NAME.fullmatch(file.name))
+
+
+def write_part(path: Path, rows: pa.Table) -> None:
+    """Write a part, every page with a checksum. Raises as ``write_file``."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression=COMPRESSION, write_page_checksum=True)
+    write_file(path, sink.getvalue())
+
+
+def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Some columns of a part, their checksums verified; all by default.
+
+    Raises:
+        ScoringError: the file is damaged, or not a part.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if not file.schema_arrow.equals(SCHEMA):
+                raise ScoringError(
+                    f"{path} has other columns than this program writes; move it away, or name another folder"
+                )
+            return file.read(columns)
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise ScoringError(
+            f"{path} cannot be read: {reason:.200}; restore it, or remove it to score its videos again"
+        ) from error
+
+
+class PartWriter:
+    """Gathers rows and writes them as a part after ``videos`` of them, or ``seconds`` after the first.
+
+    Leaving the context writes what is left. Rows whose part could not be written are forgotten, never
+    written twice. ``first`` is the number of the first part.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shard: str,
+        first: int,
+        *,
+        videos: int,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder
+        self._shard = shard
+        self._number = first
+        self._most_videos = videos
+        self._most_seconds = seconds
+        self._clock = clock
+        self._rows: list[Row] = []
+        self._videos = 0
+        self._since = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()
+
+    def add(self, rows: list[Row]) -> None:
+        """Take all rows of one video; none, to let time pass. Raises ``ScoringError``."""
+        if rows:
+            self._since = self._since if self._rows else self._clock()
+            self._rows += rows
+            self._videos += 1
+        late = self._rows and self._clock() - self._since >= self._most_seconds
+        if late or self._videos >= self._most_videos:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has been taken; it is durable when this returns. Raises ``ScoringError``."""
+        rows, self._rows, self._videos = self._rows, [], 0
+        if rows:
+            path = self._folder / f"part-{self._shard}-{self._number:06d}.parquet"
+            write_part(path, pa.Table.from_pylist(rows, SCHEMA))
+            self._number += 1

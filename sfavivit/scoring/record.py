@@ -1,0 +1,84 @@
+"""``job.json``: what all rows of a folder have in common, without which they could not be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from sfavivit.repository import ENGINE_FILES, Catalog, Manifest, temporal_model
+from sfavivit.scoring.options import ScoreOptions
+
+FORMAT_VERSION = 1
+
+Record = dict[str, Any]
+"""The content of job.json.
+
+    format_version   1
+    model            name of the repository's model
+    spatial_sha256   digest over the spatial engine's files
+    sampling         fps, shortest_side, crop_size
+    heads            {head: {version, sha256, labels: {output: [label of each class]}}}
+    stride_seconds   null: each head's default
+    top_k, views     views: null or "4x3"
+"""
+
+
+def record_of(catalog: Catalog, options: ScoreOptions) -> Record:
+    """The record of a job.
+
+    Raises:
+        HeadNotFoundError: the repository lacks one of the heads.
+        RepositoryError: it does not know its files' digests.
+    """
+    manifest = catalog.manifest
+    heads = {
+        head: {
+            "version": manifest.head(head).version,
+            "sha256": head_sha256(manifest, head),
+            "labels": {output: list(labels) for output, labels in catalog.labels[head].items()},
+        }
+        for head in options.heads
+    }
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": manifest.name,
+        "spatial_sha256": manifest.spatial_sha256,
+        "sampling": asdict(manifest.sampling),
+        "heads": heads,
+        "stride_seconds": options.stride_seconds,
+        "top_k": options.top_k,
+        "views": str(options.views) if options.views else None,
+    }
+
+
+def head_sha256(manifest: Manifest, head: str) -> str | None:
+    """Digest over the engine files of a head; None when the manifest does not know them."""
+    folder = f"{temporal_model(head)}/{manifest.head(head).version}"
+    files = [manifest.files.get(f"{folder}/{name}") for name in ENGINE_FILES]
+    digests = [file.sha256 for file in files if file]
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if len(digests) == len(files) else None
+
+
+def differences(old: Record, new: Record) -> list[str]:
+    """What differs, as ``views (none before, 4x3 now)``."""
+    return [
+        f"{name} ({_short(before)} before, {_short(now)} now)"
+        for name, before, now in _pairs("", old, new)
+        if before != now
+    ]
+
+
+def _pairs(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [(name, old, new)]
+    keys = dict.fromkeys((*old, *new))
+    return [pair for key in keys for pair in _pairs(f"{name}.{key}".lstrip("."), old.get(key), new.get(key))]
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    shown = value if isinstance(value, str) else json.dumps(value)
+    return shown if len(shown) <= 20 else shown[:12] + "..."

@@ -1,0 +1,125 @@
+"""The rows of a job: their columns, and what an answer or an error becomes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from sfavivit.annotations import VideoItem
+from sfavivit.errors import SfaVivitError
+from sfavivit.repository import Catalog
+from sfavivit.results import OutputResult, Recognition
+from sfavivit.scoring.record import head_sha256
+
+Row = dict[str, Any]
+"""One row, by the names of ``SCHEMA``; what is left out is null."""
+
+_SEGMENT = pa.struct(
+    [
+        ("start_seconds", pa.float64()),
+        ("end_seconds", pa.float64()),
+        ("label", pa.string()),
+        ("confidence", pa.float64()),
+    ]
+)
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("video", pa.string(), nullable=False),
+        pa.field("head", pa.string(), nullable=False),
+        pa.field("output", pa.string(), nullable=False),
+        ("labels", pa.list_(pa.string())),
+        ("confidences", pa.list_(pa.float64())),
+        ("logits", pa.list_(pa.float32())),
+        ("timeline", pa.list_(_SEGMENT)),
+        ("truth", pa.string()),
+        ("frames_used", pa.int64()),
+        ("duration_seconds", pa.float64()),
+        ("error_kind", pa.string()),
+        ("error_message", pa.string()),
+        ("warning", pa.string()),
+        ("decode_seconds", pa.float64()),
+        ("spatial_seconds", pa.float64()),
+        ("temporal_seconds", pa.float64()),
+        ("total_seconds", pa.float64()),
+        ("spatial_sha256", pa.string()),
+        ("head_sha256", pa.string()),
+    ]
+)
+"""One row for each video, head and output (most heads have one output, called ``""``).
+
+    id, video                 as in the list of videos
+    labels, confidences       the top-k classes, best first; confidences in [0, 1]
+    logits                    [C], mean over windows or views, in the order of the labels in job.json
+    timeline                  stretches with one label and its mean confidence; seconds of the whole video;
+                              empty when views were asked for
+    truth                     what the list says, a name or an index; null when it does not
+    frames_used               by all heads; duration_seconds: what they are long
+    error_kind, _message      null, or why there is no answer: labels, logits ... are empty then, and what
+                              was not measured is null
+    warning                   null, or what was damaged in a video of which a part could be read
+    decode_seconds ...        of the video; the same in all its rows; zero decode and spatial: from the store
+    spatial_sha256, head_sha256   of the engines' files, as far as they are known
+
+A byte of a file name that is no UTF-8 is written as ``\\udcXX``.
+"""
+
+
+def text(value: str) -> str:
+    """The string as Parquet can hold it; every string goes through here, so ids can be compared."""
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
+class RowBuilder:
+    """Makes the rows of a video for ``heads`` of ``catalog``."""
+
+    def __init__(self, catalog: Catalog, heads: tuple[str, ...]) -> None:
+        self._heads = heads
+        self._catalog = catalog
+        spatial = catalog.manifest.spatial_sha256
+        self._digests = {
+            head: {"spatial_sha256": spatial, "head_sha256": head_sha256(catalog.manifest, head)}
+            for head in heads
+        }
+
+    def answer(self, item: VideoItem, answer: Recognition) -> list[Row]:
+        """The rows of a video that was recognized."""
+        shared = {
+            "frames_used": answer.frames_used,
+            "duration_seconds": answer.duration_seconds,
+            "warning": text(answer.warning) if answer.warning else None,
+            **asdict(answer.timings),
+        }
+        return [row | shared | _result(answer.heads[row["head"]][row["output"]]) for row in self._rows(item)]
+
+    def error(self, item: VideoItem, error: SfaVivitError) -> list[Row]:
+        """The rows of a video that there is no answer for."""
+        nothing: Row = {"labels": [], "confidences": [], "logits": [], "timeline": []}
+        shared = nothing | {"error_kind": error.kind, "error_message": text(str(error))}
+        return [row | shared for row in self._rows(item)]
+
+    def _rows(self, item: VideoItem) -> list[Row]:
+        return [
+            {
+                "id": text(item.id),
+                "video": text(item.video),
+                "head": head,
+                "output": output,
+                "truth": text(str(item.labels[output])) if output in item.labels else None,
+                **self._digests[head],
+            }
+            for head in self._heads
+            for output in self._catalog.manifest.head(head).outputs
+        ]
+
+
+def _result(result: OutputResult) -> Row:
+    return {
+        "labels": [score.label for score in result.labels],
+        "confidences": [score.confidence for score in result.labels],
+        "logits": result.logits,
+        "timeline": [asdict(segment) for segment in result.timeline],
+    }

@@ -1,0 +1,78 @@
+"""Videos -> rows in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+from sfavivit.annotations import VideoItem
+from sfavivit.errors import InvalidInputError, VideoError
+from sfavivit.feature_source import FeatureSource
+from sfavivit.recognizer import Recognizer
+from sfavivit.scoring.fetch import open_video
+from sfavivit.scoring.options import ScoreOptions
+from sfavivit.scoring.rows import Row, RowBuilder
+
+
+class _Opening(NamedTuple):
+    """A video on its way: fetched if need be, its hash and its first frames in the making."""
+
+    item: VideoItem
+    source: Future[FeatureSource]
+
+
+def score_items(
+    recognizer: Recognizer, items: Iterable[VideoItem], options: ScoreOptions
+) -> Generator[list[Row], None, None]:
+    """The rows of each video, in order. The next item is taken, and opened, before a video is answered.
+
+    What is wrong with a video becomes its rows; everything else is raised.
+
+    Raises:
+        HeadNotFoundError, UsageError: options that cannot be.
+        RepositoryError: it does not know its files' digests.
+        FeatureStoreError: the store cannot be used.
+        EngineError: the engine failed.
+    """
+    recognizer.session(options.heads, stride_seconds=options.stride_seconds, top_k=options.top_k)
+    builder = RowBuilder(recognizer.catalog, options.heads)
+    store = options.open_store()
+
+    def open_source(item: VideoItem) -> FeatureSource:
+        return recognizer.source(
+            open_video(item.video, options.fetch_bytes),
+            options.limits,
+            start_seconds=item.start_seconds,
+            end_seconds=item.end_seconds,
+            views=options.views,
+            store=store,
+        )
+
+    def score(opening: _Opening) -> list[Row]:
+        try:
+            with opening.source.result() as source:
+                answer = recognizer.recognize(
+                    source,
+                    options.heads,
+                    stride_seconds=options.stride_seconds,
+                    top_k=options.top_k,
+                    views=options.views,
+                )
+        except (VideoError, InvalidInputError) as error:
+            return builder.error(opening.item, error)
+        return builder.answer(opening.item, answer)
+
+    upcoming: _Opening | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="sfavivit-open") as opener:
+        try:
+            for item in items:
+                present, upcoming = upcoming, _Opening(item, opener.submit(open_source, item))
+                if present:
+                    yield score(present)
+            if upcoming:
+                present, upcoming = upcoming, None
+                yield score(present)
+        finally:
+            if upcoming and not upcoming.source.cancel() and not upcoming.source.exception():
+                upcoming.source.result().close()
