@@ -34,7 +34,10 @@ from sfavivit.commands.options import (
 )
 from sfavivit.console import recognition_view, terminal_width
 from sfavivit.errors import SfaVivitError, UsageError
+from sfavivit.feature_store import FeatureStore
 from sfavivit.recognizer import Recognizer
+from sfavivit.reports.request import ReportRequest
+from sfavivit.reports.video_report import VideoReport, recorder_for, video_report
 from sfavivit.results import Recognition
 from sfavivit.video import Limits
 
@@ -52,24 +55,55 @@ def classify(
     limit_pixels: LimitPixelsOption = Limits.pixels,
     limit_stall_seconds: LimitStallOption = Limits.stall_seconds,
     limit_memory_mib: LimitMemoryOption = Limits.memory_bytes // MIB,
+    features: Annotated[
+        Path | None, typer.Option(metavar="STORE", help="Folder to take features from and keep them in.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page with the videos and timelines.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Write a picture (.png, .svg, .pdf) of them."),
+    ] = None,
+    export: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="Write the segments: .srt, .vtt, .csv, .json (ActivityNet); repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Show the actions in videos: labels of the whole, and a timeline."""
+    request = ReportRequest(report, plot, tuple(export or ()))
+    request.check(len(videos))
     limits = limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
     recognizer = Recognizer.load(repository, engine=engine, threads=threads)
     recognizer.session(head, stride_seconds=stride, top_k=top_k)  # wrong options end here, before any video
-    failures = 0
+    store = FeatureStore(features) if features else None
+    failures, reports = 0, []
     for video in videos:
+        recorder = recorder_for(recognizer) if request else None
         try:
             with _progress(video) as progress:
                 answer = recognizer.classify(
-                    video, head, stride_seconds=stride, top_k=top_k, limits=limits, progress=progress
+                    video,
+                    head,
+                    stride_seconds=stride,
+                    top_k=top_k,
+                    store=store,
+                    limits=limits,
+                    progress=progress,
+                    on_window=recorder,
                 )
             _show(answer, as_json=as_json)
+            if recorder:
+                reports.append(video_report(recognizer, answer, recorder))
         except UsageError:
             raise
         except SfaVivitError as error:
             failures += 1
             _show_failure(video, error, as_json=as_json)
+            reports.append(VideoReport(video, error=error))
+    request.write(reports, recognizer, limits)
     raise typer.Exit(1 if failures else 0)
 
 

@@ -1,0 +1,55 @@
+"""Files that a command writes at its end: tried before the work, and complete or not there at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Collection
+from pathlib import Path
+
+from sfavivit.errors import UsageError
+
+
+def check_target(path: Path, option: str, suffixes: Collection[str]) -> None:
+    """Make sure that ``path`` can be written, before hours of work are lost.
+
+    Raises:
+        UsageError: another suffix, no such folder, one that cannot be written, or not a file.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"{option} {str(path)!r}: name a file that ends in {', '.join(suffixes)}")
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{option} {str(path)!r}: there is something that is not a file; name another")
+    temporary = _temporary(target)
+    try:
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{option} {str(path)!r}: cannot be written: {reason}") from None
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write all of ``content`` durably, or leave what was there.
+
+    Raises:
+        UsageError: the disk is full, or the folder has gone in the meantime.
+    """
+    target = path.resolve()
+    temporary = _temporary(target)
+    try:
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"{str(path)!r}: cannot be written: {error.strerror}") from None
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{secrets.token_hex(8)}.tmp")

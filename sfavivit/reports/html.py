@@ -1,0 +1,158 @@
+"""``classify --report``: videos with their timelines, as one HTML file.
+
+Its size has a bound. For each video: 24 thumbnails of 96 pixels (some 70 KB), and for each output at most
+``MAX_LANES`` lanes of ``MAX_BINS`` bytes (128 KB as base64) and ``MAX_SEGMENTS`` rows of the segment table.
+Videos of up to ``EMBED_BYTES`` that browsers play are put into the file, until there are ``EMBED_PAGE_BYTES``
+of them; others are linked by their path from the report.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from sfavivit.app import printable
+from sfavivit.recognizer import Recognizer
+from sfavivit.reports.curves import NO_LANE, OutputCurves
+from sfavivit.reports.files import write_file
+from sfavivit.reports.page import render_page
+from sfavivit.reports.thumbnails import thumbnails
+from sfavivit.reports.video_report import OutputReport, VideoReport
+from sfavivit.results import Recognition
+from sfavivit.video import Limits
+
+EMBED_BYTES = 16 << 20
+EMBED_PAGE_BYTES = 64 << 20
+MAX_SEGMENTS = 500
+MEDIA_TYPES = {
+    ".m4v": "video/mp4",
+    ".mov": "video/mp4",
+    ".mp4": "video/mp4",
+    ".ogv": "video/ogg",
+    ".webm": "video/webm",
+}
+_NO_LANE_BYTE = 255
+
+
+def write_report(path: Path, reports: Sequence[VideoReport], recognizer: Recognizer, limits: Limits) -> None:
+    """Write the page for ``reports``, in their order.
+
+    Raises:
+        UsageError: pillow is not installed, or the file cannot be written.
+    """
+    attachments: dict[str, bytes] = {}
+    videos = []
+    for number, report in enumerate(reports):
+        fields = _video_fields(report, limits)
+        if report.answer:
+            fields |= _media_fields(report.video, path, f"video-{number}", attachments)
+        videos.append(fields)
+    names = [Path(video["name"]).name for video in videos]
+    title = names[0] if len(names) == 1 else f"{len(names)} videos"
+    data = {"videos": videos, "model": model_facts(recognizer)}
+    write_file(path, render_page("video", f"{title} – SFA-ViViT", data, attachments))
+
+
+def model_facts(recognizer: Recognizer) -> list[tuple[str, str]]:
+    """What the answers were made with, as names and values to show."""
+    manifest, sampling = recognizer.manifest, recognizer.manifest.sampling
+    facts = [
+        ("model", manifest.name),
+        ("spatial weights", manifest.spatial.weights_sha256),
+        ("precision", manifest.spatial.precision),
+        (
+            "sampling",
+            f"{sampling.fps:g} frames/s, shortest side {sampling.shortest_side}, crop {sampling.crop_size}",
+        ),
+    ]
+    for name, head in manifest.heads.items():
+        window = head.dimensions.max_frames / sampling.fps
+        facts.append((f"head {name}", f"version {head.version}, window {window:.2f} s"))
+    return facts
+
+
+def _video_fields(report: VideoReport, limits: Limits) -> dict[str, Any]:
+    name = printable(report.video)
+    if report.answer is None:
+        error = report.error
+        problem = {"kind": error.kind, "message": printable(str(error))} if error else None
+        return {"name": name, "error": problem}
+    answer = report.answer
+    start = _start_seconds(report)
+    return {
+        "name": name,
+        "start": start,
+        "duration": answer.duration_seconds,
+        "frames": answer.frames_used,
+        "warning": printable(answer.warning) if answer.warning else None,
+        "timings": _timings(answer),
+        "thumbnails": thumbnails(report.video, start, answer.duration_seconds, limits),
+        "outputs": [_output_fields(output) for output in report.outputs],
+    }
+
+
+def _start_seconds(report: VideoReport) -> float:
+    """Where the part of the video that was looked at starts."""
+    return next((output.curves.start_seconds for output in report.outputs if output.curves), 0.0)
+
+
+def _timings(answer: Recognition) -> list[tuple[str, float]]:
+    timings = answer.timings
+    return [
+        ("decode", timings.decode_seconds),
+        ("spatial", timings.spatial_seconds),
+        ("temporal", timings.temporal_seconds),
+        ("total", timings.total_seconds),
+    ]
+
+
+def _output_fields(output: OutputReport) -> dict[str, Any]:
+    segments = output.result.timeline
+    return {
+        "title": output.title,
+        "top": [[printable(score.label), score.confidence] for score in output.result.labels],
+        "segments": [
+            [segment.start_seconds, segment.end_seconds, printable(segment.label), segment.confidence]
+            for segment in segments[:MAX_SEGMENTS]
+        ],
+        "segmentsLeftOut": max(0, len(segments) - MAX_SEGMENTS),
+        "curves": _curve_fields(output.curves) if output.curves else None,
+    }
+
+
+def _curve_fields(curves: OutputCurves) -> dict[str, Any]:
+    """Confidences in 255ths and lane numbers, as base64 of bytes: a quarter of what numbers would take."""
+    winners = np.where(curves.winners == NO_LANE, _NO_LANE_BYTE, curves.winners)
+    return {
+        "binSeconds": curves.bin_seconds,
+        "bins": len(winners),
+        "lanes": [[printable(lane.label), _bytes(lane.confidences * 255)] for lane in curves.lanes],
+        "winners": _bytes(winners),
+        "labelsLeftOut": curves.labels_left_out,
+    }
+
+
+def _bytes(values: np.ndarray[Any, Any]) -> str:
+    return base64.b64encode(np.rint(values).astype(np.uint8).tobytes()).decode()
+
+
+def _media_fields(
+    video: str, page: Path, attachment: str, attachments: dict[str, bytes]
+) -> dict[str, str | None]:
+    """How the page gets at the video: ``attachment`` when it goes into the file, else ``link``."""
+    file, media_type = Path(video), MEDIA_TYPES.get(Path(video).suffix.lower())
+    used = sum(map(len, attachments.values()))
+    try:
+        if media_type and (size := file.stat().st_size) <= EMBED_BYTES and used + size <= EMBED_PAGE_BYTES:
+            attachments[attachment] = file.read_bytes()
+            return {"attachment": attachment, "mediaType": media_type}
+    except OSError:
+        pass  # it has gone since it was classified; the page says that it cannot be played
+    relative = os.path.relpath(file.resolve(), page.resolve().parent)
+    return {"link": quote(os.fsencode(relative))}

@@ -1,0 +1,60 @@
+"""One HTML file that needs nothing else: a template, its style, its script and its data, and no network.
+
+Nothing that comes from a video or a label becomes HTML: it is JSON that the page's script shows as text. The
+content security policy names the one script and the one style by their digests and forbids every address but
+the file itself and videos beside it, so what escaping might miss would still not run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+_SLOT = re.compile(r"\{\{(\w+)\}\}")
+
+
+def render_page(name: str, title: str, data: Mapping[str, Any], attachments: Mapping[str, bytes]) -> bytes:
+    """The template ``name``.html with ``name``.css and ``name``.js, as UTF-8.
+
+    ``data``: what the script shows, as JSON. ``attachments``: id -> bytes that the script may ask for.
+    """
+    shared, style, script = (_template(file) for file in ("shared.css", f"{name}.css", f"{name}.js"))
+    style = shared + style
+    policy = (
+        f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; img-src data:; "
+        "media-src 'self' file: blob:; base-uri 'none'; form-action 'none'"
+    )
+    slots = {
+        "policy": policy,
+        "title": html.escape(title),
+        "style": style,
+        "script": script,
+        "body": _template(f"{name}.html"),
+        "data": script_json(data),
+        "attachments": "".join(
+            f'<script type="text/plain" id="{key}">{base64.b64encode(content).decode()}</script>\n'
+            for key, content in attachments.items()
+        ),
+    }
+    # In one pass, so that nothing that was filled in is taken for a slot.
+    return _SLOT.sub(lambda slot: slots[slot[1]], _template("page.html")).encode()
+
+
+def script_json(data: Mapping[str, Any]) -> str:
+    """JSON that cannot end the script element it stands in, whatever the strings in it are."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _template(name: str) -> str:
+    return (resources.files("sfavivit.reports") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

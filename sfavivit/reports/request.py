@@ -1,0 +1,48 @@
+"""The reports that one command was asked for: checked before the work, written after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfavivit.recognizer import Recognizer
+from sfavivit.reports.export import check_export, write_export
+from sfavivit.reports.files import check_target
+from sfavivit.reports.html import write_report
+from sfavivit.reports.plot import SUFFIXES, require_matplotlib, write_plot
+from sfavivit.reports.thumbnails import require_pillow
+from sfavivit.reports.video_report import VideoReport
+from sfavivit.video import Limits
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """Where to write what; see ``sfavivit classify --help``."""
+
+    report: Path | None = None
+    plot: Path | None = None
+    exports: tuple[Path, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.report or self.plot or self.exports)
+
+    def check(self, videos: int) -> None:
+        """Raise ``UsageError`` when any of it cannot be written for that many videos."""
+        for export in self.exports:
+            check_export(export, videos)
+        if self.plot:
+            check_target(self.plot, "--plot", SUFFIXES)
+            require_matplotlib()
+        if self.report:
+            check_target(self.report, "--report", (".html", ".htm"))
+            require_pillow()
+
+    def write(self, reports: Sequence[VideoReport], recognizer: Recognizer, limits: Limits) -> None:
+        """Write all of it. Raises ``UsageError`` when the disk is full or a folder has gone."""
+        for export in self.exports:
+            write_export(export, reports)
+        if self.plot:
+            write_plot(self.plot, reports)
+        if self.report:
+            write_report(self.report, reports, recognizer, limits)

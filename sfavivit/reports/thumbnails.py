@@ -1,0 +1,56 @@
+"""A few small pictures of a video, as the model sees them: the centre of the picture, square."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfavivit.errors import SfaVivitError, UsageError
+from sfavivit.video import Limits, Sampling, Source, VideoReader
+
+COUNT = 24
+SIDE = 96  # pixels; some 2 KB as JPEG
+JPEG_QUALITY = 72
+_SLOWEST_FPS = 1e-3  # of Sampling: videos of more than 6 hours get more than COUNT
+
+
+def thumbnails(video: Source, start_seconds: float, duration_seconds: float, limits: Limits) -> list[str]:
+    """JPEGs as ``data:`` addresses, evenly spread: picture k stands for the k-th equal part of the video.
+
+    Decodes the video once more, in the same confinement. None at all when that fails, since the answer does
+    not depend on them.
+
+    Raises:
+        UsageError: pillow is not installed.
+    """
+    require_pillow()
+    count = min(COUNT, max(1, round(2 * duration_seconds)))
+    fps = max(count / duration_seconds, _SLOWEST_FPS)
+    sampling = Sampling(fps=fps, shortest_side=SIDE, crop_size=SIDE)
+    middle = start_seconds + 0.5 / fps
+    try:
+        with VideoReader(
+            video, sampling, chunk_frames=2 * COUNT, limits=limits, start_seconds=middle
+        ) as reader:
+            return [_jpeg(frame) for frame in next(reader, [])]
+    except SfaVivitError:
+        return []
+
+
+def require_pillow() -> None:
+    """Raise ``UsageError`` where pillow is missing."""
+    try:
+        import PIL.Image  # noqa: F401, PLC0415 - an extra
+    except ImportError:
+        raise UsageError("a report needs pillow for its thumbnails: pip install 'sfavivit[score]'") from None
+
+
+def _jpeg(frame: NDArray[np.uint8]) -> str:
+    from PIL import Image  # noqa: PLC0415 - an extra
+
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

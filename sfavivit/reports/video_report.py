@@ -1,0 +1,52 @@
+"""What is kept of a video to report on it: its answer with the curves, or its error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sfavivit.errors import SfaVivitError
+from sfavivit.recognizer import Recognizer
+from sfavivit.reports.curves import CurveRecorder, OutputCurves
+from sfavivit.results import OutputResult, Recognition
+
+
+@dataclass(frozen=True)
+class OutputReport:
+    """One output of one head. ``curves`` is None where the answer has no timeline."""
+
+    head: str
+    output: str
+    result: OutputResult
+    curves: OutputCurves | None
+
+    @property
+    def title(self) -> str:
+        return f"{self.head} / {self.output}" if self.output else self.head
+
+
+@dataclass(frozen=True)
+class VideoReport:
+    """One video: an answer, or an error and no outputs."""
+
+    video: str
+    answer: Recognition | None = None
+    outputs: tuple[OutputReport, ...] = ()
+    error: SfaVivitError | None = None
+
+
+def recorder_for(recognizer: Recognizer) -> CurveRecorder:
+    """A recorder to give to ``Recognizer.classify`` as ``on_window``, a new one for each video."""
+    manifest = recognizer.manifest
+    return CurveRecorder(manifest.dimensions.tubelet_frames / manifest.sampling.fps)
+
+
+def video_report(recognizer: Recognizer, answer: Recognition, recorder: CurveRecorder) -> VideoReport:
+    """The answer for a video, with the curves of the windows that ``recorder`` was given."""
+    outputs = tuple(
+        OutputReport(
+            head, output, result, recorder.curves(head, output, result, recognizer.labels[head][output])
+        )
+        for head, results in answer.heads.items()
+        for output, result in results.items()
+    )
+    return VideoReport(answer.video, answer, outputs)
