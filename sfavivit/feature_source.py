@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import FileIO
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from sfavivit.engines.base import Features
-from sfavivit.errors import UsageError
+from sfavivit.errors import UsageError, VideoError
 from sfavivit.feature_store import FeatureKey, FeatureStore, StoredFeatures
 from sfavivit.read_ahead import ReadAhead
 from sfavivit.session import FeatureExtractor
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 
 HASHED_BYTES = 1 << 20
+RECENT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,52 @@ class FeatureChunk:
     frames: int
 
 
+@dataclass(frozen=True)
+class _End:
+    """All frames have come. ``keys``: of each crop, when what they became is to be kept."""
+
+    damage: str | None
+    keys: list[FeatureKey]
+
+
+_Item = Frames | list[StoredFeatures] | _End
+
+
+@dataclass(frozen=True)
+class _Version:
+    """Differs when a file has been written to in between. Of a ``recent`` one that is not certain: its times
+    come from a clock that stands still for milliseconds.
+    """
+
+    size: int
+    modified_ns: int
+    changed_ns: int
+    recent: bool = field(compare=False)
+
+    @classmethod
+    def of(cls, file: FileIO) -> Self:
+        status = os.fstat(file.fileno())
+        recent = time.time() - status.st_ctime < RECENT_SECONDS
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, recent)
+
+
 class FeatureSource:
     """Iterate, once, over the features of a video in chunks; each tubelet of each crop is computed once.
 
     Looking up the store and decoding begin at once, in a thread of their own. So a source that is made while
     the one before it is still being used overlaps its decoding with that one's inference.
 
-    With a ``store``, what is not in it is put there when the iteration reaches its end. The file is read
-    twice then, once for its digest (a pipe cannot be). If it changes meanwhile, nothing is stored.
+    With a ``store``, what is not in it is put there when the iteration reaches its end; until then all
+    features are in memory (D = 768: 3 KB a tubelet, 66 MiB an hour at 12.5 fps and two frames a tubelet, for
+    each crop, and twice that while they are written). The file is read twice, once for its digest (a pipe
+    cannot be). If it changes meanwhile, nothing is stored.
+
+    What comes from the store costs no decoding, so no limit is looked at.
 
     ``decode_seconds``, ``spatial_seconds``: what has been spent. ``frames_used``: frames of a crop so far.
     ``warning``: what was wrong with the video, at the end. ``from_store``: nothing had to be computed.
+
+    ``close`` may be called from any thread, and ends an iteration there; ``warning`` then says that.
 
     Raises, from the iteration:
         VideoError: the video gives no frames, or breaks a limit.
@@ -74,8 +112,7 @@ class FeatureSource:
         self._extractors = [FeatureExtractor(recognizer) for _ in crops]
         self._reader: VideoReader | None = None
         self._stopped = False
-        self._unchanged = False
-        self._keys: list[FeatureKey] = []
+        self._ended = False
         self._kept: list[list[Features]] = [[] for _ in crops]
         self._tubelet_frames = recognizer.manifest.dimensions.tubelet_frames
         self.crops = crops
@@ -119,87 +156,105 @@ class FeatureSource:
 
     def __iter__(self) -> Iterator[FeatureChunk]:
         for item in self._items:
-            if isinstance(item, list):
+            if isinstance(item, _End):
+                yield from self._last_features()
+                self._keep(item)
+            elif isinstance(item, list):
                 yield from self._stored(item)
-                return
-            self.frames_used += len(item)
-            squares = item if len(self.crops) > 1 else item[:, None]
-            for crop, extractor in enumerate(self._extractors):
-                for features in extractor.push(squares[:, crop]):
-                    yield self._computed(crop, features, len(features) * self._tubelet_frames)
+            else:
+                yield from self._push(item)
+        if not self._ended:
+            self.warning = f"closed before the end, after {self.frames_used} frames"
+
+    def _push(self, frames: Frames) -> Iterator[FeatureChunk]:
+        self.frames_used += len(frames)
+        squares = frames if len(self.crops) > 1 else frames[:, None]
+        for crop, extractor in enumerate(self._extractors):
+            for features in extractor.push(squares[:, crop]):
+                yield self._computed(crop, features, len(features) * self._tubelet_frames)
+
+    def _last_features(self) -> Iterator[FeatureChunk]:
         rest = self.frames_used % (self._recognizer.chunk_tubelets * self._tubelet_frames)
         for crop, extractor in enumerate(self._extractors):
             for features in extractor.finish():
                 yield self._computed(crop, features, rest)
-        self._keep()
 
     def _stored(self, entries: list[StoredFeatures]) -> Iterator[FeatureChunk]:
-        self.from_store = True
+        self.from_store = self._ended = True
         self.frames_used, self.warning = entries[0].frames_used, entries[0].warning
         for crop, entry in enumerate(entries):
             yield FeatureChunk(crop, entry.features, entry.frames_used)
 
     def _computed(self, crop: int, features: Features, frames: int) -> FeatureChunk:
-        if self._store:
+        if self._store is not None:
             self._kept[crop].append(features)
         return FeatureChunk(crop, features, frames)
 
-    def _keep(self) -> None:
+    def _keep(self, end: _End) -> None:
         """At the end: what the decoder had to say, and the features into the store."""
-        assert self._reader
-        self.warning = self._reader.damage
-        if not self._store or not self._unchanged:
-            return
+        self._ended = True
+        self.warning = end.damage
         tubelet_seconds = self._tubelet_frames / self._recognizer.manifest.sampling.fps
-        for key, parts in zip(self._keys, self._kept, strict=True):
+        for key, parts in zip(end.keys, self._kept, strict=False):
+            assert self._store is not None
             features = np.concatenate(parts)
+            parts.clear()
             timestamps = self.start_seconds + np.arange(len(features)) * tubelet_seconds
-            self._store.put(key, StoredFeatures(features, timestamps, self.frames_used, self.warning))
+            self._store.put(key, StoredFeatures(features, timestamps, self.frames_used, end.damage))
 
-    def _read(self) -> Iterator[Frames | list[StoredFeatures]]:
+    def _read(self) -> Iterator[_Item]:
         """In the thread: what the store has, or else the frames."""
-        video = OpenSource(open_source(self._video), display_name(self._video))
-        if not self._store:
-            yield from self._decode(video)
+        if self._store is None:
+            yield from self._decode(self._video)
+            yield self._end([])
             return
-        with os.fdopen(os.dup(video.descriptor), "rb", closefd=True) as file:
-            try:
-                before = _identity(file)
-                self._keys = self._keys_of(file)
-                entries = [self._store.get(key) for key in self._keys]
-                found = [entry for entry in entries if entry]
-            except BaseException:
-                os.close(video.descriptor)
-                raise
-            if len(found) == len(self.crops):
-                os.close(video.descriptor)
-                yield found
+        name = display_name(self._video)
+        with os.fdopen(open_source(self._video), "rb", buffering=0) as file:
+            if not file.seekable():
+                raise UsageError(f"{name}: a stream cannot be looked up in a feature store; give a file")
+            before = _Version.of(file)
+            sha256 = self._sha256(file, name)
+            keys = self._keys(sha256)
+            if self._stopped:
                 return
-            yield from self._decode(video)
-            self._unchanged = _identity(file) == before
-
-    def _keys_of(self, file: BinaryIO) -> list[FeatureKey]:
-        """The key of each crop. Leaves ``file`` at its start."""
-        if not file.seekable():
-            raise UsageError(f"{self.name}: a stream cannot be looked up in a feature store; give a file")
-        manifest = self._recognizer.manifest
-        digest = hashlib.sha256()
-        while not self._stopped and (block := file.read(HASHED_BYTES)):
-            digest.update(block)
-        file.seek(0)
-        return [
-            FeatureKey(
-                digest.hexdigest(),
-                manifest.spatial_sha256,
-                manifest.sampling,
-                crop,
-                float(self.start_seconds),
-                None if self._end_seconds is None else float(self._end_seconds),
+            entries = [entry for key in keys if (entry := self._store.get(key))]
+            if len(entries) == len(keys):
+                yield entries
+                return
+            yield from self._decode(OpenSource(os.dup(file.fileno()), name))
+            unchanged = _Version.of(file) == before and (
+                not before.recent or self._sha256(file, name) == sha256
             )
+            yield self._end(keys if unchanged else [])
+
+    def _sha256(self, file: FileIO, name: str) -> str:
+        """Of the file's content. Leaves it at its start."""
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(HASHED_BYTES))
+        try:
+            file.seek(0)
+            while not self._stopped and (count := file.readinto(buffer)):
+                digest.update(buffer[:count])
+            file.seek(0)
+        except OSError as error:
+            raise VideoError(f"{name}: cannot be read: {error.strerror}") from error
+        return digest.hexdigest()
+
+    def _keys(self, video_sha256: str) -> list[FeatureKey]:
+        """The key of each crop."""
+        manifest = self._recognizer.manifest
+        start = float(self.start_seconds)
+        end = None if self._end_seconds is None else float(self._end_seconds)
+        return [
+            FeatureKey(video_sha256, manifest.spatial_sha256, manifest.sampling, crop, start, end)
             for crop in self.crops
         ]
 
-    def _decode(self, video: OpenSource) -> Iterator[Frames]:
+    def _end(self, keys: list[FeatureKey]) -> _End:
+        assert self._reader is not None
+        return _End(self._reader.damage, keys)
+
+    def _decode(self, video: Source) -> Iterator[Frames]:
         manifest = self._recognizer.manifest
         self._reader = VideoReader(
             video,
@@ -218,9 +273,3 @@ class FeatureSource:
         self._stopped = True
         if self._reader:
             self._reader.close()
-
-
-def _identity(file: BinaryIO) -> tuple[int, int]:
-    """Changes when a file is written to."""
-    status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from queue import Full, Queue
+from contextlib import suppress
+from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Generic, TypeVar
 
@@ -18,6 +19,8 @@ class ReadAhead(Generic[Item]):
 
     ``stop`` is called, from another thread, when they are no longer wanted and the iterable must end early.
     What the iterable raises is raised to the consumer, after the items before it.
+
+    ``close`` may be called from any thread, and again; items that were not taken are dropped.
     """
 
     def __init__(self, items: Iterable[Item], stop: Callable[[], None]) -> None:
@@ -46,6 +49,11 @@ class ReadAhead(Generic[Item]):
         if self._thread.is_alive():
             self._stop()
         self._thread.join()
+        with suppress(Empty):
+            while True:
+                self._queue.get_nowait()
+        with suppress(Full):
+            self._queue.put_nowait(None)  # for a consumer that is waiting
 
     def _make(self) -> None:
         try:
