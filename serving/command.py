@@ -19,12 +19,15 @@ MIB = 1 << 20
 
 def serve(
     repository: Annotated[
-        Path,
-        typer.Option(envvar="SFAVIVIT_REPOSITORY", help="Model repository, unless Triton has it."),
-    ] = Path("model_repository"),
+        str,
+        typer.Option(
+            envvar="SFAVIVIT_REPOSITORY", help=f"Model repository, or {TRITON_SCHEME}HOST:PORT which has it."
+        ),
+    ] = "model_repository",
     engine: Annotated[
-        str, typer.Option(help=f"onnxruntime, torch, tensorrt, or {TRITON_SCHEME}HOST:PORT.")
-    ] = "onnxruntime",
+        str | None,
+        typer.Option(help=f"onnxruntime (default), torch, tensorrt, or {TRITON_SCHEME}HOST:PORT."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the engine (default: all).")] = None,
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = Settings.host,
     port: Annotated[int, typer.Option(help="0 picks a free one.")] = Settings.port,
@@ -46,8 +49,11 @@ def serve(
         Settings.max_waiting
     ),
     engine_slots: Annotated[
-        int | None, typer.Option(help="Engine calls at once (default: 1; max-streams for Triton).")
+        int | None, typer.Option(help="Engine calls at once (default: 2; max-streams for Triton).")
     ] = None,
+    engine_timeout_seconds: Annotated[
+        float, typer.Option(help="Give up a call that Triton does not answer.")
+    ] = Settings.engine_timeout_seconds,
     limit_upload_mib: Annotated[int, typer.Option(help="Bytes of an upload.")] = (
         Settings.max_upload_bytes // MIB
     ),
@@ -73,12 +79,10 @@ def serve(
     ] = None,
 ) -> None:
     """Run the gRPC video service until SIGTERM or SIGINT."""
-    remote = engine.startswith(TRITON_SCHEME)
-    if engine == "triton":
-        raise UsageError(f"give Triton as --engine {TRITON_SCHEME}HOST:PORT")
+    location, engine = _location(repository, engine)
     settings = Settings(
-        location=engine if remote else str(repository),
-        engine=None if remote else engine,
+        location,
+        engine,
         threads=threads,
         host=host,
         port=port,
@@ -92,7 +96,25 @@ def serve(
         idle_seconds=idle_seconds,
         drain_seconds=drain_seconds,
         engine_slots=engine_slots,
+        engine_timeout_seconds=engine_timeout_seconds,
         spool=spool,
         otlp_endpoint=otlp_endpoint,
     )
     asyncio.run(serve_until_signal(settings))
+
+
+def _location(repository: str, engine: str | None) -> tuple[str, str | None]:
+    """Where the models are, and in which engine of this process they run (None: the default, or Triton).
+
+    Raises:
+        UsageError: an engine of this process for models that Triton has.
+    """
+    if engine and engine.startswith(TRITON_SCHEME):
+        return engine, None
+    if not repository.startswith(TRITON_SCHEME):
+        if engine == "triton":
+            raise UsageError(f"give Triton as --repository {TRITON_SCHEME}HOST:PORT")
+        return repository, engine
+    if engine not in (None, "triton"):
+        raise UsageError(f"{repository} is served by Triton; the engine cannot be {engine!r}")
+    return repository, None

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from sfavivit.engines.base import Engine, Features, Frames, Logits
 from sfavivit.errors import CancelledRequestError
@@ -24,13 +24,14 @@ class EngineGate:
     """Lets ``slots`` engine calls through at once, first come, first served.
 
     A stream asks for its next turn only after its last one, so that streams take turns by themselves.
+    ``running``: turns that are taken.
     """
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._lock = threading.Lock()
         self._line: deque[_Ticket] = deque()
-        self._running = 0
+        self.running = 0
 
     @property
     def waiting(self) -> int:
@@ -60,8 +61,8 @@ class EngineGate:
     def _enter(self, cancelled: threading.Event) -> None:
         ticket = _Ticket()
         with self._lock:
-            if self._running < self._slots and not cancelled.is_set():
-                self._running += 1
+            if self.running < self._slots and not cancelled.is_set():
+                self.running += 1
                 return
             self._line.append(ticket)
         while not ticket.granted or cancelled.is_set():
@@ -85,7 +86,7 @@ class EngineGate:
             first.granted = True
             first.event.set()
         else:
-            self._running -= 1
+            self.running -= 1
 
 
 class GatedEngine:
@@ -95,9 +96,24 @@ class GatedEngine:
         self._engine = engine
         self._gate = gate
         self._cancelled = cancelled
+        self._held: ExitStack | None = None
+        self._has_turn = False
         self.queue_seconds = 0.0
         self.spatial_seconds = 0.0
         self.temporal_seconds = 0.0
+
+    @contextmanager
+    def one_turn(self) -> Iterator[None]:
+        """Calls made in here share a turn: the first waits for it, and it is given back at the end.
+
+        A chunk and the windows it completes are then one wait, not one each. For one thread at a time.
+        """
+        with ExitStack() as held:
+            self._held = held
+            try:
+                yield
+            finally:
+                self._held, self._has_turn = None, False
 
     def spatial(self, frames: Frames) -> Features:
         with self._turn():
@@ -115,7 +131,14 @@ class GatedEngine:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
+        if self._has_turn:
+            if self._cancelled.is_set():
+                raise CancelledRequestError("the request was cancelled")
+            yield
+            return
         started = time.perf_counter()
-        with self._gate.turn(self._cancelled):
+        with ExitStack() as stack:
+            (self._held or stack).enter_context(self._gate.turn(self._cancelled))
+            self._has_turn = self._held is not None
             self.queue_seconds += time.perf_counter() - started
             yield

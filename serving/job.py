@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import TypeVar
 
 from serving.gate import EngineGate, GatedEngine
-from serving.models import Models
+from serving.models import Models, RemoteEngine
 from sfavivit.errors import CancelledRequestError
 from sfavivit.protocol.answers import Query
 from sfavivit.read_ahead import decoded_ahead
@@ -35,7 +35,11 @@ class Job:
         self.limits = limits
         self._closers: list[Callable[[], None]] = []
         self.models = models
-        self.engine = GatedEngine(models.engine, gate, self._cancelled)
+        engine = models.engine
+        if isinstance(engine, RemoteEngine):
+            engine = engine.for_one()
+            self.on_cancel(engine.cancel)
+        self.engine = GatedEngine(engine, gate, self._cancelled)
         self.recognizer = Recognizer(models.catalog, self.engine)
         self.decode_seconds = 0.0
         self.warning: str | None = None

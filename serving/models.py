@@ -5,15 +5,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 from serving.settings import Settings
-from sfavivit.engines import TRITON_SCHEME, open_models
+from sfavivit.engines import open_models
 from sfavivit.engines.base import Engine
 from sfavivit.errors import EngineOutdatedError, EngineUnavailableError, SfaVivitError
 from sfavivit.repository import SPATIAL_MODEL, Catalog, temporal_model
 
 Metadata = Sequence[tuple[str, str]]
+
+
+@runtime_checkable
+class RemoteEngine(Engine, Protocol):
+    """An engine elsewhere: see ``sfavivit.engines.triton.TritonEngine``."""
+
+    def check(self) -> None: ...
+    def for_one(self) -> RemoteEngine: ...
+    def cancel(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,6 @@ class ModelSource:
     def __init__(self, settings: Settings, metadata: Callable[[], Metadata] = tuple) -> None:
         self._settings = settings
         self._metadata = metadata
-        self.remote = settings.location.startswith(TRITON_SCHEME)
         self._lock = threading.Lock()
         self._models: Models | None = None
         self.why_not: str | None = None
@@ -88,20 +96,22 @@ class ModelSource:
 
     def _outdated(self, models: Models) -> bool:
         """Whether Triton serves other models by now. Raises when it does not answer."""
-        if not self.remote:
+        if not isinstance(models.engine, RemoteEngine):
             return False
-        engine: Any = models.engine
         try:
-            engine.check()
+            models.engine.check()
         except EngineOutdatedError:
             return True
         return False
 
     def _open(self) -> Models:
         settings = self._settings
-        if self.remote:
+        if settings.remote:
             from sfavivit.engines.triton import TritonEngine, TritonOptions  # noqa: PLC0415 - an extra
 
-            engine = TritonEngine(settings.location, TritonOptions(metadata=self._metadata))
+            options = TritonOptions(
+                settings.engine_timeout_seconds, in_flight=settings.slots, metadata=self._metadata
+            )
+            engine = TritonEngine(settings.location, options)
             return Models(engine.catalog, engine)
         return Models(*open_models(settings.location, settings.engine, threads=settings.threads))

@@ -50,13 +50,12 @@ class VideoRecognitionService:
     """See ``video_recognition.proto``."""
 
     def __init__(self, source: ModelSource, settings: Settings, metrics: Metrics, tracing: Tracing) -> None:
-        slots = settings.engine_slots or (settings.max_streams if source.remote else 1)
         self._source = source
         self._settings = settings
         self._metrics = metrics
         self._tracing = tracing
         self.admission = Admission(settings.max_streams, settings.max_waiting)
-        self.gate = EngineGate(slots)
+        self.gate = EngineGate(settings.slots)
         # A streaming call feeds its decoder and reads from it at the same time, and may then be cancelled.
         self.pool = ThreadPoolExecutor(3 * settings.max_streams, thread_name_prefix="sfavivit-work")
 
@@ -216,8 +215,10 @@ class _FrameCounter:
 
 def _classify(job: Job, session: Session, spool: Spool, query: Query) -> None:
     for frames in job.frames(spool.source(), query):
-        session.push(frames)
-    session.finish()
+        with job.engine.one_turn():
+            session.push(frames)
+    with job.engine.one_turn():
+        session.finish()
 
 
 def _features(job: Job, spool: Spool, query: Query, counter: _FrameCounter) -> Iterator[Features]:

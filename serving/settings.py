@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from sfavivit.engines import TRITON_SCHEME
 from sfavivit.errors import UsageError
 from sfavivit.video import Limits
+
+SLOTS_IN_PROCESS = 2
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ class Settings:
 
     ``max_streams`` requests run at once, ``max_waiting`` more wait, others are refused. ``idle_seconds``:
     how long a client may send nothing in the middle of an upload. ``drain_seconds``: how long running
-    requests may take to end after SIGTERM. ``engine_slots``: engine calls at once (None: 1 for an engine
-    of this process, ``max_streams`` for Triton, which batches them). Ports 0: any free one.
+    requests may take to end after SIGTERM. ``engine_slots``: engine calls at once (None: 2 for an engine
+    of this process, so that the next is ready when one ends; ``max_streams`` for Triton, which batches them).
+    ``engine_timeout_seconds``: how long Triton may take for one. Ports 0: any free one.
     """
 
     location: str
@@ -59,17 +63,35 @@ class Settings:
     drain_seconds: float = 30.0
     health_seconds: float = 1.0
     engine_slots: int | None = None
+    engine_timeout_seconds: float = 300.0
     spool: Path | None = None
     otlp_endpoint: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_upload_bytes", "max_streams", "idle_seconds", "health_seconds", "engine_slots"):
+        for name in (
+            "max_upload_bytes",
+            "max_streams",
+            "idle_seconds",
+            "health_seconds",
+            "engine_slots",
+            "engine_timeout_seconds",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be more than 0, got {value}")
         if self.max_waiting < 0 or not self.drain_seconds >= 0:
             raise UsageError("max_waiting and drain_seconds must be at least 0")
         self.security.check(self.host)
+
+    @property
+    def remote(self) -> bool:
+        """Whether the models are Triton's."""
+        return self.location.startswith(TRITON_SCHEME)
+
+    @property
+    def slots(self) -> int:
+        """Engine calls at once."""
+        return self.engine_slots or (self.max_streams if self.remote else SLOTS_IN_PROCESS)
 
 
 def is_loopback(host: str) -> bool:

@@ -97,6 +97,7 @@ class _Answers:
     def __init__(self, job: Job, session: Session, query: Query, interval: float | None) -> None:
         recognizer = job.recognizer
         self._chunk_frames = recognizer.chunk_tubelets * recognizer.manifest.dimensions.tubelet_frames
+        self._engine = job.engine
         self._session = session
         self._min_confidence = query.min_confidence
         self._interval = interval
@@ -109,20 +110,27 @@ class _Answers:
 
     def _push(self, frames: Frames) -> Iterator[pb.WindowResult]:
         """As ``push``, for no more than the frames of one engine call."""
-        tubelets = self._session.tubelets
-        windows = self._session.push(frames)
+        with self._engine.one_turn():
+            tubelets = self._session.tubelets
+            windows = self._session.push(frames)
+            provisional = self._provisional() if self._session.tubelets > tubelets else []
         yield from self._messages(windows, provisional=False)
-        if self._session.tubelets == tubelets:
-            return
+        yield from self._messages(provisional, provisional=True)
+
+    def _provisional(self) -> list[WindowScores]:
+        """What is to be said before the next window."""
         if self._interval is None:
-            yield from self._messages(self._session.provisional(until_first=True), provisional=True)
-        elif self._session.seconds - self._answered_seconds >= self._interval:
-            self._answered_seconds = self._session.seconds
-            yield from self._messages(self._session.provisional(), provisional=True)
+            return self._session.provisional(until_first=True)
+        if self._session.seconds - self._answered_seconds < self._interval:
+            return []
+        self._answered_seconds = self._session.seconds
+        return self._session.provisional()
 
     def finish(self) -> Iterator[pb.WindowResult]:
         """Answers of the windows that were still open."""
-        yield from self._messages(self._session.finish(), provisional=False)
+        with self._engine.one_turn():
+            windows = self._session.finish()
+        yield from self._messages(windows, provisional=False)
 
     def _messages(self, windows: list[WindowScores], *, provisional: bool) -> Iterator[pb.WindowResult]:
         for scores in windows:

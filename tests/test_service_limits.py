@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import psutil
 import pytest
 
-from serving.gate import EngineGate
+from serving.gate import EngineGate, GatedEngine
 from serving.lifecycle import VideoServer
+from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import CancelledRequestError, DeadlineError, ServiceBusyError, SfaVivitError
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.client import VideoRecognitionClient
@@ -278,3 +280,34 @@ def test_the_gate_lets_the_cancelled_go() -> None:
     assert seen and gate.waiting == 0
     with gate.turn(threading.Event()):
         pass
+
+
+class CountingEngine:
+    """Answers how many turns are taken while it is called."""
+
+    def __init__(self, gate: EngineGate) -> None:
+        self._gate = gate
+
+    def spatial(self, frames: Frames) -> Features:
+        return np.full((1, 1, 1), self._gate.running, np.float32)
+
+    def temporal(self, head: str, features: Features) -> Logits:
+        return {"": np.full((1, 1), self._gate.running, np.float32)}
+
+
+def test_calls_in_one_turn_wait_once_and_are_cancelled_in_between() -> None:
+    gate, cancelled = EngineGate(1), threading.Event()
+    engine = GatedEngine(CountingEngine(gate), gate, cancelled)
+    frames, features = np.zeros((1, 2, 1, 1, 3), np.uint8), np.zeros((1, 1, 1), np.float32)
+    with engine.one_turn():
+        assert gate.running == 0, "no call, no turn"
+        assert engine.spatial(frames) == 1
+        assert gate.running == 1, "kept for the windows"
+        assert engine.temporal("default", features)[""] == 1
+        cancelled.set()
+        with pytest.raises(CancelledRequestError):
+            engine.temporal("default", features)
+    assert gate.running == gate.waiting == 0
+    cancelled.clear()
+    assert engine.spatial(frames) == 1
+    assert gate.running == 0, "outside, a call is a turn"

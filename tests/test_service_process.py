@@ -24,7 +24,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from sfavivit.errors import NotAVideoError, ServiceError
+from sfavivit.errors import EngineUnavailableError, NotAVideoError, ServiceError
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.client import VideoRecognitionClient
 from sfavivit.protocol.requests import classify_requests
@@ -222,6 +222,16 @@ def test_kill_9_leaves_no_upload_and_no_decoder(repository: Path, video: Path, t
         call.cancel()
 
 
+@pytest.mark.parametrize("option", ["--repository", "--engine"])
+def test_triton_is_taken_as_repository_or_engine(option: str) -> None:
+    with (
+        service_process(option, "triton://127.0.0.1:1") as process,
+        VideoRecognitionClient(process.address) as client,
+        pytest.raises(EngineUnavailableError, match=r"Triton at 127\.0\.0\.1:1 is unavailable"),
+    ):
+        client.list_heads()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -229,7 +239,12 @@ def test_kill_9_leaves_no_upload_and_no_decoder(repository: Path, video: Path, t
         (["--host", "0.0.0.0"], "plaintext on 0.0.0.0 could be read by others"),
         (["--tls-cert", "/nowhere"], "--tls-cert and --tls-key belong together"),
         (["--token-file", "/nowhere"], "token file /nowhere cannot be read"),
-        (["--engine", "triton"], "give Triton as --engine triton://HOST:PORT"),
+        (["--engine", "triton"], "give Triton as --repository triton://HOST:PORT"),
+        (
+            ["--repository", "triton://127.0.0.1:1", "--engine", "torch"],
+            "triton://127.0.0.1:1 is served by Triton; the engine cannot be 'torch'",
+        ),
+        (["--engine-timeout-seconds", "0"], "engine_timeout_seconds must be more than 0"),
         (["--engine", "abacus"], "unknown engine 'abacus'"),
         (["--max-streams", "0"], "max_streams must be more than 0"),
         (["--nonsense"], "No such option"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import threading
 import time
 import urllib.request
@@ -26,7 +27,7 @@ from serving.settings import Settings
 from serving.triton import TritonServer
 from sfavivit import Recognition, Recognizer
 from sfavivit.engines.triton import TritonEngine
-from sfavivit.errors import EngineOutdatedError, EngineUnavailableError
+from sfavivit.errors import DeadlineError, EngineOutdatedError, EngineUnavailableError
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import VideoRecognitionClient
 from tests.conftest import build_model, random_frames
@@ -124,6 +125,25 @@ def test_triton_is_killed_in_mid_stream_and_comes_back(repository: Path, videos:
         answer = client.classify(videos[0])
         assert isinstance(answer, ServedRecognition)
         assert_close(answer, Recognizer.load(repository).classify(videos[0]))
+
+
+def test_a_client_that_gives_up_on_a_triton_that_stands_still_leaves_nothing_behind(repository: Path) -> None:
+    with (
+        TritonServer(repository, exit_seconds=0) as triton,
+        running_service(triton.url) as server,
+        ThreadPoolExecutor(1) as pool,
+        VideoRecognitionClient(address_of(server), timeout_seconds=1) as client,
+    ):
+        assert triton.process
+        triton.process.send_signal(signal.SIGSTOP)
+        try:
+            asked = pool.submit(lambda: list(client.stream([random_frames(64)])))
+            assert eventually(lambda: server.service.admission.running == 1)
+            with pytest.raises(DeadlineError):
+                asked.result(10)
+            assert eventually(lambda: server.service.admission.running == 0, 1)
+        finally:
+            triton.process.send_signal(signal.SIGCONT)
 
 
 def test_the_service_may_start_before_triton() -> None:

@@ -30,6 +30,7 @@ from sfavivit.engines import open_models
 from sfavivit.engines import triton as triton_engine
 from sfavivit.engines.triton import TritonEngine, TritonOptions, server_of
 from sfavivit.errors import (
+    CancelledRequestError,
     EngineError,
     EngineOutdatedError,
     EngineTimeoutError,
@@ -204,6 +205,37 @@ def test_a_check_of_a_server_that_stands_still(frozen: Recognizer, monkeypatch: 
     monkeypatch.setattr(triton_engine, "CHECK_SECONDS", 0.3)
     with pytest.raises(EngineTimeoutError, match=r"did not answer within 0\.3 s"):
         frozen.engine.check()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("retrying", [False, True])
+def test_cancelling_ends_a_request_at_once_and_no_other(
+    own_server: TritonServer, recognizer: Recognizer, retrying: bool
+) -> None:
+    everyone = TritonEngine(own_server.url, TritonOptions(retry_seconds=60))
+    one, frames = everyone.for_one(), random_frames(2)[None]
+    assert own_server.process
+    if retrying:
+        own_server.stop()
+    else:
+        own_server.process.send_signal(signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            given_up, patient = pool.submit(one.spatial, frames), pool.submit(everyone.spatial, frames)
+            assert eventually(lambda: bool(one._calls._futures or retrying))
+            start = time.monotonic()
+            one.cancel()
+            for call in (given_up.result, lambda: one.spatial(frames)):
+                with pytest.raises(CancelledRequestError):
+                    call()  # type: ignore[no-untyped-call]
+            assert time.monotonic() - start < 1
+            assert not patient.done()
+            if retrying:
+                own_server.start()
+            else:
+                own_server.process.send_signal(signal.SIGCONT)
+            np.testing.assert_allclose(patient.result(30), recognizer.engine.spatial(frames), atol=1e-5)
+    finally:
+        own_server.process.send_signal(signal.SIGCONT)
 
 
 def test_requests_in_flight_are_bounded(frozen: Recognizer) -> None:

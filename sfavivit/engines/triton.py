@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Event
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import (
+    CancelledRequestError,
     EngineError,
     EngineOutdatedError,
     EngineTimeoutError,
@@ -42,6 +44,7 @@ kserve: Any = service_pb2
 kserve_stub: Any = service_pb2_grpc.GRPCInferenceServiceStub
 
 DEFAULT_PORT = 8001
+START_SECONDS = 30.0  # for each question about the models, when an engine is made
 CHECK_SECONDS = 3.0
 TEMPORAL_PREFIX = temporal_model("")
 DATATYPES = {np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
@@ -62,13 +65,15 @@ Metadata = Sequence[tuple[str, str]]
 class TritonOptions:
     """How requests are made.
 
-    ``timeout_seconds``: deadline of a request, its wait for a turn and its retries included.
+    ``timeout_seconds``: deadline of a request, its wait for a turn and its retries included. A last resort
+    (who gives up earlier cancels, see ``TritonEngine.for_one``): on CPUs a batch of 16 chunks takes ViT-B a
+    quarter of a minute and ViT-L three quarters, and the next batch waits for it.
     ``retry_seconds``: how long a request is tried again while the server is unavailable.
     ``in_flight``: requests of this engine that the server holds at once; further callers wait.
     ``metadata``: gRPC metadata of each request, asked for in the caller's thread (a trace context).
     """
 
-    timeout_seconds: float = 30.0
+    timeout_seconds: float = 300.0
     retry_seconds: float = 3.0
     in_flight: int = 32
     metadata: Callable[[], Metadata] = tuple
@@ -89,8 +94,9 @@ class TritonEngine:
         self._channel = grpc.insecure_channel(self.server, options=CHANNEL_OPTIONS)
         self._stub = kserve_stub(self._channel)
         self._turns = BoundedSemaphore(self.options.in_flight)
+        self._calls = _Calls()
         try:
-            self.catalog = self._read_catalog(self.options.timeout_seconds, self.options.retry_seconds)
+            self.catalog = self._read_catalog(START_SECONDS, self.options.retry_seconds)
         except BaseException:
             self.close()
             raise
@@ -117,6 +123,16 @@ class TritonEngine:
             raise EngineOutdatedError(
                 f"Triton at {self.server} serves other models now; load the recognizer again"
             )
+
+    def for_one(self) -> TritonEngine:
+        """This engine for one user, who may ``cancel`` without a loss to the others."""
+        engine = copy(self)
+        engine._calls = _Calls()
+        return engine
+
+    def cancel(self) -> None:
+        """End the requests in flight at once, and refuse more: they raise ``CancelledRequestError``."""
+        self._calls.cancel()
 
     def close(self) -> None:
         """Cut the connection; requests in flight fail."""
@@ -160,7 +176,7 @@ class TritonEngine:
             for output, content in zip(answer.outputs, answer.raw_output_contents, strict=True)
         }
 
-    def _in_turn(self, method: Callable[..., Any], request: Any) -> Any:
+    def _in_turn(self, method: Any, request: Any) -> Any:
         """One of at most ``in_flight`` RPCs at a time; the wait for a turn counts to the deadline."""
         limit, start = self.options.timeout_seconds, time.monotonic()
         if not self._turns.acquire(timeout=limit):
@@ -176,7 +192,7 @@ class TritonEngine:
 
     def _call(
         self,
-        method: Callable[..., Any],
+        method: Any,
         request: Any,
         timeout_seconds: float,
         retry_seconds: float,
@@ -189,13 +205,17 @@ class TritonEngine:
             retry=retry_if_exception(_is_unavailable),
             wait=wait_random_exponential(multiplier=0.05, max=1),
             stop=stop_after_delay(retry_seconds),
+            sleep=self._calls.sleep,
             reraise=True,
         )
         metadata = tuple(self.options.metadata())
+
+        def once() -> Any:
+            left = max(0.0, deadline - time.monotonic())
+            return self._calls.result(lambda: method.future(request, timeout=left, metadata=metadata))
+
         try:
-            return retrying(
-                lambda: method(request, timeout=max(0.0, deadline - time.monotonic()), metadata=metadata)
-            )
+            return retrying(once)
         except (grpc.RpcError, ValueError) as error:  # ValueError: the channel was closed
             raise self._engine_error(error, timeout_seconds) from error
 
@@ -206,12 +226,47 @@ class TritonEngine:
         if code is grpc.StatusCode.UNAVAILABLE:
             return EngineUnavailableError(f"{where} is unavailable: {details}; is it running?")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return EngineTimeoutError(f"{where} did not answer within {limit:g} s")
+            return EngineTimeoutError(
+                f"{where} did not answer within {limit:g} s; it stands still, or has more to do than it can"
+            )
         if code is grpc.StatusCode.NOT_FOUND:
             return EngineOutdatedError(
                 f"{where} serves other models now ({details}); load the recognizer again"
             )
         return EngineError(f"{where} failed: {details} ({code.name})")
+
+
+class _Calls:
+    """RPCs in flight, which any thread may end."""
+
+    def __init__(self) -> None:
+        self._cancelled = Event()
+        self._futures: set[grpc.Future] = set()
+
+    def result(self, start: Callable[[], grpc.Future]) -> Any:
+        """What the RPC that ``start`` begins answers, or its error; ``CancelledRequestError``."""
+        if not self._cancelled.is_set():
+            future = start()
+            self._futures.add(future)
+            if self._cancelled.is_set():  # in between
+                future.cancel()
+            try:
+                return future.result()
+            except grpc.FutureCancelledError:
+                pass
+            finally:
+                self._futures.discard(future)
+        raise CancelledRequestError("the request was cancelled")
+
+    def sleep(self, seconds: float) -> None:
+        """Until then, or until ``cancel``."""
+        self._cancelled.wait(seconds)
+
+    def cancel(self) -> None:
+        """End those in flight; no more begin."""
+        self._cancelled.set()
+        for future in tuple(self._futures):
+            future.cancel()
 
 
 def _is_unavailable(error: BaseException) -> bool:

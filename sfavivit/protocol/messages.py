@@ -79,9 +79,9 @@ def frames_message(frames: NDArray[np.uint8]) -> pb.FrameChunk:
 
 def frames_of(chunk: pb.FrameChunk) -> NDArray[np.uint8]:
     """uint8 [n, height, width, 3]. Raises ``InvalidInputError`` when the sizes and the bytes disagree."""
-    shape = (chunk.frame_count, chunk.height, chunk.width, 3)
-    _check_size("frames", shape, 1, chunk.data)
-    return np.frombuffer(chunk.data, np.uint8).reshape(shape)
+    shape, data = (chunk.frame_count, chunk.height, chunk.width, 3), chunk.data  # each access copies the data
+    _check_size("frames", shape, 1, data)
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def features_message(features: NDArray[np.float32]) -> pb.FeatureChunk:
@@ -94,9 +94,9 @@ def features_message(features: NDArray[np.float32]) -> pb.FeatureChunk:
 
 def features_of(chunk: pb.FeatureChunk) -> NDArray[np.float32]:
     """float32 [T, D]. Raises ``InvalidInputError`` when the sizes and the bytes disagree, or for NaN."""
-    shape = (chunk.tubelet_count, chunk.hidden_size)
-    _check_size("features", shape, WIRE_FLOAT.itemsize, chunk.data)
-    features = np.frombuffer(chunk.data, WIRE_FLOAT).reshape(shape).astype(np.float32)
+    shape, data = (chunk.tubelet_count, chunk.hidden_size), chunk.data
+    _check_size("features", shape, WIRE_FLOAT.itemsize, data)
+    features = np.frombuffer(data, WIRE_FLOAT).reshape(shape).astype(np.float32)
     if not np.isfinite(features).all():
         raise InvalidInputError("features hold NaN or infinity; extract them again")
     return features
