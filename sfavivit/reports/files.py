@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from sfavivit.errors import UsageError
@@ -18,11 +20,12 @@ def check_target(path: Path, option: str, suffixes: Collection[str]) -> None:
     """
     if path.suffix.lower() not in suffixes:
         raise UsageError(f"{option} {str(path)!r}: name a file that ends in {', '.join(suffixes)}")
-    target = path.resolve()
-    if target.exists() and not target.is_file():
-        raise UsageError(f"{option} {str(path)!r}: there is something that is not a file; name another")
-    temporary = _temporary(target)
     try:
+        target = _target(path)
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(target.stat().st_mode):
+                raise UsageError(f"{option} {str(path)!r}: what is there is not a file; name another")
+        temporary = _temporary(target)
         temporary.touch(exist_ok=False)
         temporary.unlink()
     except (OSError, ValueError) as error:
@@ -36,7 +39,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         UsageError: the disk is full, or the folder has gone in the meantime.
     """
-    target = path.resolve()
+    target = _target(path)
     temporary = _temporary(target)
     try:
         try:
@@ -49,6 +52,11 @@ def write_file(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"{str(path)!r}: cannot be written: {error.strerror}") from None
+
+
+def _target(path: Path) -> Path:
+    """Where links lead, so that they stay links."""
+    return Path(os.path.realpath(path))
 
 
 def _temporary(target: Path) -> Path:

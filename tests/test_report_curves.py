@@ -1,0 +1,103 @@
+"""Curves over time: what a bin holds, that memory has a bound, and which labels get a lane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sfavivit import Recognizer
+from sfavivit.reports.curves import MAX_BINS, MAX_LANES, NO_LANE, CurveBuilder, CurveRecorder
+from sfavivit.reports.video_report import recorder_for, video_report
+from sfavivit.results import LabelScore, OutputResult, Segment, WindowScores
+from sfavivit.windows import all_windows
+from tests.conftest import random_frames
+from tests.video_files import encode
+
+
+@given(
+    total=st.integers(1, 80),
+    length=st.integers(1, 20),
+    stride=st.integers(1, 20),
+    max_bins=st.sampled_from([4, 16, 128]),
+)
+def test_a_bin_is_the_mean_over_its_tubelets_and_their_windows(
+    total: int, length: int, stride: int, max_bins: int
+) -> None:
+    windows = all_windows(total, length, min(stride, length))
+    probabilities = np.random.default_rng(total).dirichlet(np.ones(3), len(windows))
+    builder = CurveBuilder(3, max_bins)
+    for window, values in zip(windows, probabilities, strict=True):
+        builder.add(window, values)
+
+    size = builder.bin_tubelets
+    means = builder.means()
+    assert len(means) == -(-total // size) <= max_bins
+    assert size == 1 or total > max_bins * size // 2, "no coarser than it must be"
+    for number, mean in enumerate(means):
+        seen = [
+            values
+            for tubelet in range(number * size, min(total, (number + 1) * size))
+            for window, values in zip(windows, probabilities, strict=True)
+            if window.start <= tubelet < window.stop
+        ]
+        np.testing.assert_allclose(mean, np.mean(seen, axis=0))
+
+
+def test_lanes_are_those_of_the_timeline(recognizer: Recognizer, tmp_path: Path) -> None:
+    """Where a lane wins is where the timeline, which is made elsewhere, says that its label is."""
+    video = encode(tmp_path / "a.mp4", random_frames(301, seed=3).repeat(2, 1).repeat(2, 2))
+    recorder = recorder_for(recognizer)
+    answer = recognizer.classify(video, top_k=2, on_window=recorder)
+    report = video_report(recognizer, answer, recorder)
+    assert [output.title for output in report.outputs] == ["default", "long / verb", "long / noun"]
+    for output in report.outputs:
+        curves = output.curves
+        assert curves is not None
+        assert len(curves.winners) == -(-answer.frames_used // 2)
+        for segment in output.result.timeline:
+            first = round(segment.start_seconds / curves.bin_seconds)
+            stop = -round(-segment.end_seconds / curves.bin_seconds - 0.25)
+            (lane,) = set(curves.winners[first:stop].tolist())
+            assert curves.lanes[lane].label == segment.label
+            confidence = curves.lanes[lane].confidences[first:stop].mean()
+            assert confidence == pytest.approx(segment.confidence)
+        winners = list(dict.fromkeys(segment.label for segment in output.result.timeline))
+        top = [score.label for score in output.result.labels if score.label not in winners]
+        assert [lane.label for lane in curves.lanes] == winners + top
+        assert curves.labels_left_out == 0
+
+
+def test_a_long_video_of_many_labels_has_a_bound() -> None:
+    """Twelve hours in which 100 labels win, the first of them for longest."""
+    classes, hours = 100, 12
+    recorder = CurveRecorder(0.16)
+    rng = np.random.default_rng(0)
+    ends = np.linspace(0, 1, classes + 1)[1:] ** 0.7 * hours * 3600
+    for start in np.arange(0, hours * 3600, 10.24):
+        logits = rng.normal(0, 0.1, classes)
+        logits[np.searchsorted(ends, start)] = 9
+        scores = {"": logits.astype(np.float32)}
+        recorder(WindowScores("h", start, start + 10.24, 0, scores, {}))
+    whole = np.linspace(1, 0, classes, dtype=np.float32)
+    segments = (Segment(0, 1, "0", 1.0),)
+    result = OutputResult((LabelScore("0", 0.5),), segments, whole)
+    curves = recorder.curves("h", "", result, [str(k) for k in range(classes)])
+    assert curves is not None
+    assert MAX_BINS / 2 < len(curves.winners) <= MAX_BINS
+    assert len(curves.lanes) == MAX_LANES and curves.labels_left_out == classes - MAX_LANES
+    assert NO_LANE in curves.winners
+    middle = curves.winners[len(curves.winners) // 4]
+    at = len(curves.winners) // 4 * curves.bin_seconds
+    expected = str(np.searchsorted(ends, at))
+    assert middle == NO_LANE or abs(int(curves.lanes[middle].label) - int(expected)) <= 1
+
+
+def test_views_have_no_curves() -> None:
+    recorder = CurveRecorder(0.16)
+    recorder(WindowScores("h", 0, 1, 0, {"": np.zeros(2, np.float32)}, {}))
+    result = OutputResult((LabelScore("a", 0.5),), (), np.zeros(2, np.float32))
+    assert recorder.curves("h", "", result, ["a", "b"]) is None
