@@ -12,6 +12,7 @@
     ├── FeatureStoreError           a feature store that cannot be used or written
     ├── ScoringError                a scoring job whose folder or processes fail
     │   └── WorkerDiedError         ... because one video ends whatever process tries it
+    ├── TrainingError               a training that cannot go on
     ├── ExportError                 an export that cannot be done as asked
     │   └── ParityError             ... because an engine does not reproduce the PyTorch model
     ├── EngineError                 an engine that cannot start or failed in a run
@@ -93,6 +94,10 @@ class ScoringError(SfaVivitError):
 
 class WorkerDiedError(ScoringError):
     kind = "worker_died"
+
+
+class TrainingError(SfaVivitError):
+    kind = "training"
 
 
 class ExportError(SfaVivitError):
@@ -208,6 +213,7 @@ ERROR_CODES: dict[type[SfaVivitError], Codes] = {
     RepositoryError: Codes(2, "FAILED_PRECONDITION"),
     FeatureStoreError: Codes(1, "FAILED_PRECONDITION"),
     ScoringError: Codes(1, "FAILED_PRECONDITION"),
+    TrainingError: Codes(1, "FAILED_PRECONDITION"),
     ExportError: Codes(1, "FAILED_PRECONDITION"),
     EngineError: Codes(1, "INTERNAL"),
     EngineUnavailableError: Codes(1, "UNAVAILABLE"),

@@ -59,7 +59,9 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-LN transformer block."""
+    """Pre-LN transformer block. ``drop_rate``: how often a branch is left out in training."""
+
+    drop_rate = 0.0
 
     def __init__(self, hidden_size: int, heads: int, mlp_dim: int) -> None:
         super().__init__()
@@ -69,9 +71,15 @@ class Block(nn.Module):
         self.mlp = Mlp(hidden_size, mlp_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+        x = x + self._thinned(self.attn(self.norm1(x)))
+        return x + self._thinned(self.mlp(self.norm2(x)))
+
+    def _thinned(self, branch: Tensor) -> Tensor:
+        """Stochastic depth: rows of [N, S, D] left out at random, the rest scaled so that the mean stays."""
+        if not self.training or self.drop_rate == 0:
+            return branch
+        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_rate
+        return branch * (kept / (1 - self.drop_rate)).to(branch.dtype)
 
 
 class Encoder(nn.Module):
@@ -186,6 +194,19 @@ class SfaVivit(nn.Module):
         """uint8 [B, F, H, W, 3] -> {output: float32 [B, C]}."""
         out: dict[str, Tensor] = self.temporal(self.spatial(frames))
         return out
+
+    def set_stochastic_depth(self, rate: float) -> Self:
+        """Leave out blocks in training, at rates from 0 (first) to ``rate`` (last) in each half.
+
+        Huang et al. 2016 (arXiv 1603.09382), with the linear rates of Scenic's ViViT. Unlike there, and as
+        in timm, what is kept is scaled up, so that nothing needs to be scaled when the model is used.
+        """
+        for encoder in (self.spatial.encoder, self.temporal.encoder):
+            last = max(1, len(encoder.blocks) - 1)
+            for layer, block in enumerate(encoder.blocks):
+                assert isinstance(block, Block)
+                block.drop_rate = rate * layer / last
+        return self
 
     def freeze_spatial(self) -> Self:
         """Stop gradients to the spatial half (SFA-ViViT stage II)."""
