@@ -7,10 +7,12 @@ import typer
 from sfavivit.app import run_app
 from sfavivit.commands.classify import classify
 from sfavivit.commands.inspect import inspect
+from sfavivit.commands.store import store_app
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (classify, inspect):
     app.command()(command)
+app.add_typer(store_app, name="store")
 
 
 @app.callback()
