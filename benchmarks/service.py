@@ -1,4 +1,20 @@
-"""What the video service costs: 16 streams of frames through it, against the engine alone."""
+"""What the video service costs: 16 streams of frames through it, against the engine alone.
+
+Both make the same calls: chunks of one size through the spatial model, and the same windows through the
+temporal one (a stream's provisional answers are put off beyond its end). Rounds of both alternate, and the
+median of each counts.
+
+Clients, service and engine share this machine's cores. When these are all busy, the share of the engine's
+rate that a service can have is bounded by what it and its clients add to the work:
+
+    ceiling = CPU seconds of the engine alone / (those + CPU seconds added)
+
+What is added is measured in the same rounds, with an engine that computes nothing: the same streams to a
+service with such an engine, less a session of such an engine alone. A share above the ceiling means that the
+engine alone left cores idle. CPU seconds are what the kernel counts for the processes, so the load of others
+on the machine moves them little; what is added by the clients falls away where these have machines of their
+own.
+"""
 
 from __future__ import annotations
 
@@ -7,90 +23,153 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
+from benchmarks.empty_engine import EmptyEngine
 from serving.triton import TritonServer
 from sfavivit import Recognizer
-from sfavivit.protocol.answers import Query
+from sfavivit.protocol.answers import Query, ServedWindow
 from sfavivit.protocol.client import VideoRecognitionClient
 
 STREAMS = 16
-ROUNDS = 5
 
 
-def measure(repository: Path, seconds: float) -> list[dict[str, Any]]:
+def measure(repository: Path, seconds: float, rounds: int) -> list[dict[str, Any]]:
     """Each engine alone, and the service over it: ``seconds`` of video in each of 16 streams.
 
     The engine alone does all that a session does with the frames: spatial, temporal, windows. In the
     process, one stream after the other, which is what it does best; over Triton all at once, for its batches.
     """
-    rows = [_compare("onnxruntime", str(repository), seconds, at_once=1)]
+    rows = [_compare("onnxruntime", repository, str(repository), seconds, rounds, at_once=1)]
     with Path(os.devnull).open("w") as log, TritonServer(repository, log=log) as triton:
-        rows.append(_compare("triton", triton.url, seconds, at_once=STREAMS))
+        assert triton.process is not None
+        engine = psutil.Process(triton.process.pid)
+        rows.append(
+            _compare("triton", repository, triton.url, seconds, rounds, at_once=STREAMS, processes=[engine])
+        )
     return rows
 
 
-def _compare(engine: str, location: str, seconds: float, *, at_once: int) -> dict[str, Any]:
-    """Rounds of engine and service in turn; the median round of each."""
+@dataclass
+class _Meter:
+    """Wall and CPU seconds of rounds of one kind of work. ``processes`` count with their children."""
+
+    processes: Sequence[psutil.Process]
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    client_cpu: list[float] = field(default_factory=list)
+
+    def round(self, work: Callable[[], int], windows: int) -> None:
+        """Measure ``work``, which returns the number of windows that were answered: ``windows``."""
+        processes = [p for root in self.processes for p in (root, *root.children(recursive=True))]
+        client, cpu, wall = time.process_time(), _cpu_seconds(processes), time.perf_counter()
+        answered = work()
+        self.wall.append(time.perf_counter() - wall)
+        self.client_cpu.append(time.process_time() - client)
+        self.cpu.append(_cpu_seconds(processes) - cpu + self.client_cpu[-1])
+        assert answered == windows, f"{answered} windows were answered instead of {windows}"
+
+    def forget(self) -> None:
+        """That was a warm-up."""
+        for seconds in (self.wall, self.cpu, self.client_cpu):
+            seconds.clear()
+
+
+def _compare(
+    engine: str,
+    repository: Path,
+    location: str,
+    seconds: float,
+    rounds: int,
+    *,
+    at_once: int,
+    processes: Sequence[psutil.Process] = (),
+) -> dict[str, Any]:
+    """Rounds of engine, service and empty service in turn."""
     recognizer = Recognizer.load(location)
     sampling, dims = recognizer.manifest.sampling, recognizer.manifest.dimensions
     shape = (round(seconds * sampling.fps), dims.image_size, dims.image_size, 3)
     frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    alone, served = [], []
-    with (
-        _service(location) as address,
-        VideoRecognitionClient(address) as client,
-        ThreadPoolExecutor(at_once) as callers,
-        ThreadPoolExecutor(STREAMS) as clients,
-    ):
-        for _ in range(ROUNDS):
-            alone.append(
-                _timed(lambda: list(callers.map(_alone, [recognizer] * STREAMS, [frames] * STREAMS)))
-            )
-            served.append(_timed(lambda: list(clients.map(_served, [client] * STREAMS, [frames] * STREAMS))))
-    rates = [STREAMS * len(frames) / float(np.median(times)) for times in (alone, served)]
+    source = "--engine" if location.startswith("triton://") else "--repository"
+    options = ["serving", source, location, "--port", "0", "--metrics-port", "-1"]
+    with ExitStack() as stack:
+        service, client = stack.enter_context(_service(options))
+        empty, empty_client = stack.enter_context(_service(["benchmarks.empty_engine", str(repository)]))
+        callers = stack.enter_context(ThreadPoolExecutor(at_once))
+        clients = stack.enter_context(ThreadPoolExecutor(STREAMS))
+        idle = Recognizer(recognizer.catalog, EmptyEngine(recognizer.catalog))
+        windows = STREAMS * _alone(recognizer, frames)  # also a warm-up
+        alone, served = _Meter(processes), _Meter([*processes, service])
+        session, transport = _Meter([]), _Meter([empty])
+        for meter, one in ((served, client), (transport, empty_client)):
+            meter.round(lambda one=one: _together(clients, _served, one, frames), windows)  # type: ignore[misc]
+            meter.forget()
+        for _ in range(rounds):
+            alone.round(lambda: _together(callers, _alone, recognizer, frames), windows)
+            served.round(lambda: _together(clients, _served, client, frames), windows)
+            session.round(lambda: _together(callers, _alone, idle, frames), windows)
+            transport.round(lambda: _together(clients, _served, empty_client, frames), windows)
+    chunks = STREAMS * len(frames) / (recognizer.chunk_tubelets * dims.tubelet_frames)
+    rates = [STREAMS * len(frames) / float(np.median(meter.wall)) for meter in (alone, served)]
+    meters = (alone.cpu, served.cpu, session.cpu, transport.cpu, transport.client_cpu)
+    costs = [1000 * float(np.median(cpu)) / chunks for cpu in meters]
+    added = costs[3] - costs[2]
     return {
         "engine": engine,
-        "alone, frames a second": round(rates[0]),
-        "service, frames a second": round(rates[1]),
+        "alone, frames/s": round(rates[0], 1),
+        "service, frames/s": round(rates[1], 1),
         "share": round(rates[1] / rates[0], 3),
+        "ceiling": round(costs[0] / (costs[0] + added), 3),
+        "alone, CPU ms a chunk": round(costs[0], 3),
+        "service and clients": round(costs[1], 3),
+        "added": round(added, 3),
+        "by clients": round(costs[4], 3),
     }
 
 
+def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def _together(pool: ThreadPoolExecutor, work: Callable[..., int], *arguments: Any) -> int:
+    """The sum of what ``work`` returns for each stream."""
+    return sum(future.result() for future in [pool.submit(work, *arguments) for _ in range(STREAMS)])
+
+
 @contextmanager
-def _service(location: str) -> Iterator[str]:
-    """Address of a service on ``location`` in a process of its own."""
-    source = "--engine" if location.startswith("triton://") else "--repository"
-    command = [sys.executable, "-m", "serving", source, location, "--port", "0"]
-    process = subprocess.Popen([*command, "--metrics-port", "-1"], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
+def _service(module_and_options: Sequence[str]) -> Iterator[tuple[psutil.Process, VideoRecognitionClient]]:
+    """A service in a process of its own, and its client."""
+    process = psutil.Popen(
+        [sys.executable, "-m", *module_and_options], stderr=subprocess.PIPE, text=True, bufsize=1
+    )
     try:
-        yield f"127.0.0.1:{json.loads(process.stderr.readline())['port']}"
+        port = json.loads(process.stderr.readline())["port"]
+        # A log that nobody reads would stop the service when the pipe is full.
+        Thread(target=deque, args=(process.stderr, 0), daemon=True).start()
+        with VideoRecognitionClient(f"127.0.0.1:{port}") as client:
+            yield process, client
     finally:
         process.kill()
         process.wait()
-        process.stderr.close()
 
 
-def _alone(recognizer: Recognizer, frames: NDArray[np.uint8]) -> None:
+def _alone(recognizer: Recognizer, frames: NDArray[np.uint8]) -> int:
     session = recognizer.session()
-    session.push(frames)
-    session.finish()
+    return len([*session.push(frames), *session.finish()])
 
 
-def _served(client: VideoRecognitionClient, frames: NDArray[np.uint8]) -> None:
-    for _ in client.stream([frames], Query()):
-        pass
-
-
-def _timed(work: Any) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def _served(client: VideoRecognitionClient, frames: NDArray[np.uint8]) -> int:
+    beyond_the_end = float(len(frames))
+    answers = client.stream([frames], Query(), provisional_seconds=beyond_the_end)
+    return sum(isinstance(answer, ServedWindow) for answer in answers)

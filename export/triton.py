@@ -17,7 +17,6 @@ from sfavivit.repository import (
     SPATIAL_MODEL,
     Backend,
     Catalog,
-    HeadEntry,
     Labels,
     Manifest,
     ensemble_model,
@@ -53,7 +52,7 @@ def configs(catalog: Catalog) -> dict[str, str]:
     texts = {SPATIAL_MODEL: _spatial_config(manifest)}
     for head, entry in manifest.heads.items():
         backend = _backend(manifest, temporal_model(head), entry.version)
-        texts[temporal_model(head)] = _temporal_config(head, entry, catalog.labels[head], backend)
+        texts[temporal_model(head)] = _temporal_config(manifest, head, catalog.labels[head], backend)
         texts[ensemble_model(head)] = _ensemble_config(head, entry.dimensions)
     return texts
 
@@ -69,13 +68,13 @@ def _spatial_config(manifest: Manifest) -> str:
     return _model(SPATIAL_MODEL, backend, version, *tensors, spatial_parameter(manifest))
 
 
-def _temporal_config(head: str, entry: HeadEntry, labels: Labels, backend: TritonBackend) -> str:
+def _temporal_config(manifest: Manifest, head: str, labels: Labels, backend: TritonBackend) -> str:
     """Labels make Triton's classification extension work; they lie with the version they belong to."""
-    outputs = []
+    entry, outputs = manifest.head(head), []
     for name, classes in entry.outputs.items():
         file = f' label_filename: "{entry.version}/{labels_file(name)}"'
         outputs.append(_tensor(logits_tensor(name), "FP32", [classes], file))
-    inputs, parameter = [_features(entry.dimensions)], head_parameter(entry, labels)
+    inputs, parameter = [_features(entry.dimensions)], head_parameter(manifest, head, labels)
     return _model(temporal_model(head), backend, entry.version, inputs, outputs, parameter)
 
 

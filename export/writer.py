@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from sfavivit.repository import (
 )
 
 ENGINE_FILE, WEIGHTS_FILE, SHIM_FILE = "model.onnx", "model.safetensors", "model.py"
+CONFIG_FILE = "config.pbtxt"
 SPATIAL_VERSION = 1  # other spatial weights make another repository
 
 
@@ -62,15 +64,22 @@ def seal(stage: Path, catalog: Catalog) -> Manifest:
     """
     plans = {name: plan for name, plan in catalog.manifest.plans.items() if (stage / name).is_file()}
     catalog = replace(catalog, manifest=Manifest(**{**dict(catalog.manifest), "plans": plans}))
-    for model, text in triton.configs(catalog).items():
-        write_text(stage / model / "config.pbtxt", text)
     for head in catalog.manifest.heads:
         # Triton wants a version directory even for an ensemble, which has nothing to put there; git keeps
         # no empty directories.
         write_text(stage / ensemble_model(head) / "1" / ".gitkeep", "")
-    manifest = Manifest(**{**dict(catalog.manifest), "files": _digests(stage)})
+    engines = _digests(stage, (file for file in stage.rglob("*") if file.name != CONFIG_FILE))
+    catalog = _with_files(catalog, engines)  # which the configs carry
+    for model, text in triton.configs(catalog).items():
+        write_text(stage / model / CONFIG_FILE, text)
+    manifest = _with_files(catalog, engines | _digests(stage, stage.glob(f"*/{CONFIG_FILE}"))).manifest
     write_text(stage / MANIFEST_NAME, manifest.to_json())
     return manifest
+
+
+def _with_files(catalog: Catalog, files: dict[str, FileEntry]) -> Catalog:
+    manifest = Manifest(**{**dict(catalog.manifest), "files": dict(sorted(files.items()))})
+    return replace(catalog, manifest=manifest)
 
 
 def write_text(file: Path, text: str) -> None:
@@ -83,15 +92,11 @@ def write_text(file: Path, text: str) -> None:
     file.write_bytes(content)
 
 
-def _digests(stage: Path) -> dict[str, FileEntry]:
-    """Of every file but the manifest and bytecode, which a Triton of somebody else leaves beside the shim."""
+def _digests(stage: Path, files: Iterable[Path]) -> dict[str, FileEntry]:
+    """Of all but the manifest and bytecode, which a Triton of somebody else leaves beside the shim."""
     skipped = (MANIFEST_NAME, "__pycache__")
-    files = sorted(
-        file
-        for file in stage.rglob("*")
-        if file.is_file() and not any(part in skipped for part in file.relative_to(stage).parts)
-    )
     return {
         file.relative_to(stage).as_posix(): FileEntry(bytes=file.stat().st_size, sha256=sha256_of(file))
         for file in files
+        if file.is_file() and not any(part in skipped for part in file.relative_to(stage).parts)
     }

@@ -87,6 +87,7 @@ def test_sixteen_streams_share_batches_and_nothing_else(
 
     with client_of(server) as client, ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(one, range(16)))
+        assert client.list_heads().model_digests == Models(local.catalog, local.engine).digests
         features = client.extract_features(videos[0])
         assert_close(client.score_features(features), expected[0])
     for number, answer in enumerate(answers):

@@ -106,7 +106,9 @@ def test_the_catalog_comes_from_triton_alone(
 ) -> None:
     found, expected = recognizer_of_triton.manifest, recognizer.manifest
     assert found.model_dump(exclude={"files"}) == expected.model_dump(exclude={"files"})
-    assert not found.files
+    engines = {name: file for name, file in expected.files.items() if name.count("/") == 2}
+    assert found.files == {name: file for name, file in engines.items() if not name.endswith(".gitkeep")}
+    assert found.spatial_sha256 == expected.spatial_sha256
     assert recognizer_of_triton.labels == recognizer.labels
 
 
@@ -377,20 +379,36 @@ def test_nothing_there() -> None:
 
 def test_a_catalog_that_cannot_be(repository: Path) -> None:
     loaded = Repository.load(repository)
-    entry, labels = loaded.manifest.heads["long"], loaded.labels["long"]
-    spatial, head = spatial_parameter(loaded.manifest), head_parameter(entry, labels)
+    manifest, labels = loaded.manifest, loaded.labels["long"]
+    spatial, head = spatial_parameter(manifest), head_parameter(manifest, "long", labels)
     assert parse_catalog(spatial, {"long": head}, "x").labels == {"long": labels}
-    short = head_parameter(entry, labels | {"verb": labels["verb"][1:]})
+    short = head_parameter(manifest, "long", labels | {"verb": labels["verb"][1:]})
     newer = spatial.replace('"format_version": 1', '"format_version": 2')
+    outside = spatial.replace('"sfavivit_spatial/1/model.onnx"', '"/etc/passwd"')
     for text, heads, error, message in (
         ("", {"long": head}, RepositoryError, "without a readable 'sfavivit' parameter"),
         (spatial, {"long": "[]"}, RepositoryError, "without a readable 'sfavivit' parameter"),
         (spatial, {"long": short}, RepositoryError, r"has labels for {'verb': 4, 'noun': 3}"),
         ("{}", {"long": head}, RepositoryError, "not a valid manifest"),
+        (outside, {"long": head}, RepositoryError, "must be a relative path inside the repository"),
         (newer, {"long": head}, RepositoryVersionError, "format version 2"),
     ):
         with pytest.raises(error, match=message):
             parse_catalog(text, heads, "Triton at x")
+
+
+def test_configs_of_before_had_no_digests(repository: Path) -> None:
+    loaded = Repository.load(repository)
+    parts = [
+        json.loads(spatial_parameter(loaded.manifest)),
+        json.loads(head_parameter(loaded.manifest, "long", loaded.labels["long"])),
+    ]
+    assert all(part.pop("files") for part in parts)
+    spatial, head = map(json.dumps, parts)
+    manifest = parse_catalog(spatial, {"long": head}, "x").manifest
+    assert not manifest.files
+    with pytest.raises(RepositoryError, match="python -m export configs"):
+        _ = manifest.spatial_sha256
 
 
 def test_models_of_somebody_else(repository: Path, tmp_path: Path) -> None:

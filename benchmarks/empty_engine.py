@@ -1,0 +1,39 @@
+"""``python -m benchmarks.empty_engine OPTIONS``: the video service with an engine that computes nothing.
+
+What is left is what the service itself costs: messages, threads, windows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import numpy as np
+
+from serving.lifecycle import serve
+from serving.settings import Settings
+from sfavivit.engines import ENGINES
+from sfavivit.engines.base import Features, Frames, Logits
+from sfavivit.repository import Catalog
+
+
+class EmptyEngine:
+    """Zeros of the right shape. See ``sfavivit.engines.base.Engine``."""
+
+    def __init__(self, catalog: Catalog, **options: Any) -> None:
+        self._manifest = catalog.manifest
+
+    def spatial(self, frames: Frames) -> Features:
+        dims = self._manifest.dimensions
+        shape = (len(frames), frames.shape[1] // dims.tubelet_frames, dims.hidden_size)
+        return np.zeros(shape, np.float32)
+
+    def temporal(self, head: str, features: Features) -> Logits:
+        outputs = self._manifest.head(head).outputs
+        return {name: np.zeros((len(features), classes), np.float32) for name, classes in outputs.items()}
+
+
+if __name__ == "__main__":
+    ENGINES["empty"] = (__spec__.name, EmptyEngine.__name__, "")
+    asyncio.run(serve(Settings(sys.argv[1], "empty", port=0, metrics_port=None)))
