@@ -81,13 +81,14 @@ def fuzz(
 @app.command()
 def service(
     seconds: Annotated[float, typer.Option(help="Of video in each stream.")] = 30.0,
+    rounds: Annotated[int, typer.Option(min=1, help="The median of so many counts.")] = 5,
     repository: Annotated[Path, typer.Option(help="Model repository.")] = machine.ROOT / "model_repository",
     out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
 ) -> None:
     """Throughput of the video service against the engine alone."""
     from benchmarks import service as services  # noqa: PLC0415 - needs gRPC
 
-    _report("service", services.measure(repository, seconds), out)
+    _report("service", services.measure(repository, seconds, rounds), out)
 
 
 def _report(name: str, rows: list[dict[str, Any]], out: Path) -> None:
