@@ -1,0 +1,58 @@
+"""One video of a list, and where its file lies."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from sfavivit.errors import UsageError
+from sfavivit.video import check_range
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_REMEMBERED = 4096  # files looked up; thousands of rows of EPIC-KITCHENS are of one video
+
+
+@dataclass(frozen=True, slots=True)
+class VideoItem:
+    """A video, or the part of it in [``start_seconds``, ``end_seconds``), and what is seen in it.
+
+    ``id`` is unique in its list. ``video`` is a path or URL. ``labels``: {output of the head: name or index
+    of the class}, the output of a head with a single one being ``""``; empty when nothing is known.
+    ``end_seconds`` None: to the end of the video.
+    """
+
+    id: str
+    video: str
+    labels: dict[str, str | int]
+    start_seconds: float = 0.0
+    end_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            check_range(self.start_seconds, self.end_seconds)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+
+
+class VideoFolder:
+    """The folder that relative paths of videos start from."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.path.abspath(root)  # noqa: PTH100 - a Path per row doubles the time of long lists
+        self._exists = lru_cache(_REMEMBERED)(os.path.exists)
+
+    def path(self, video: str) -> str:
+        """The absolute path of a video; a URL as it is."""
+        return video if _URL.match(video) else os.path.join(self._root, video)  # noqa: PTH118 - as above
+
+    def find(self, candidates: Iterable[str]) -> str | None:
+        """Absolute path of the first candidate that exists."""
+        return next(filter(self._exists, map(self.path, candidates)), None)
+
+    def find_or_first(self, candidates: list[str]) -> str:
+        """As ``find``; the first candidate when none exists, so that its error says what was looked for."""
+        return self.find(candidates) or self.path(candidates[0])
