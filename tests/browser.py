@@ -65,3 +65,16 @@ def visit(browser: Browser, file: Path, *, width: int = 1200, height: int = 900)
         assert {url.partition(":")[0] for url in visited.requests} <= {"file", "blob", "data"}
     finally:
         page.close()
+
+
+def wait_until(page: Page, expression: str, milliseconds: int = 10_000) -> None:
+    """Until a JavaScript expression holds. Playwright's own way needs a page that may evaluate strings."""
+    page.evaluate(
+        f"""async () => {{
+            const end = performance.now() + {milliseconds};
+            while (!({expression})) {{
+                if (performance.now() > end) throw new Error("never came true");
+                await new Promise((resolve) => setTimeout(resolve, 10));
+            }}
+        }}"""
+    )

@@ -24,7 +24,7 @@ from sfavivit.reports.html import write_report
 from sfavivit.reports.video_report import VideoReport, recorder_for, video_report
 from sfavivit.repository import Catalog
 from sfavivit.video import Limits
-from tests.browser import chromium, visit
+from tests.browser import chromium, visit, wait_until
 from tests.conftest import random_frames
 from tests.video_files import encode
 
@@ -103,13 +103,13 @@ def test_lanes_click_to_seek_and_the_current_label(
         expect(names).to_have_text([lane.label for lane in curves.lanes])
         expect(shown.locator(".lane")).to_have_count(len(curves.lanes))
         expect(shown.locator(".strip img")).to_have_count(24)
-        shown.wait_for_function("playable")
+        wait_until(shown, "playable")
         segments = report.outputs[0].result.timeline
         assert len({segment.label for segment in segments}) >= 3
         for segment in segments:
             middle = (segment.start_seconds + segment.end_seconds) / 2
             click_at(shown, middle, report)
-            shown.wait_for_function(AT_TIME.format(middle))
+            wait_until(shown, AT_TIME.format(middle))
             expect(shown.locator("#current-label")).to_have_text(segment.label)
             expect(shown.locator("#rows > .label.on")).to_have_text(segment.label)
             expect(shown.locator("#segments tr.on td").nth(2)).to_have_text(segment.label)
@@ -133,11 +133,11 @@ def test_heights_are_confidences(browser: Browser, written: Callable[..., Path],
 def test_keys_playback_and_hover(browser: Browser, written: Callable[..., Path], report: VideoReport) -> None:
     with visit(browser, written()) as visited:
         shown = visited.page
-        shown.wait_for_function("playable")
+        wait_until(shown, "playable")
         keys = {"ArrowRight": 1, "Shift+ArrowRight": 11, "ArrowLeft": 10}
         for key, seconds in keys.items():
             shown.keyboard.press(key)
-            shown.wait_for_function(AT_TIME.format(seconds))
+            wait_until(shown, AT_TIME.format(seconds))
         for _ in range(3):
             shown.keyboard.press("Shift+ArrowLeft")
         expect(shown.locator("#clock")).to_have_text("0:00.0")
@@ -146,12 +146,10 @@ def test_keys_playback_and_hover(browser: Browser, written: Callable[..., Path],
         shown.keyboard.press("Space")
         for start in starts[1:3]:
             label = label_at(report, start)
-            shown.wait_for_function(
-                "label => document.getElementById('current-label').textContent === label", arg=label
-            )
+            wait_until(shown, f"document.getElementById('current-label').textContent === {json.dumps(label)}")
             assert shown.evaluate("player.currentTime") >= start - 0.2
         shown.keyboard.press("Space")
-        shown.wait_for_function("player.paused")
+        wait_until(shown, "player.paused")
         shown.locator("#surface").hover(position={"x": 5, "y": 30})
         expect(shown.locator("#tip")).to_contain_text(f"· {label_at(report, 0)} ·")
 
@@ -190,7 +188,7 @@ def test_outputs_are_tabs_and_videos_a_list(
         shown.locator("#videos button").nth(1).click()
         expect(shown.locator("h1")).to_have_text(str(tmp_path / "other.mp4"))
         expect(shown.locator("#current-label")).to_have_text(label_at(other, 0))
-        shown.wait_for_function("playable && player.duration < 3")
+        wait_until(shown, "playable && player.duration < 3")
 
 
 def test_a_large_video_is_linked_by_a_quoted_relative_path(
@@ -204,9 +202,9 @@ def test_a_large_video_is_linked_by_a_quoted_relative_path(
     file = written()
     assert file.stat().st_size < 200_000
     with visit(browser, file) as visited:
-        visited.page.wait_for_function("playable")
+        wait_until(visited.page, "playable")
         click_at(visited.page, 7, report)
-        visited.page.wait_for_function(AT_TIME.format(7))
+        wait_until(visited.page, AT_TIME.format(7))
         assert video.as_uri() in visited.requests
         assert not visited.page.evaluate("report.link").startswith("/")
 

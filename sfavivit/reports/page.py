@@ -20,12 +20,11 @@ _SLOT = re.compile(r"\{\{(\w+)\}\}")
 
 
 def render_page(name: str, title: str, data: Mapping[str, Any], attachments: Mapping[str, bytes]) -> bytes:
-    """The template ``name``.html with ``name``.css and ``name``.js, as UTF-8.
+    """The template ``name``.html with its .css and .js, each after the shared ones, as UTF-8.
 
     ``data``: what the script shows, as JSON. ``attachments``: id -> bytes that the script may ask for.
     """
-    shared, style, script = (_template(file) for file in ("shared.css", f"{name}.css", f"{name}.js"))
-    style = shared + style
+    style, script = (_template(f"shared.{kind}") + _template(f"{name}.{kind}") for kind in ("css", "js"))
     policy = (
         f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; img-src data:; "
         "media-src 'self' file: blob:; base-uri 'none'; form-action 'none'"

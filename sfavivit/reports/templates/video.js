@@ -1,30 +1,12 @@
 
-"use strict";
 // One video at a time: the position `now` (seconds of the video) is the state, and everything follows it.
 // A video that the browser cannot play still has a position, set by clicks and keys.
-const page = JSON.parse(document.getElementById("data").textContent);
-const $ = (id) => document.getElementById(id);
 const player = $("video");
 const NO_LANE = 255;
 const STEP_SECONDS = 1, LONG_STEP_SECONDS = 10;
 let report, output, curves, now = 0, zoom = 1, playable = false;
 
-function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
-
-function clock(seconds, digits = 1) {
-  const parts = [seconds / 3600, (seconds / 60) % 60].map(Math.floor);
-  const rest = (seconds % 60).toFixed(digits).padStart(digits ? 3 + digits : 2, "0");
-  return parts[0] ? `${parts[0]}:${String(parts[1]).padStart(2, "0")}:${rest}` : `${parts[1]}:${rest}`;
-}
-
-const percent = (share) => `${Math.round(share * 100)}%`;
 const bytes = (text) => Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
-const colour = (lane) => `c${lane % 8}`;
-const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const end = () => report.start + report.duration;
 
 /* ---- choosing a video and an output ---- */
@@ -68,12 +50,8 @@ function showOutput(number) {
   };
   const laneOf = (label) => curves ? curves.lanes.findIndex((lane) => lane.label === label) : -1;
   $("top").replaceChildren(...output.top.map(([label, confidence]) => {
-    const fill = element("i");
-    fill.style.width = percent(confidence);
-    const bar = element("span", { className: "bar" }, fill);
-    const number = element("span", { className: "number", textContent: percent(confidence) });
     const lane = laneOf(label);
-    return element("li", { className: lane < 0 ? "" : colour(lane) }, element("span", { textContent: label }), number, bar);
+    return barred(["li", "span", "span"], label, percent(confidence), confidence, lane < 0 ? "" : colour(lane));
   }));
   showSegments();
   $("timeline").hidden = !curves;
@@ -83,13 +61,8 @@ function showOutput(number) {
 
 function showTimings() {
   const longest = Math.max(...report.timings.map(([, seconds]) => seconds));
-  $("timings").replaceChildren(...report.timings.map(([stage, seconds]) => {
-    const fill = element("i");
-    fill.style.width = percent(seconds / longest);
-    return element("div", {}, element("dt", { textContent: stage }),
-      element("dd", { className: "number", textContent: `${seconds.toFixed(2)} s` }),
-      element("span", { className: "bar" }, fill));
-  }));
+  $("timings").replaceChildren(...report.timings.map(([stage, seconds]) =>
+    barred(["div", "dt", "dd"], stage, `${seconds.toFixed(2)} s`, seconds / longest)));
 }
 
 function showSegments() {
@@ -304,8 +277,7 @@ document.addEventListener("keydown", (event) => {
 
 $("zoom-in").onclick = () => setZoom(zoom * 2);
 $("zoom-out").onclick = () => setZoom(zoom / 2);
-$("model").replaceChildren(...page.model.map(([name, value]) =>
-  element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }))));
+$("model").replaceChildren(...definitions(page.model));
 $("videos").hidden = page.videos.length < 2;
 $("videos").replaceChildren(...page.videos.map((video, k) => element("button", {
   textContent: video.name.split("/").at(-1), title: video.name, className: video.outputs ? "" : "failed",

@@ -1,0 +1,248 @@
+"""``score --report``: a scored corpus as one HTML file, made of the rows in a job's folder.
+
+Counts and metrics are of all rows. The table has the first ``MAX_VIDEOS`` videos, and says so: 100,000 videos
+of 50 seconds make 10 MB. Of a timeline, whatever its length, it shows the labels at ``STRIP_SLOTS`` moments.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sfavivit.app import printable
+from sfavivit.errors import UsageError
+from sfavivit.reports.files import write_file
+from sfavivit.reports.page import render_page
+from sfavivit.scoring.folder import JOB_NAME, METRICS_NAME
+from sfavivit.scoring.parts import part_files, read_part
+
+MAX_VIDEOS = 100_000
+STRIP_SLOTS = 48
+MAX_PICTURE_BYTES = 4 << 20
+COMMONEST_LABELS = 15
+NO_LABEL = -1
+_COLUMNS = [
+    "id", "video", "head", "output", "labels", "confidences", "timeline", "truth", "duration_seconds",
+    "error_kind", "error_message", "warning",
+]  # fmt: skip
+
+
+def write_scores_report(path: Path, folder: Path) -> None:
+    """Write the page of all rows in ``folder``, of any shard. Nobody may be scoring there meanwhile.
+
+    Raises:
+        ScoringError: a part cannot be read.
+        UsageError: the file cannot be written, or there is no job in the folder.
+    """
+    record = _read_json(folder / JOB_NAME)
+    if "heads" not in record:
+        raise UsageError(f"{str(folder)!r} has no {JOB_NAME} of a scoring job; name the folder of one")
+    corpus = _Corpus(record["heads"])
+    for part in part_files(folder):
+        corpus.add(read_part(part, _COLUMNS))
+    outputs = [
+        columns.fields() | {"picture": _picture(folder, head, output)}
+        for (head, output), columns in corpus.outputs.items()
+    ]
+    metrics = _read_json(folder / METRICS_NAME)
+    data = corpus.fields() | {
+        "title": printable(folder.resolve().name),
+        "model": _facts(record),
+        "metrics": list(_scalars("", metrics)),
+        "outputs": outputs,
+    }
+    write_file(path, render_page("corpus", f"{data['title']} – SFA-ViViT scores", data, {}))
+
+
+@dataclass
+class _OutputColumns:
+    """One output of one head: a value for each video, and how often each label is the best one."""
+
+    title: str
+    labels: list[str]
+    best: list[int] = field(default_factory=list)
+    percents: list[int] = field(default_factory=list)
+    truths: list[int] = field(default_factory=list)
+    strips: list[list[int]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._classes = len(self.labels)
+        self._codes = {label: code for code, label in enumerate(self.labels)}
+        self._alike = {_alike(label): code for code, label in reversed(list(enumerate(self.labels)))}
+
+    def code(self, label: str) -> int:
+        """The number of a label on this page; a new one for a label that the head does not have."""
+        if label not in self._codes:
+            self._codes[label] = len(self.labels)
+            self.labels.append(label)
+        return self._codes[label]
+
+    def truth_code(self, truth: str | None) -> int:
+        """The label that a list means: by name, by a name much alike, or by number."""
+        if truth is None:
+            return NO_LABEL
+        if truth in self._codes:
+            return self._codes[truth]
+        if _alike(truth) in self._alike:
+            return self._alike[_alike(truth)]
+        named = truth.isascii() and truth.isdigit() and int(truth[:9]) < self._classes  # long ones are none
+        return int(truth) if named else self.code(truth)
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "labels": [printable(label) for label in self.labels],
+            "best": self.best,
+            "percents": self.percents,
+            "truths": self.truths if any(code != NO_LABEL for code in self.truths) else None,
+            "strips": self.strips if any(self.strips) else None,
+            "common": [[printable(label), n] for label, n in self.counts.most_common(COMMONEST_LABELS)],
+        }
+
+
+class _Corpus:
+    """What the page says of all videos, gathered part by part."""
+
+    def __init__(self, heads: dict[str, Any]) -> None:
+        self.outputs = {
+            (head, output): _OutputColumns(f"{head} / {output}" if output else head, list(labels))
+            for head, entry in heads.items()
+            for output, labels in entry["labels"].items()
+        }
+        self._videos = 0
+        self._seconds = 0.0
+        self._errors: Counter[str] = Counter()
+        self._warnings = 0
+        self._names: list[str] = []
+        self._durations: list[float] = []
+        self._notes: dict[int, list[str]] = {}
+
+    def add(self, table: pa.Table) -> None:
+        """Take a part; the rows of a video lie together."""
+        strips = _strips(table["timeline"].combine_chunks())
+        last = None
+        for row in _rows(table):
+            if row["id"] != last:
+                last = row["id"]
+                self._add_video(row)
+            columns = self.outputs[row["head"], row["output"]]
+            if row["labels"]:
+                columns.counts[row["labels"][0]] += 1
+            slots, names = next(strips)
+            if self._videos <= MAX_VIDEOS:
+                columns.best.append(columns.code(row["labels"][0]) if row["labels"] else NO_LABEL)
+                columns.percents.append(round(100 * row["confidences"][0]) if row["labels"] else 0)
+                columns.truths.append(columns.truth_code(row["truth"]))
+                columns.strips.append(_run_lengths([columns.code(names[slot]) for slot in slots]))
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "videos": self._videos,
+            "hours": self._seconds / 3600,
+            "errors": self._errors.most_common(),
+            "warnings": self._warnings,
+            "names": self._names,
+            "durations": self._durations,
+            "notes": self._notes,
+        }
+
+    def _add_video(self, row: dict[str, Any]) -> None:
+        self._videos += 1
+        self._seconds += row["duration_seconds"] or 0.0
+        self._warnings += row["warning"] is not None
+        if row["error_kind"]:
+            self._errors[row["error_kind"]] += 1
+        if self._videos > MAX_VIDEOS:
+            return
+        if row["error_kind"]:
+            self._notes[len(self._names)] = [row["error_kind"], printable(row["error_message"] or "")]
+        elif row["warning"]:
+            self._notes[len(self._names)] = ["", printable(row["warning"])]
+        self._names.append(printable(row["id"]))
+        self._durations.append(round(row["duration_seconds"] or 0.0, 1))
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    columns = {name: table[name].to_pylist() for name in table.column_names if name != "timeline"}
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
+def _strips(timelines: pa.ListArray) -> Iterator[tuple[list[int], list[str]]]:
+    """For each row: which of the names is the label in the middle of each slot; [] without a timeline."""
+    segments, offsets = timelines.values, timelines.offsets.to_numpy()
+    coded = segments.field("label").dictionary_encode()
+    names, codes = coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False)
+    starts, ends = (segments.field(name).to_numpy() for name in ("start_seconds", "end_seconds"))
+    middles = (np.arange(STRIP_SLOTS) + 0.5) / STRIP_SLOTS
+    for first, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        if first == stop:
+            yield [], names
+            continue
+        times = starts[first] + middles * (ends[stop - 1] - starts[first])
+        at = np.minimum(np.searchsorted(ends[first:stop], times, side="right"), stop - first - 1)
+        yield codes[first + at].tolist(), names
+
+
+def _run_lengths(codes: list[int]) -> list[int]:
+    """[a, a, b] -> [a, 2, b, 1]."""
+    runs: list[int] = []
+    for code in codes:
+        if runs and runs[-2] == code:
+            runs[-1] += 1
+        else:
+            runs += [code, 1]
+    return runs
+
+
+def _alike(label: str) -> str:
+    return " ".join(label.replace("_", " ").casefold().split())
+
+
+def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
+    sampling = record["sampling"]
+    facts = [
+        ("model", str(record["model"])),
+        ("spatial engine", record["spatial_sha256"] or "unknown"),
+        ("sampling", f"{sampling['fps']:g} frames/s, crop {sampling['crop_size']}"),
+        ("views", record["views"] or "one, with a timeline"),
+    ]
+    return facts + [
+        (f"head {name}", f"version {entry['version']}, {entry['sha256'] or 'digest unknown'}")
+        for name, entry in record["heads"].items()
+    ]
+
+
+def _scalars(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """The numbers in nested metrics, each with its path; not those of the single classes."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key not in ("per_class", "classes"):
+                yield from _scalars(f"{name} {key}".strip(), inner)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield printable(name), value
+
+
+def _picture(folder: Path, head: str, output: str) -> str | None:
+    """The confusion matrix, where the evaluation drew one."""
+    file = folder / ("_".join(filter(None, ("confusion", head, output))) + ".png")
+    if not file.is_file() or file.stat().st_size > MAX_PICTURE_BYTES:
+        return None
+    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """An object; an empty one where there is no file."""
+    try:
+        return dict(json.loads(file.read_bytes()))
+    except FileNotFoundError:
+        return {}
