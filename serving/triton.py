@@ -28,8 +28,8 @@ from uuid import uuid4
 
 from serving import triton_child
 from serving.triton_install import TritonRuntime
-from sfavivit.errors import EngineError, UsageError
-from sfavivit.repository import Repository
+from sfavivit.errors import EngineError, RepositoryError, UsageError
+from sfavivit.repository import SPATIAL_MODEL, Repository, plan_file, temporal_model
 
 START_SECONDS = 120.0
 UNLOAD_SECONDS = 5
@@ -128,8 +128,21 @@ class TritonServer:
             time.sleep(0.05)
 
     def verify(self) -> None:
-        """Read the repository and compare its digests. Raises ``RepositoryError``."""
-        Repository.load(self.repository)
+        """Read the repository, compare its digests, see that this Triton can run it.
+
+        Raises:
+            RepositoryError: it cannot be used, or not here.
+        """
+        manifest = Repository.load(self.repository).manifest
+        served = {temporal_model(head): entry.version for head, entry in manifest.heads.items()}
+        served[SPATIAL_MODEL] = manifest.spatial.version
+        has_plans = any(plan_file(*model) in manifest.plans for model in served.items())
+        if has_plans or manifest.backend != "python":
+            backend = "tensorrt" if has_plans else manifest.backend
+            raise RepositoryError(
+                f"{self.repository} is for Triton's {backend} backend, which the Triton of nvidia-pytriton "
+                "does not have; start NVIDIA's container on it (deploy/README.md), or export with --backend python"
+            )
 
     def wait(self, timeout_seconds: float) -> None:
         """Let it run. Raises ``EngineError`` when it ends by itself before the timeout."""

@@ -25,33 +25,10 @@ from tests.conftest import SIDE, random_frames
 from tests.service import (
     address_of,
     assert_same,
-    encode_videos,
     pieces,
-    running_service,
 )
 
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return encode_videos(tmp_path_factory.mktemp("videos"), 5)
-
-
-@pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[VideoServer]:
-    with running_service(repository, max_upload_bytes=1 << 20) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(server: VideoServer) -> Iterator[VideoRecognitionClient]:
-    with VideoRecognitionClient(address_of(server), timeout_seconds=30) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def local(repository: Path) -> Recognizer:
-    """The same models in this process, and the same chunks."""
-    return Recognizer.load(repository)
+pytest_plugins = ["tests.service_fixtures"]
 
 
 # The same answers

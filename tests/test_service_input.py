@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -38,39 +38,13 @@ from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from tests.conftest import SIDE, random_frames
 from tests.service import (
     FASTSTART,
-    address_of,
     assert_same,
-    encode_videos,
     eventually,
     pieces,
-    running_service,
 )
 from tests.video_files import encode, ffmpeg
 
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return encode_videos(tmp_path_factory.mktemp("videos"), 5)
-
-
-@pytest.fixture(scope="module")
-def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VideoServer]:
-    with running_service(
-        repository, max_upload_bytes=1 << 20, spool=tmp_path_factory.mktemp("spool")
-    ) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(server: VideoServer) -> Iterator[VideoRecognitionClient]:
-    with VideoRecognitionClient(address_of(server), timeout_seconds=30) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def local(repository: Path) -> Recognizer:
-    """The same models in this process, and the same chunks."""
-    return Recognizer.load(repository)
+pytest_plugins = ["tests.service_fixtures"]
 
 
 # Wrong input
@@ -105,50 +79,38 @@ def raw_classify(
         return client._stub.Classify(iter([config, *rest]), timeout=30)  # type: ignore[no-any-return]
 
 
+def raw_stream(client: VideoRecognitionClient, content: bytes, query: Query) -> list[Any]:
+    return list(client.stream([content[at : at + 700] for at in range(0, len(content), 700)], query))
+
+
 @pytest.mark.parametrize(
-    ("name", "error", "words"),
+    ("send", "name", "error", "words"),
     [
-        ("empty", EmptyVideoError, "no bytes were sent"),
-        ("text", NotAVideoError, "not a known video container"),
-        ("short", SfaVivitError, "video"),
-        ("playlist", ForbiddenFormatError, "HLS or m3u playlist"),
-        ("audio", NoVideoStreamError, "no video track"),
-        ("no_index", TruncatedVideoError, "moov"),
-        ("large", VideoLimitError, "the limit of this service is 1048576"),
+        (raw_classify, "empty", EmptyVideoError, "no bytes were sent"),
+        (raw_classify, "text", NotAVideoError, "not a known video container"),
+        (raw_classify, "short", SfaVivitError, "video"),
+        (raw_classify, "playlist", ForbiddenFormatError, "HLS or m3u playlist"),
+        (raw_classify, "audio", NoVideoStreamError, "no video track"),
+        (raw_classify, "no_index", TruncatedVideoError, "moov"),
+        (raw_classify, "large", VideoLimitError, "the limit of this service is 1048576"),
+        (raw_stream, "empty", EmptyVideoError, "empty"),
+        (raw_stream, "text", NotAVideoError, "not a known video container"),
+        (raw_stream, "playlist", ForbiddenFormatError, "HLS or m3u playlist"),
+        (raw_stream, "audio", SfaVivitError, "no video track|faststart"),
+        (raw_stream, "index_last", NotStreamableError, "faststart"),
     ],
 )
-def test_wrong_uploads(
+def test_wrong_videos(
     client: VideoRecognitionClient,
     wrong_files: dict[str, bytes],
+    send: Callable[[VideoRecognitionClient, bytes, Query], Any],
     name: str,
     error: type[SfaVivitError],
     words: str,
 ) -> None:
     with pytest.raises(error, match=words) as caught:
-        raw_classify(client, wrong_files[name], Query())
+        send(client, wrong_files[name], Query())
     assert "\n" not in str(caught.value) and "/" + "proc" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "error", "words"),
-    [
-        ("empty", EmptyVideoError, "empty"),
-        ("text", NotAVideoError, "not a known video container"),
-        ("playlist", ForbiddenFormatError, "HLS or m3u playlist"),
-        ("audio", SfaVivitError, "no video track|faststart"),
-        ("index_last", NotStreamableError, "faststart"),
-    ],
-)
-def test_wrong_streams(
-    client: VideoRecognitionClient,
-    wrong_files: dict[str, bytes],
-    name: str,
-    error: type[SfaVivitError],
-    words: str,
-) -> None:
-    content = wrong_files[name]
-    with pytest.raises(error, match=words):
-        list(client.stream([content[at : at + 700] for at in range(0, len(content), 700)]))
 
 
 def test_a_broken_file_gives_what_is_before_the_break(

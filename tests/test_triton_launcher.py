@@ -20,6 +20,7 @@ from serving import triton_install
 from serving.triton import TritonPorts, TritonServer, _take_ports
 from sfavivit import Recognizer, Repository
 from sfavivit.errors import DigestMismatchError, EngineError, UsageError
+from sfavivit.repository import Manifest, PlanEntry, plan_file
 
 ROOT = Path(__file__).parent.parent
 FREE = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
@@ -101,6 +102,27 @@ def test_no_repository(tmp_path: Path) -> None:
     done = launch(tmp_path, *FREE)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path} is not a model repository")
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "onnxruntime"])
+def test_models_for_a_backend_that_it_lacks(own_copy: Path, backend: str) -> None:
+    loaded = Repository.load(own_copy)
+    fields = dict(loaded.manifest)
+    if backend == "tensorrt":
+        plan = plan_file("sfavivit_temporal_long", 1)
+        (own_copy / plan).write_bytes(b"plan")
+        parity = loaded.manifest.spatial.parity
+        entry = PlanEntry(
+            gpu="GPU", compute_capability="9.0", tensorrt="10.9", precision="fp16", parity=parity
+        )
+        fields["plans"] = {plan: entry}
+    else:
+        fields["backend"] = backend
+    seal(own_copy, dataclasses.replace(loaded, manifest=Manifest(**fields)))
+    done = launch(own_copy, *FREE)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"is for Triton's {backend} backend" in line and "NVIDIA's container" in line
 
 
 @pytest.mark.parametrize("ports", [TritonPorts(grpc=70000), TritonPorts(http=-1)])
