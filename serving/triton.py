@@ -140,8 +140,8 @@ class TritonServer:
         if has_plans or manifest.backend != "python":
             backend = "tensorrt" if has_plans else manifest.backend
             raise RepositoryError(
-                f"{self.repository} is for Triton's {backend} backend, which the Triton of nvidia-pytriton "
-                "does not have; start NVIDIA's container on it (deploy/README.md), or export with --backend python"
+                f"{self.repository} is for Triton's {backend} backend, which nvidia-pytriton's Triton has not; "
+                "start NVIDIA's container on it (deploy/README.md), or export with --backend python"
             )
 
     def wait(self, timeout_seconds: float) -> None:
