@@ -115,7 +115,7 @@ class CurveRecorder:
         return OutputCurves(
             self._start_seconds,
             self._tubelet_seconds * builder.bin_tubelets,
-            tuple(Lane(labels[index], means[:, index]) for index in shown),
+            tuple(Lane(labels[index], means[:, index].copy()) for index in shown),
             lane_of[best],
             left_out,
         )
@@ -135,4 +135,4 @@ def _shown_classes(best: NDArray[np.intp], result: OutputResult) -> tuple[list[i
     winners = classes[longest][np.argsort(firsts[longest])].tolist()
     order = np.argsort(-result.logits, kind="stable")[: len(result.labels)].tolist()
     others = [index for index in order if index not in set(winners)]
-    return (winners + others)[: max(MAX_LANES, len(winners))], len(classes) - len(winners)
+    return (winners + others)[:MAX_LANES], len(classes) - len(winners)

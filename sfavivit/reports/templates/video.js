@@ -27,11 +27,8 @@ function showVideo(number) {
   load();
   showTimings();
   $("outputs").hidden = report.outputs.length < 2;
-  $("outputs").replaceChildren(...report.outputs.map(({ title }, k) => {
-    const tab = element("button", { textContent: title, onclick: () => showOutput(k) });
-    tab.setAttribute("role", "tab");
-    return tab;
-  }));
+  $("outputs").replaceChildren(...report.outputs.map(({ title }, k) =>
+    element("button", { textContent: title, onclick: () => showOutput(k) })));
   showOutput(0);
 }
 
@@ -42,7 +39,7 @@ function showNote(id, text) {
 
 function showOutput(number) {
   output = report.outputs[number];
-  [...$("outputs").children].forEach((tab, k) => tab.setAttribute("aria-selected", k === number));
+  [...$("outputs").children].forEach((button, k) => button.setAttribute("aria-pressed", k === number));
   curves = output.curves && {
     ...output.curves,
     winners: bytes(output.curves.winners),
@@ -68,10 +65,9 @@ function showTimings() {
 function showSegments() {
   $("segments").tBodies[0].replaceChildren(...output.segments.map(([from, to, label, confidence]) => {
     const jump = element("button", { textContent: clock(from), ariaLabel: `Seek to ${clock(from)}` });
-    const row = element("tr", { onclick: () => seek(from) }, element("td", { className: "time" }, jump),
+    return element("tr", { onclick: () => seek(from) }, element("td", { className: "time" }, jump),
       element("td", { className: "time", textContent: clock(to) }), element("td", { textContent: label }),
       element("td", { className: "number", textContent: percent(confidence) }));
-    return row;
   }));
   $("segments-left-out").hidden = !output.segmentsLeftOut;
   $("segments-left-out").textContent = `${output.segmentsLeftOut} more are not shown here; a CSV or JSON export has all.`;
@@ -179,12 +175,12 @@ function hover(event) {
 }
 
 function setZoom(value) {
-  const middle = $("scroller"), centre = (now - report.start) / report.duration;
+  const centre = (now - report.start) / report.duration;
   zoom = clamp(value, 1, 64);
   $("rows").style.setProperty("--zoom", zoom);
   $("rows").classList.toggle("zoomed", zoom > 1);
   document.querySelector(".ruler").replaceChildren(...drawRuler().children);
-  middle.scrollLeft = centre * $("surface").offsetWidth - $("surface").offsetWidth / zoom / 2;
+  $("scroller").scrollLeft = centre * $("surface").offsetWidth - $("surface").offsetWidth / zoom / 2;
   $("zoom-out").disabled = zoom === 1;
 }
 
