@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from io import FileIO
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -19,14 +16,11 @@ from sfavivit.feature_store import FeatureKey, FeatureStore, StoredFeatures
 from sfavivit.read_ahead import ReadAhead
 from sfavivit.session import FeatureExtractor
 from sfavivit.video import CENTER, Crop, Frames, Limits, OpenSource, Source, VideoReader
+from sfavivit.video_digest import VideoDigest
 from sfavivit.video_source import display_name, open_source
 
 if TYPE_CHECKING:
     from sfavivit.recognizer import Recognizer
-
-
-HASHED_BYTES = 1 << 20
-RECENT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -47,24 +41,6 @@ class _End:
 
 
 _Item = Frames | list[StoredFeatures] | _End
-
-
-@dataclass(frozen=True)
-class _Version:
-    """Differs when a file has been written to in between. Of a ``recent`` one that is not certain: its times
-    come from a clock that stands still for milliseconds.
-    """
-
-    size: int
-    modified_ns: int
-    changed_ns: int
-    recent: bool = field(compare=False)
-
-    @classmethod
-    def of(cls, file: FileIO) -> Self:
-        status = os.fstat(file.fileno())
-        recent = time.time() - status.st_ctime < RECENT_SECONDS
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, recent)
 
 
 class FeatureSource:
@@ -212,33 +188,19 @@ class FeatureSource:
         with os.fdopen(open_source(self._video), "rb", buffering=0) as file:
             if not file.seekable():
                 raise UsageError(f"{name}: a stream cannot be looked up in a feature store; give a file")
-            before = _Version.of(file)
-            sha256 = self._sha256(file, name)
-            keys = self._keys(sha256)
-            if self._stopped:
-                return
-            entries = [entry for key in keys if (entry := self._store.get(key))]
-            if len(entries) == len(keys):
-                yield entries
-                return
-            yield from self._decode(OpenSource(os.dup(file.fileno()), name))
-            unchanged = _Version.of(file) == before and (
-                not before.recent or self._sha256(file, name) == sha256
-            )
-            yield self._end(keys if unchanged else [])
-
-    def _sha256(self, file: FileIO, name: str) -> str:
-        """Of the file's content. Leaves it at its start."""
-        digest = hashlib.sha256()
-        buffer = memoryview(bytearray(HASHED_BYTES))
-        try:
-            file.seek(0)
-            while not self._stopped and (count := file.readinto(buffer)):
-                digest.update(buffer[:count])
-            file.seek(0)
-        except OSError as error:
-            raise VideoError(f"{name}: cannot be read: {error.strerror}") from error
-        return digest.hexdigest()
+            try:
+                digest = VideoDigest(file, lambda: self._stopped)
+                if digest.sha256 is None:
+                    return
+                keys = self._keys(digest.sha256)
+                entries = [entry for key in keys if (entry := self._store.get(key))]
+                if len(entries) == len(keys):
+                    yield entries
+                    return
+                yield from self._decode(OpenSource(os.dup(file.fileno()), name))
+                yield self._end(keys if digest.holds() else [])
+            except OSError as error:
+                raise VideoError(f"{name}: cannot be read: {error.strerror or error}") from error
 
     def _keys(self, video_sha256: str) -> list[FeatureKey]:
         """The key of each crop."""

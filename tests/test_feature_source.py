@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -18,9 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfavivit import Recognizer, Repository
+from sfavivit import Recognizer, Repository, video_digest
 from sfavivit import decoder_process as decoder
-from sfavivit import feature_source as module
 from sfavivit.engines import load_engine
 from sfavivit.engines.base import Features, Frames
 from sfavivit.errors import (
@@ -318,8 +318,8 @@ def test_a_change_that_the_clock_does_not_show_is_found_in_the_content(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    version = module._Version(1, 2, 3, recent=True)
-    monkeypatch.setattr(module._Version, "of", lambda _: version)
+    now = video_digest._Version(1, 2, 3, 4, time.time_ns() + 3600 * 10**9)
+    monkeypatch.setattr(video_digest._Version, "of", lambda _: now)
     path = Path(shutil.copy(video, tmp_path / "changing.mp4"))
     with recognizer.source(path, store=store) as source:
         for count, _ in enumerate(source):
@@ -328,6 +328,42 @@ def test_a_change_that_the_clock_does_not_show_is_found_in_the_content(
     assert not entries(store)
     recognizer.classify(path, store=store)
     assert len(entries(store)) == 1
+
+
+def test_a_file_that_stays_as_it_is_is_hashed_once(
+    recognizer: Recognizer, store: FeatureStore, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists name many parts of one video. A file written to just now is not trusted to stay."""
+    path = Path(shutil.copy(video, tmp_path / "video.mp4"))
+    read: list[object] = []
+    real = video_digest.VideoDigest._read
+
+    def noting(digest: video_digest.VideoDigest) -> str | None:
+        read.append(digest)
+        return real(digest)
+
+    monkeypatch.setattr(video_digest.VideoDigest, "_read", noting)
+    for count in (2, 3):  # both before and after decoding, then before
+        recognizer.classify(path, store=store)
+        assert len(read) == count
+    monkeypatch.setattr(video_digest, "RECENT_SECONDS", -3600.0)
+    for _ in range(3):
+        recognizer.classify(path, store=store)
+        assert len(read) == 4
+    write_and_hide(path)
+    recognizer.classify(path, store=store)
+    assert len(read) == 5
+
+
+def test_no_more_digests_are_remembered_than_memory_is_for(
+    recognizer: Recognizer, store: FeatureStore, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_digest, "RECENT_SECONDS", -3600.0)
+    monkeypatch.setattr(video_digest, "_MOST_REMEMBERED", 3)
+    monkeypatch.setattr(video_digest, "_remembered", {})
+    for number in range(5):
+        recognizer.classify(shutil.copy(video, tmp_path / f"{number}.mp4"), store=store)
+    assert len(video_digest._remembered) == 3
 
 
 @pytest.mark.parametrize("what", ["replaced", "deleted"])
