@@ -32,6 +32,10 @@ DPI = 144
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b0558b", "#c98700", "#3c9fd6", "#8a7d00", "#6b7280")
 
 
+MOST_TICKS = 10
+_STEPS_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
+
+
 def require_matplotlib() -> None:
     """Raise ``UsageError`` where matplotlib is missing."""
     try:
@@ -72,6 +76,8 @@ def write_plot(path: Path, reports: Sequence[VideoReport]) -> None:
 
 def _draw(axis: Axes, report: VideoReport, output: OutputReport, curves: OutputCurves) -> None:
     """Lanes from the top down, each 1 high: faint where another label wins."""
+    from matplotlib.ticker import MultipleLocator  # noqa: PLC0415 - an extra
+
     assert report.answer is not None
     end = curves.start_seconds + report.answer.duration_seconds
     edges = curves.start_seconds + curves.bin_seconds * np.arange(len(curves.winners) + 1)
@@ -87,7 +93,10 @@ def _draw(axis: Axes, report: VideoReport, output: OutputReport, curves: OutputC
     axis.set_yticks(len(names) - 0.5 - np.arange(len(names)), [_plain(name) for name in names])
     axis.set_title(_plain(f"{printable(Path(report.video).name)} · {output.title}"), loc="left", fontsize=11)
     axis.set(xlim=(curves.start_seconds, end), ylim=(0, len(names)))
-    axis.xaxis.set_major_formatter(lambda seconds, _: clock(seconds))
+    seconds = end - curves.start_seconds
+    step = next((step for step in _STEPS_SECONDS if step * MOST_TICKS >= seconds), _STEPS_SECONDS[-1])
+    axis.xaxis.set_major_locator(MultipleLocator(step))
+    axis.xaxis.set_major_formatter(lambda seconds, _: clock(seconds).removesuffix(".0"))
     axis.tick_params(axis="y", length=0)
     axis.spines[["top", "right", "left"]].set_visible(False)
 
