@@ -65,13 +65,20 @@ def _fetched(url: str, limit_bytes: int) -> OpenSource:
             return OpenSource(os.dup(local.fileno()), name)
     except (VideoError, UsageError):
         raise
-    except FileNotFoundError:
-        raise VideoNotFoundError(f"{name}: no such file") from None
-    except PermissionError:
-        raise VideoPermissionError(f"{name}: access is denied; give this process credentials") from None
     except Exception as error:  # each file system has its own, with no base in common
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise VideoError(f"{name}: cannot be fetched: {reason:.300}") from error
+        raise _video_error(name, error) from error
+
+
+def _video_error(name: str, error: Exception) -> VideoError:
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, OSError):
+        return _video_error(name, cause)  # fsspec's HTTP says so of a server that is away, too
+    if isinstance(error, FileNotFoundError):
+        return VideoNotFoundError(f"{name}: no such file")
+    if isinstance(error, PermissionError):
+        return VideoPermissionError(f"{name}: access is denied; give this process credentials")
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return VideoError(f"{name}: cannot be fetched: {reason:.300}")
 
 
 def _fsspec() -> Any:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from sfavivit.errors import ScoringError, UsageError
-from sfavivit.scoring.options import WHOLE, Shard
+from sfavivit.scoring.options import Output
 from sfavivit.scoring.parts import (
     PART_NAME,
     PartWriter,
@@ -44,43 +44,37 @@ _REMOVING: Record = {"removing_parts": True}
 class JobFolder:
     """A folder that this process may write the parts of one shard to, as long as ``opened`` lasts."""
 
-    path: Path
-    shard: Shard
+    output: Output
+
+    @property
+    def path(self) -> Path:
+        return self.output.folder
 
     @classmethod
     @contextmanager
-    def opened(
-        cls,
-        path: Path,
-        record: Record,
-        shard: Shard = WHOLE,
-        *,
-        restart: bool = False,
-        retry_errors: bool = False,
-    ) -> Iterator[Self]:
+    def opened(cls, record: Record, output: Output) -> Iterator[Self]:
         """Lock the folder, made if need be, for jobs of this ``record``.
 
-        ``restart``: remove all rows first. ``retry_errors``: remove the rows with errors first. Either may
-        be killed at any moment: the next start finishes the removal, or finds those rows as they were.
+        Removing rows (``restart``, ``retry_errors``) may be killed at any moment: the next start finishes
+        it, or finds those rows as they were.
 
         Raises:
             UsageError: the folder has rows of another kind of job.
             ScoringError: another job runs on the shard, or on the folder that is to change; the folder
                 cannot be read or written.
         """
-        folder = cls(path, shard)
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
+        folder, path, shard = cls(output), output.folder, output.shard
         with ExitStack() as stack:
             with writing(path):
+                path.mkdir(parents=True, exist_ok=True)
                 whole = stack.enter_context((path / "lock").open("a+"))
                 own = stack.enter_context((path / f"lock-{shard}").open("a+"))
                 alone = _lock(whole, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if alone:
-                folder._prepare(record, restart=restart, retry_errors=retry_errors)
+                folder._prepare(record)
                 with writing(path):
                     _write_count(whole, shard.count)
-            elif restart or retry_errors:
+            elif output.restart or output.retry_errors:
                 raise ScoringError(f"{path}: a job is running there; end it before rows are removed")
             with writing(path):
                 _lock(whole, fcntl.LOCK_SH)  # waits while another job prepares the folder
@@ -104,24 +98,34 @@ class JobFolder:
             outcomes |= found
         return outcomes
 
-    def writer(self, *, videos: int, seconds: float) -> PartWriter:
-        """Writes this shard's next parts."""
-        matches = [PART_NAME.fullmatch(file.name) for file in part_files(self.path)]
-        numbers = [int(match[2]) for match in matches if match and match[1] == str(self.shard)]
-        first = max(numbers, default=0) + 1
-        return PartWriter(self.path, str(self.shard), first, videos=videos, seconds=seconds)
+    def record(self) -> Record:
+        """What all rows have in common. Raises ``ScoringError`` when job.json is not there any more."""
+        record = self._record()
+        if record is None:
+            raise ScoringError(f"{self.path} has lost its {JOB_NAME}; restore it, or name another folder")
+        return record
 
-    def _prepare(self, record: Record, *, restart: bool, retry_errors: bool) -> None:
+    def writer(self) -> PartWriter:
+        """Writes this shard's next parts."""
+        shard = str(self.output.shard)
+        matches = [PART_NAME.fullmatch(file.name) for file in part_files(self.path)]
+        numbers = [int(match[2]) for match in matches if match and match[1] == shard]
+        first = max(numbers, default=0) + 1
+        return PartWriter(
+            self.path, shard, first, videos=self.output.part_videos, seconds=self.output.part_seconds
+        )
+
+    def _prepare(self, record: Record) -> None:
         """Nobody else is here: remove what is to go, and write the record."""
         with writing(self.path):
             for leftover in self.path.glob(".*.tmp"):
                 leftover.unlink()
-        old = _REMOVING if restart else self._record()
+        old = _REMOVING if self.output.restart else self._record()
         if old == _REMOVING:
             self._remove_parts()
         elif part_files(self.path):
             self._compare(old, record)
-        if retry_errors:
+        if self.output.retry_errors:
             self._remove_errors()
         if self._record() != record:
             text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
@@ -130,9 +134,10 @@ class JobFolder:
     def _check(self, record: Record, shards: int) -> None:
         """Others may be here: fit in with them, or raise."""
         self._compare(self._record(), record)
-        if shards != self.shard.count:
+        if shards != self.output.shard.count:
             raise UsageError(
-                f"{self.path}: the running jobs split the list into {shards} shards, not {self.shard.count}"
+                f"{self.path}: the running jobs split the list into {shards} shards, "
+                f"not {self.output.shard.count}"
             )
 
     def _compare(self, old: Record | None, new: Record) -> None:

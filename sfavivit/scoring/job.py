@@ -6,13 +6,18 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from sfavivit.annotations import VideoItem
+from sfavivit.repository import Catalog
 from sfavivit.scoring.folder import JobFolder
+from sfavivit.scoring.metrics import evaluate
+from sfavivit.scoring.options import ModelLocation, Output, ScoreOptions
+from sfavivit.scoring.record import record_of
 from sfavivit.scoring.rows import Row, text
-
-PART_VIDEOS = 1000
-PART_SECONDS = 60.0
+from sfavivit.scoring.stop import StopSignals
+from sfavivit.scoring.workers import score_in_workers
 
 Executor = Callable[[Sequence[VideoItem]], Generator[list[Row], None, None]]
 """Items -> the rows of each, in any order; an empty list now and then when nothing has come."""
@@ -20,9 +25,9 @@ Executor = Callable[[Sequence[VideoItem]], Generator[list[Row], None, None]]
 
 @dataclass
 class JobProgress:
-    """Where a job stands. ``videos``: of this shard; ``before``: of those, how many had rows at the start.
+    """Where a job stands. ``videos``: of its shard; ``before``: how many of them had rows at the start.
 
-    ``outcomes``: error kind -> number of videos, ``None`` for those that are fine; of all that have rows.
+    ``outcomes``: error kind -> number of videos that have rows; None for those that are fine.
     """
 
     videos: int
@@ -38,13 +43,36 @@ class JobProgress:
         return self.done - self.outcomes[None]
 
 
+def score_list(
+    items: Sequence[VideoItem],
+    models: ModelLocation,
+    catalog: Catalog,
+    options: ScoreOptions,
+    output: Output,
+    *,
+    workers: int,
+    stop: StopSignals,
+    progress: Callable[[JobProgress], None],
+) -> tuple[JobProgress, dict[str, Any] | None]:
+    """Score a list in worker processes; how it ended, and the metrics of all rows if it was not stopped.
+
+    Raises:
+        UsageError: the folder has rows of another kind of job; options that cannot be.
+        ScoringError: the folder is in use, or cannot be read or written.
+        SfaVivitError: as of ``score_in_workers``.
+    """
+    executor = partial(score_in_workers, models=models, catalog=catalog, options=options, workers=workers)
+    with JobFolder.opened(record_of(catalog, options), output) as folder:
+        with stop:
+            state = run_job(folder, items, executor, stopped=stop, progress=progress)
+        return state, None if stop() else evaluate(folder)
+
+
 def run_job(
     folder: JobFolder,
     items: Sequence[VideoItem],
     executor: Executor,
     *,
-    part_videos: int = PART_VIDEOS,
-    part_seconds: float = PART_SECONDS,
     stopped: Callable[[], bool] = lambda: False,
     progress: Callable[[JobProgress], None] = lambda _: None,
 ) -> JobProgress:
@@ -57,13 +85,12 @@ def run_job(
         SfaVivitError: what the executor raises.
     """
     known = folder.outcomes()
-    mine = [item for item in items if folder.shard.holds(item.id)]
+    mine = [item for item in items if folder.output.shard.holds(item.id)]
     pending = [item for item in mine if text(item.id) not in known]
     state = JobProgress(len(mine), len(mine) - len(pending))
     state.outcomes.update(known[key] for item in mine if (key := text(item.id)) in known)
     progress(state)
-    writer = folder.writer(videos=part_videos, seconds=part_seconds)
-    with writer, closing(executor(pending)) as results:
+    with folder.writer() as writer, closing(executor(pending)) as results:
         for rows in results:
             writer.add(rows)
             if rows:

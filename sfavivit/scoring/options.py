@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from sfavivit.engines import TRITON_SCHEME, open_models
@@ -78,3 +79,19 @@ class Shard:
 
 
 WHOLE = Shard()
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where rows go, and what becomes of those that are there.
+
+    ``restart``: remove all rows first. ``retry_errors``: remove the rows with errors first. A part is
+    written after ``part_videos``, or ``part_seconds`` after its first video, whichever comes first.
+    """
+
+    folder: Path
+    shard: Shard = WHOLE
+    restart: bool = False
+    retry_errors: bool = False
+    part_videos: int = 1000
+    part_seconds: float = 60.0

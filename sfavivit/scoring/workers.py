@@ -18,8 +18,10 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
@@ -29,6 +31,7 @@ from sfavivit.repository import Catalog
 from sfavivit.scoring.options import ModelLocation, ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
 from sfavivit.scoring.scorer import score_items
+from sfavivit.scoring.stop import STOP_SIGNALS
 
 TICK_SECONDS = 0.2
 IN_HAND = 2
@@ -136,7 +139,8 @@ class _Crew:
             process = context.Process(
                 target=work, args=(other, self._models, self._options), name="sfavivit-score", daemon=True
             )
-            process.start()
+            with _signals_blocked():
+                process.start()
             other.close()
             self._workers[pipe] = _Worker(process, pipe, alone)
 
@@ -195,9 +199,19 @@ class _Crew:
             self._suspects += worker.in_hand
 
 
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """What is started in here never gets Ctrl-C or SIGTERM, which may be sent to all: the parent decides."""
+    resource_tracker.ensure_running()  # a process of multiprocessing, whose start would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def work(pipe: Connection, models: ModelLocation, options: ScoreOptions) -> None:
     """What a worker process runs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
     _die_with_parent()
     try:
         recognizer = models.load()

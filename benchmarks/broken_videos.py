@@ -1,0 +1,63 @@
+"""A list of short videos, some of them broken in different ways."""
+
+from __future__ import annotations
+
+import csv
+import random
+import shutil
+import subprocess
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+
+from sfavivit.ffmpeg_program import find_ffmpeg
+
+DISTINCT_VIDEOS = 30
+H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p")
+
+
+def _noise(video: Path, target: Path) -> None:
+    """The first bytes of a video, then anything."""
+    content = video.read_bytes()
+    target.write_bytes(content[:40] + random.Random(target.name).randbytes(len(content)))  # noqa: S311
+
+
+BREAKAGES: dict[str, Callable[[Path, Path], object]] = {
+    "cut off before its index": lambda video, target: target.write_bytes(video.read_bytes()[:1500]),
+    "noise": _noise,
+    "empty": lambda _, target: target.touch(),
+    "text": lambda _, target: target.write_text("this is no video\n" * 50),
+    "playlist": lambda _, target: target.write_text("#EXTM3U\nhttp://localhost/video.ts\n"),
+    "folder": lambda _, target: target.mkdir(),
+    "missing": lambda _, target: None,
+    "link to itself": lambda _, target: target.symlink_to(target),
+    "sound only": lambda _, target: _ffmpeg("-f", "lavfi", "-i", "sine=d=1", "-f", "mp4", target),
+    "header only": lambda video, target: target.write_bytes(video.read_bytes()[:64]),
+}
+
+
+def make_corpus(folder: Path, videos: int, broken: int, seed: int = 0) -> Path:
+    """A CSV of ``videos`` labelled videos, of which ``broken`` are broken, in one of ``BREAKAGES`` each."""
+    folder.mkdir()
+    originals = [_short_video(folder / f"original{k}.mp4", k) for k in range(min(DISTINCT_VIDEOS, videos))]
+    victims = random.Random(seed).sample(range(videos), broken)  # noqa: S311
+    ways = dict(zip(victims, cycle(BREAKAGES.values()), strict=False))
+    manifest = folder / "videos.csv"
+    with manifest.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("id", "video", "label"))
+        for number in range(videos):
+            video = folder / f"video{number}.mp4"
+            ways.get(number, shutil.copy)(originals[number % len(originals)], video)
+            rows.writerow((f"v{number}", video.name, number % 3))
+    return manifest
+
+
+def _short_video(path: Path, number: int) -> Path:
+    picture = f"testsrc2=size=64x64:rate=25:duration={0.32 + 0.08 * (number % 4)},hue=h={12 * number}"
+    _ffmpeg("-f", "lavfi", "-i", picture, *H264, path)
+    return path
+
+
+def _ffmpeg(*arguments: str | Path) -> None:
+    subprocess.run([find_ffmpeg().path, "-v", "error", "-y", *arguments], check=True)

@@ -1,0 +1,134 @@
+"""``sfavivit score``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfavivit.annotations import read_items
+from sfavivit.app import printable
+from sfavivit.commands.options import (
+    DEFAULT_REPOSITORY,
+    MIB,
+    EngineOption,
+    LimitDurationOption,
+    LimitMemoryOption,
+    LimitPixelsOption,
+    LimitStallOption,
+    RepositoryOption,
+    StrideOption,
+    TopKOption,
+    err,
+    limits_of,
+    out,
+)
+from sfavivit.commands.score_progress import ProgressView, print_summary, summary_fields
+from sfavivit.errors import UsageError
+from sfavivit.scoring.fetch import check_schemes
+from sfavivit.scoring.options import DEFAULT_FETCH_BYTES, ModelLocation, Output, ScoreOptions, Shard
+from sfavivit.scoring.stop import StopSignals
+from sfavivit.video import Limits
+from sfavivit.views import Views
+
+
+def score(
+    manifest: Annotated[
+        str,
+        typer.Argument(
+            help="Videos: CSV, JSON Lines or Parquet with a column `video` (and label, id, start_seconds, "
+            "end_seconds), a dataset's annotation file, a folder, or - for paths on standard input."
+        ),
+    ],
+    folder: Annotated[
+        Path, typer.Option("--out", help="Folder for the rows. What is in it already is not scored again.")
+    ],
+    repository: RepositoryOption = DEFAULT_REPOSITORY,
+    heads: Annotated[
+        str | None, typer.Option(help="Heads to ask, with commas between (default: all).")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes (default: one for each two cores).")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="STORE", help="Take features from this store, and keep them there.")
+    ] = None,
+    views: Annotated[
+        str | None, typer.Option(metavar="TxS", help="Mean of T clips x S crops, instead of a timeline.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--restart", help="Go on, or remove all rows of the folder first.")
+    ] = True,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Score videos again whose rows have errors.")
+    ] = False,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Only part I of N of the list, for N jobs on one folder.")
+    ] = "1/1",
+    root: Annotated[
+        Path | None, typer.Option(help="Where relative paths start (default: the folder of the list).")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Only videos of this split of a dataset.")] = None,
+    top_k: TopKOption = 5,
+    stride: StrideOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON.")] = False,
+    engine: EngineOption = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each worker (default: cores / workers).")
+    ] = None,
+    part_videos: Annotated[
+        int, typer.Option(min=1, help="Write a part after so many videos,")
+    ] = Output.part_videos,
+    part_seconds: Annotated[
+        float, typer.Option(min=0, help="or so long after the first.")
+    ] = Output.part_seconds,
+    limit_duration_seconds: LimitDurationOption = Limits.duration_seconds,
+    limit_pixels: LimitPixelsOption = Limits.pixels,
+    limit_stall_seconds: LimitStallOption = Limits.stall_seconds,
+    limit_memory_mib: LimitMemoryOption = Limits.memory_bytes // MIB,
+    limit_fetch_mib: Annotated[
+        int, typer.Option(min=1, help="Refuse to fetch larger videos.")
+    ] = DEFAULT_FETCH_BYTES // MIB,
+) -> None:
+    """Score a list of videos into Parquet files: each once, however often this is stopped and started."""
+    limits = limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
+    items = read_items(manifest, root=root, split=split)
+    check_schemes(items)
+    cores = len(os.sched_getaffinity(0))
+    workers = workers or max(1, cores // 2)
+    models = ModelLocation(repository, engine, threads or max(1, cores // workers))
+    catalog = models.catalog()
+    options = ScoreOptions(
+        _names(heads) or tuple(catalog.manifest.heads),
+        stride_seconds=stride,
+        top_k=top_k,
+        views=Views.parse(views) if views else None,
+        limits=limits,
+        store=features,
+        fetch_bytes=limit_fetch_mib * MIB,
+    )
+    options.open_store()  # a store that cannot be used ends this before any worker starts
+    try:
+        from sfavivit.scoring.job import score_list  # noqa: PLC0415 - pyarrow is heavy, and an extra
+    except ModuleNotFoundError as error:
+        raise UsageError(f"scoring needs {error.name}: pip install 'sfavivit[score]'") from None
+    output = Output(folder, Shard.parse(shard), not resume, retry_errors, part_videos, part_seconds)
+    view, stop = ProgressView(err), StopSignals()
+    with view.drawn():
+        state, metrics = score_list(
+            items, models, catalog, options, output, workers=workers, stop=stop, progress=view.show
+        )
+    fields = summary_fields(state, view.seconds, metrics)
+    if as_json:
+        print(json.dumps(fields), flush=True)
+    else:
+        print_summary(out, fields, printable(str(folder)))
+    raise typer.Exit(stop.exit_code or (1 if state.failed else 0))
+
+
+def _names(heads: str | None) -> tuple[str, ...]:
+    """The heads of a list with commas, each once."""
+    return tuple(dict.fromkeys(name for name in (heads or "").split(",") if name))

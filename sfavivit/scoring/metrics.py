@@ -1,0 +1,65 @@
+"""Accuracies of all rows in a folder that know their truth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sfavivit.evaluation import Evaluation
+from sfavivit.scoring.folder import METRICS_NAME, JobFolder
+from sfavivit.scoring.parts import part_files, read_part, write_file
+
+_COLUMNS = ["id", "head", "output", "truth", "logits", "error_kind"]
+
+
+class _Scored(NamedTuple):
+    """One video of one head."""
+
+    truth: dict[str, str]
+    logits: dict[str, NDArray[np.float32]]
+
+
+def evaluate(folder: JobFolder) -> dict[str, Any] | None:
+    """Compare all rows, of all shards, with their truths; None when there are no truths.
+
+    Writes ``metrics.json`` (what is returned: {head: ``Evaluation.summary``}) and the files of
+    ``Evaluation.write``. Videos without an answer do not count.
+
+    Raises:
+        ScoringError: a part cannot be read, or the folder cannot be written.
+    """
+    heads = folder.record()["heads"]
+    evaluations = {head: Evaluation(entry["labels"]) for head, entry in heads.items()}
+    labelled = set()
+    for part in part_files(folder.path):
+        for head, scored in _videos(read_part(part, _COLUMNS)):
+            evaluations[head].add(scored.truth, scored.logits)
+            if scored.truth:
+                labelled.add(head)
+    if not labelled:
+        return None
+    metrics = {head: evaluation.summary() for head, evaluation in evaluations.items() if head in labelled}
+    write_file(folder.path / METRICS_NAME, json.dumps(metrics, indent=2, ensure_ascii=False).encode() + b"\n")
+    for head in labelled:
+        evaluations[head].write(folder.path, head)
+    return metrics
+
+
+def _videos(table: pa.Table) -> Iterator[tuple[str, _Scored]]:
+    """Head, truth and logits of every video and head of a part."""
+    table = table.filter(table["error_kind"].is_null()).combine_chunks()
+    logits = table["logits"].combine_chunks()
+    values, ends = logits.values.to_numpy(), logits.offsets.to_numpy()
+    scored: dict[tuple[str, str], _Scored] = {}
+    columns = (table[name].to_pylist() for name in ("id", "head", "output", "truth"))
+    for row, (video, head, output, truth) in enumerate(zip(*columns, strict=True)):
+        entry = scored.setdefault((video, head), _Scored({}, {}))
+        entry.logits[output] = values[ends[row] : ends[row + 1]]
+        if truth is not None:
+            entry.truth[output] = truth
+    return ((head, entry) for (_, head), entry in scored.items())

@@ -1,0 +1,46 @@
+"""Ctrl-C and SIGTERM end a job in good order: what has been scored is written first."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """While the context lasts, the first signal is only noted in ``number``; a second ends the process.
+
+    That loses no more than what is not in a part yet, since parts are written all at once or not at all. No
+    exception is raised, as it could come between a part's renaming and the note that it is written.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.number is not None
+
+    @property
+    def exit_code(self) -> int:
+        """As shells report a signal's; 0 when there was none."""
+        return 128 + self.number if self.number else 0
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.number is not None:
+            os._exit(128 + number)
+        self.number = number

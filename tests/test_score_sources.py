@@ -1,0 +1,238 @@
+"""Where scores come from: the feature store, several heads, and videos that are not on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+
+from sfavivit import Recognizer
+from sfavivit.annotations import VideoItem
+from sfavivit.engines.base import Engine, Features, Frames, Logits
+from sfavivit.errors import UsageError, VideoError
+from sfavivit.scoring.fetch import check_schemes, open_video
+from sfavivit.scoring.options import ScoreOptions
+from sfavivit.scoring.rows import Row
+from sfavivit.scoring.scorer import score_items
+from sfavivit.video import OpenSource
+from sfavivit.views import Views
+from tests.conftest import random_frames
+from tests.video_files import encode
+
+BOTH = ScoreOptions(("default", "long"))
+
+
+class Counting:
+    """An engine that counts the tubelets and windows it is given."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.spatial_calls = 0
+        self.windows: dict[str, int] = {}
+
+    def spatial(self, frames: Frames) -> Features:
+        self.spatial_calls += 1
+        return self._engine.spatial(frames)
+
+    def temporal(self, head: str, features: Features) -> Logits:
+        self.windows[head] = self.windows.get(head, 0) + len(features)
+        return self._engine.temporal(head, features)
+
+
+@pytest.fixture
+def counting(recognizer: Recognizer) -> Recognizer:
+    return Recognizer(recognizer.catalog, Counting(recognizer.engine), chunk_tubelets=3)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[VideoItem]:
+    folder = tmp_path_factory.mktemp("videos")
+    files = [
+        encode(folder / f"{k}.mp4", random_frames(30 + 20 * k, seed=k).repeat(4, 1).repeat(4, 2))
+        for k in range(3)
+    ]
+    return [VideoItem(f"v{k}", str(file), {}) for k, file in enumerate(files)]
+
+
+def scored(recognizer: Recognizer, items: list[VideoItem], options: ScoreOptions) -> list[Row]:
+    """Rows without what differs from run to run; logits as lists, so that rows can be compared."""
+    return [
+        {name: np.asarray(value).tolist() for name, value in row.items() if not name.endswith("_seconds")}
+        for rows in score_items(recognizer, items, options)
+        for row in rows
+    ]
+
+
+def test_one_spatial_pass_serves_all_heads(counting: Recognizer, videos: list[VideoItem]) -> None:
+    engine = counting.engine
+    assert isinstance(engine, Counting)
+    calls = []
+    for heads in (("default",), ("long",), ("default", "long")):
+        engine.spatial_calls, engine.windows = 0, {}
+        scored(counting, videos, ScoreOptions(heads))
+        calls.append((engine.spatial_calls, engine.windows))
+    (one, default), (_, long), (both, windows) = calls
+    assert one == both > len(videos)
+    assert windows == default | long
+
+
+@pytest.mark.parametrize("views", [None, Views(2, 3)])
+def test_a_second_head_from_the_store_costs_its_temporal_pass_only(
+    counting: Recognizer, videos: list[VideoItem], tmp_path: Path, views: Views | None
+) -> None:
+    engine = counting.engine
+    assert isinstance(engine, Counting)
+    options = ScoreOptions(("long",), views=views)
+    expected = scored(counting, videos, options)
+    windows = engine.windows["long"]
+    store = str(tmp_path / "store")
+    scored(counting, videos, ScoreOptions(("default",), views=views, store=store))
+    engine.spatial_calls, engine.windows = 0, {}
+    assert scored(counting, videos, replace(options, store=store)) == expected
+    assert (engine.spatial_calls, engine.windows) == (0, {"long": windows})
+
+
+def test_damaged_entries_never_change_a_score(
+    counting: Recognizer, videos: list[VideoItem], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = counting.engine
+    assert isinstance(engine, Counting)
+    options = replace(BOTH, store=str(tmp_path))
+    expected = scored(counting, videos, BOTH)
+    scored(counting, videos, options)
+    entries = sorted(tmp_path.glob("??/*"))
+    assert len(entries) == len(videos)
+
+    def truncate(entry: Path) -> None:
+        entry.write_bytes(entry.read_bytes()[:-5])
+
+    def flip(entry: Path) -> None:
+        content = bytearray(entry.read_bytes())
+        content[-100] ^= 1
+        entry.write_bytes(content)
+
+    def foreign(entry: Path) -> None:
+        entry.write_text("somebody else's file")
+
+    def of_another_video(entry: Path) -> None:
+        shutil.copy(next(other for other in entries if other != entry), entry)
+
+    for damage in (truncate, flip, foreign, of_another_video, Path.unlink):
+        damage(entries[1])
+        engine.spatial_calls = 0
+        caplog.clear()
+        assert scored(counting, videos, options) == expected, damage
+        assert 0 < engine.spatial_calls < 10  # those of one video
+        assert bool(caplog.records) == (damage is not Path.unlink)
+        engine.spatial_calls = 0
+        assert scored(counting, videos, options) == expected
+        assert engine.spatial_calls == 0
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    files = fsspec.filesystem("memory")  # type: ignore[no-untyped-call]
+    files.store.clear()
+    yield files
+    files.store.clear()
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """Address of a web server that has the files of ``tmp_path``."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(tmp_path))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_videos_from_elsewhere(
+    recognizer: Recognizer, videos: list[VideoItem], memory: Any, web: str, tmp_path: Path
+) -> None:
+    content = Path(videos[0].video).read_bytes()
+    memory.pipe("/corpus/a.mp4", content)
+    (tmp_path / "a.mp4").write_bytes(content)
+    memory.pipe("/corpus/text.mp4", b"this is no video")
+    memory.pipe("/corpus/empty.mp4", b"")
+    addresses = ["memory://corpus/a.mp4", f"file://{videos[0].video}", "memory://corpus/none.mp4"]
+    addresses += ["memory://corpus/text.mp4", "memory://corpus/empty.mp4", f"simplecache::{videos[0].video}"]
+    addresses += ["memory://corpus/a.mp4::file://x", "http://127.0.0.1:9/video.mp4"]
+    addresses += [f"{web}/a.mp4", f"{web}/none.mp4"]
+    items = [VideoItem(str(k), address, {}) for k, address in enumerate(addresses)]
+    rows = scored(recognizer, items, replace(BOTH, heads=("default",)))
+    kinds = [
+        None,
+        None,
+        "not_found",
+        "not_a_video",
+        "empty",
+        "not_found",
+        "video",
+        "video",
+        None,
+        "not_found",
+    ]
+    assert [row.get("error_kind") for row in rows] == kinds
+    (local,) = scored(recognizer, videos[:1], replace(BOTH, heads=("default",)))
+    assert rows[0]["logits"] == rows[1]["logits"] == rows[8]["logits"] == local["logits"]
+    assert rows[0]["video"] == "memory://corpus/a.mp4"
+    assert "cannot be fetched: ClientConnectorError" in rows[7]["error_message"]
+    assert all("\n" not in row.get("error_message", "") for row in rows)
+    (large,) = scored(recognizer, items[:1], ScoreOptions(("default",), fetch_bytes=len(content) - 1))
+    assert large["error_kind"] == "limit"
+    assert scored(recognizer, items[:1], ScoreOptions(("default",), fetch_bytes=len(content))) == rows[:1]
+
+
+def test_a_fetched_video_has_no_name(memory: Any) -> None:
+    memory.pipe("/a.mp4", b"content")
+    source = open_video("memory://a.mp4", 100)
+    assert isinstance(source, OpenSource)
+    with os.fdopen(source.descriptor, "rb") as file:
+        assert file.read() == b"content"
+        assert not Path(f"/proc/self/fd/{source.descriptor}").resolve().exists()
+
+
+def test_addresses_that_nothing_can_fetch_are_wrong_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_schemes([VideoItem("a", "memory://a.mp4", {}), VideoItem("b", "/a:/b.mp4", {})])
+    for video, reason in [
+        ("gopher://a.mp4", "Protocol not known: gopher"),
+        ("s3://b/a.mp4", "[Ii]nstall s3fs"),
+    ]:
+        with pytest.raises(UsageError, match=reason):
+            check_schemes([VideoItem("a", video, {})])
+    monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
+    with pytest.raises(UsageError, match=r"pip install 'sfavivit\[score\]'"):
+        open_video("memory://a.mp4", 1)
+    assert open_video("/a.mp4", 1) == "/a.mp4"
+
+
+def test_a_server_that_fails_in_any_way_is_an_error_of_the_video(
+    memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("502\nBad gateway")
+
+    monkeypatch.setattr(memory, "_open", fail)
+    with pytest.raises(
+        VideoError, match=r"^'memory://a.mp4': cannot be fetched: RuntimeError: 502 Bad gateway"
+    ):
+        open_video("memory://a.mp4", 1)
