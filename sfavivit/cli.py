@@ -6,12 +6,13 @@ import typer
 
 from sfavivit.app import run_app
 from sfavivit.commands.classify import classify
+from sfavivit.commands.features import features
 from sfavivit.commands.inspect import inspect
 from sfavivit.commands.score import score
 from sfavivit.commands.store import store_app
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (classify, inspect, score):
+for command in (classify, inspect, score, features):
     app.command()(command)
 app.add_typer(store_app, name="store")
 

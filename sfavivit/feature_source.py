@@ -49,10 +49,10 @@ class FeatureSource:
     Looking up the store and decoding begin at once, in a thread of their own. So a source that is made while
     the one before it is still being used overlaps its decoding with that one's inference.
 
-    With a ``store``, what is not in it is put there when the iteration reaches its end; until then all
-    features are in memory (D = 768: 3 KB a tubelet, 66 MiB an hour at 12.5 fps and two frames a tubelet, for
-    each crop, and twice that while they are written). The file is read twice, once for its digest (a pipe
-    cannot be). If it changes meanwhile, nothing is stored.
+    With a ``store``, what is not in it is put there when the iteration reaches its end. Until then all
+    features are in memory: with D = 768 it is 3 KB a tubelet, 66 MiB an hour (12.5 fps, two frames a tubelet)
+    for each crop, and three times that while they are written. The file is read twice, once for its digest,
+    so it cannot be a pipe. If it changes meanwhile, nothing is stored.
 
     What comes from the store costs no decoding, so no limit is looked at.
 

