@@ -19,21 +19,18 @@ from sfavivit.dimensions import AdapterDimensions
 from sfavivit.model import SfaVivit
 from sfavivit.recognizer import Recognizer
 from sfavivit.video import VideoReader
-from training.demo import (
+from training.demo import DemoConfig, DemoStage, long_clip_features, train_stage_one, train_stage_two
+from training.demo_clips import (
     LONG_FRAMES,
     SAMPLING,
-    DemoConfig,
     LongClips,
     ShortClipBatches,
     display_times,
     draw_windows,
-    long_clip_features,
     state_targets,
-    train_stage_one,
-    train_stage_two,
 )
 from training.encoding import write_video
-from training.recipe import Schedule, stage_two_model
+from training.stages import stage_two_model
 from training.synthetic import LABELS, MOTIONS, SHAPES, SIZES, Floats, Scene, render, sample_scene, trajectory
 from training.videos import Confusion, write_held_out
 
@@ -41,8 +38,8 @@ SMALL = DemoConfig(
     hidden_size=32,
     spatial_layers=1,
     temporal_layers=1,
-    stage_one=Schedule(24, 8, 5e-3),
-    stage_two=Schedule(24, 8, 2e-3),
+    stage_one=DemoStage(24, 8, 5e-3),
+    stage_two=DemoStage(24, 8, 2e-3),
     stage_two_clips=12,
     workers=0,
 )
@@ -160,7 +157,7 @@ def test_the_same_seed_draws_the_same_clips() -> None:
     first, again, other = (LongClips(seed, 3)[2] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    batches = [ShortClipBatches(1, SMALL.stage_one)[4] for _ in range(2)]
+    batches = [ShortClipBatches(1, steps=9, batch_size=4)[4] for _ in range(2)]
     assert all(torch.equal(one, two) for one, two in zip(*batches, strict=True))
 
 
@@ -227,7 +224,7 @@ def test_window_targets_are_the_shares_of_the_motions_shown() -> None:
     rng = torch.Generator().manual_seed(0)
     lengths = set()
     for _ in range(30):
-        windows = draw_windows(features, labels, DemoConfig(), rng)
+        windows = draw_windows(features, labels, 64, 0.4, rng)
         torch.testing.assert_close(windows.targets, windows.features.mean(dim=1))
         lengths.add(windows.features.shape[1])
     assert max(lengths) == 64
@@ -236,11 +233,10 @@ def test_window_targets_are_the_shares_of_the_motions_shown() -> None:
 
 def test_looped_windows_repeat_a_part_of_one_clip() -> None:
     features = torch.arange(64.0)[None, :, None].expand(5, -1, 1)
-    config = replace(DemoConfig(), mixed_share=0.0)
     rng = torch.Generator().manual_seed(0)
     seen_loop = False
     for _ in range(20):
-        for row in draw_windows(features, torch.zeros(5, dtype=torch.int64), config, rng).features[..., 0]:
+        for row in draw_windows(features, torch.zeros(5, dtype=torch.int64), 64, 0.0, rng).features[..., 0]:
             steps = row.diff()
             seen_loop |= bool((steps < 0).any())
             backwards = steps[steps < 0]
@@ -256,8 +252,8 @@ def test_stage_two_starts_from_the_function_of_stage_one() -> None:
     frames = torch.randint(0, 256, (2, 8, 64, 64, 3), dtype=torch.uint8)
     torch.testing.assert_close(extended(frames)[""], model(frames)[""])
     assert stage_two_model(model, LONG_FRAMES, AdapterDimensions(width=16)).dims.max_tubelets == 64
-    with pytest.raises(ValueError, match="one already"):
-        stage_two_model(extended, LONG_FRAMES, AdapterDimensions(width=16))
+    again = stage_two_model(extended, 8, AdapterDimensions(width=16))
+    assert torch.equal(again(frames)[""], extended(frames)[""]), "a further stage keeps the adapter"
 
 
 def recorder(losses: list[float]) -> Callable[..., None]:
@@ -285,15 +281,6 @@ def test_both_stages_learn_and_the_second_leaves_the_spatial_half_alone() -> Non
     assert all(p.grad is None and not p.requires_grad for p in final.spatial.parameters())
     assert any(not torch.equal(final.temporal.state_dict()[name], value) for name, value in temporal.items())
     assert final.state_dict()["temporal.adapter.fc2.weight"].abs().max() > 0, "the adapter learned"
-
-
-def test_learning_rate_warms_up_and_decays_to_nothing() -> None:
-    schedule = Schedule(1000, 1, learning_rate=1.0, warmup_steps=100)
-    rates = [schedule.learning_rate_at(step) for step in range(1000)]
-    assert rates[0] == pytest.approx(0.01)
-    assert max(rates) == pytest.approx(1.0, abs=0.03)
-    assert rates.index(max(rates)) == 99
-    assert rates[-1] < 1e-5
 
 
 def test_confusion_names_the_mistakes() -> None:

@@ -1,1 +1,1 @@
-"""Training: the demo model."""
+"""Training: the paper's two stages, and the demo model."""

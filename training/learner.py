@@ -1,0 +1,76 @@
+"""What the paper's training minimises: cross entropy of clips, with mixup and label smoothing."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sfavivit.model import SfaVivit
+from training.clips import ClipBatch
+from training.config import RegularisationConfig
+from training.trainer import StepResult
+
+
+class ClipLearner(nn.Module):
+    """The model and its loss: the sum over the outputs, the mean over the clips.
+
+    A clip counts as right when all its outputs are (EPIC-Kitchens: verb and noun). Mixup and label smoothing
+    are for training only. A frozen spatial half is computed as in use, and keeps nothing for a backward pass.
+    """
+
+    def __init__(self, model: SfaVivit, config: RegularisationConfig) -> None:
+        super().__init__()
+        self.model = model.set_stochastic_depth(config.stochastic_depth)
+        self.config = config
+        self.frozen = not any(parameter.requires_grad for parameter in model.spatial.parameters())
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.frozen:
+            self.model.spatial.eval()
+        return self
+
+    def forward(self, batch: ClipBatch) -> StepResult:
+        frames, shares = batch.frames, None
+        if self.training and self.config.mixup:
+            shares = batch.shares
+            frames = mix(frames.float(), shares)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.model.spatial(frames)
+        outputs = self.model.temporal(features)
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        losses = [
+            clip_losses(logits.float(), batch.labels[name], shares, smoothing)
+            for name, logits in outputs.items()
+        ]
+        right = [logits.argmax(1) == batch.labels[name] for name, logits in outputs.items()]
+        correct = torch.stack([*right, batch.valid]).all(0).sum()
+        examples = batch.valid.sum()
+        loss = (torch.stack(losses).sum(0) * batch.valid).sum() / examples.clamp(min=1)
+        return StepResult(loss, correct, examples)
+
+
+def mix(values: Tensor, shares: Tensor) -> Tensor:
+    """Mixup (arXiv 1710.09412) of neighbours: clips 2k and 2k + 1 of a batch float [B, ...] are each mixed
+    with the other, ``shares`` [B] of their own; a clip without a neighbour stays as it is.
+
+    ``shares`` of a pair are those of its first clip, so that the two are mirror images.
+    """
+    pairs = len(values) // 2 * 2
+    partners = torch.arange(pairs, device=values.device) ^ 1
+    share = shares[:pairs:2].repeat_interleave(2).view(-1, *(1,) * (values.ndim - 1)).to(values.dtype)
+    mixed = share * values[:pairs] + (1 - share) * values[partners]
+    return torch.cat([mixed, values[pairs:]])
+
+
+def clip_losses(logits: Tensor, labels: Tensor, shares: Tensor | None, smoothing: float) -> Tensor:
+    """Cross entropy float32 [B] of logits [B, C] with classes [B], mixed as the clips were, and smoothed:
+    ``smoothing`` of every target is spread over all classes (arXiv 1512.00567).
+    """
+    targets = F.one_hot(labels, logits.shape[1]).float()
+    if shares is not None:
+        targets = mix(targets, shares)
+    return F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)

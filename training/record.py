@@ -1,0 +1,104 @@
+"""What a run was like: a row an epoch, a row a step, and the curves as a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sfavivit.durable_file import write_durably
+from training.trainer import StepFigures
+
+NEAR_PEAK = 0.01  # within one point of the best top-1, as the paper counts
+
+
+class EpochRow(NamedTuple):
+    """An epoch, counted from 1. Accuracies are shares of clips; ``top1`` is that of the validation list.
+
+    ``seconds``: of training, without the evaluation. ``peak_memory_bytes``: resident memory of the first
+    process, without its workers. ``peak_cuda_bytes``: of its first GPU; 0 without one. ``broken_videos``:
+    found broken so far.
+    """
+
+    epoch: int
+    steps: int
+    learning_rate: float
+    loss: float
+    accuracy: float
+    validation_loss: float
+    top1: float
+    seconds: float
+    peak_memory_bytes: int
+    peak_cuda_bytes: int
+    broken_videos: int
+
+
+def near_peak_epoch(rows: Sequence[EpochRow]) -> int | None:
+    """The first epoch within one point of the best top-1; None before the first epoch."""
+    best = max((row.top1 for row in rows), default=0.0)
+    return next((row.epoch for row in rows if row.top1 >= best - NEAR_PEAK), None)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A CSV, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_durably(path, text.getvalue().encode())
+
+
+class StepLog:
+    """``steps.csv``: written as training goes; after a kill, lines that are done again are cut off."""
+
+    COLUMNS = ("step", "learning_rate", "loss", "accuracy")
+
+    def __init__(self, path: Path, first_step: int) -> None:
+        kept = []
+        if first_step and path.exists():
+            with path.open(newline="") as file:
+                kept = [row for row in list(csv.reader(file))[1:] if row and int(row[0]) < first_step]
+        write_table(path, self.COLUMNS, kept)
+        self._file = path.open("a", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+
+    def add(self, figures: StepFigures) -> None:
+        """Numbers in full, so that two runs can be compared exactly."""
+        self._writer.writerow([repr(value) for value in figures])
+
+    def flush(self) -> None:
+        """Hand what was added to the operating system."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Nothing can be added any more."""
+        self._file.close()
+
+
+def write_curves(path: Path, runs: Mapping[str, Sequence[EpochRow]]) -> None:
+    """A PNG: loss and top-1 over the epochs of runs {name: rows}, their near-peak epochs marked."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - takes a second, for a file at the end
+
+    figure = Figure(figsize=(10, 4), dpi=144, layout="constrained")
+    loss_axis, top1_axis = figure.subplots(1, 2)
+    for name, rows in runs.items():
+        epochs = [row.epoch for row in rows]
+        (line,) = loss_axis.plot(epochs, [row.loss for row in rows], marker=".", label=f"{name}, training")
+        colour = line.get_color()
+        loss_axis.plot(epochs, [row.validation_loss for row in rows], ":", color=colour)
+        top1_axis.plot(epochs, [100 * row.top1 for row in rows], marker=".", color=colour, label=name)
+        if near := near_peak_epoch(rows):
+            top1 = next(100 * row.top1 for row in rows if row.epoch == near)
+            top1_axis.plot(near, top1, marker="o", markersize=9, fillstyle="none", color=colour)
+    loss_axis.set(xlabel="epoch", title="loss (dotted: validation)")
+    top1_axis.set(xlabel="epoch", title="validation top-1, % (circle: within a point of the best)")
+    for axis in (loss_axis, top1_axis):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.3)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    top1_axis.legend(frameon=False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_durably(path, picture.getvalue())
