@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,18 @@ def write_job(folder: Path, videos: Sequence[int], metrics: dict[str, Any] | Non
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    metrics = {"videos": 51, "verb": {"top1": 0.75, "per_class": {"Cut": {"top1": 0.123}}}}
+    metrics = {
+        "videos": 1051,
+        "outputs": {
+            "verb": {
+                "top1": 1.0,
+                "top5": None,
+                "per_class": {"Cut": {"top1": 0.2}},
+                "unknown_labels": {"x": 1},
+            }
+        },
+        "action": {"top1": 0.755},
+    }
     folder = write_job(tmp_path_factory.mktemp("job"), range(VIDEOS), metrics)
     Image.new("RGB", (8, 8)).save(folder / "confusion_h_verb.png")
     write_scores_report(folder / "report.html", folder)
@@ -99,7 +112,9 @@ def test_counts_metrics_and_the_confusion_matrix(browser: Browser, job: Path) ->
         counts = {"wash <b>up": odd, "Cut": VIDEOS - broken - odd}
         most = sorted(counts, key=lambda label: -counts[label])
         expect(shown.locator("#common li")).to_have_text([f"{label}{counts[label]}" for label in most])
-        expect(shown.locator("#metrics div")).to_have_text(["h videos51", "h verb top175.0%"])
+        expect(shown.locator("#metrics div")).to_have_text(
+            ["h videos1,051", "h verb top1100.0%", "h action top175.5%"]
+        )
         shown.locator("#picture-details summary").click()
         assert shown.evaluate("document.getElementById('picture').naturalWidth") == 8
         shown.locator("#output").select_option(label="h / noun")
@@ -174,3 +189,23 @@ def test_a_job_without_rows(browser: Browser, tmp_path: Path) -> None:
     write_scores_report(tmp_path / "r.html", write_job(tmp_path, []))
     with visit(browser, tmp_path / "r.html") as visited:
         expect(visited.page.locator("#page")).to_have_text("none")
+
+
+def test_score_writes_the_page(
+    browser: Browser, repository: Path, parity_video: Path, tmp_path: Path
+) -> None:
+    """The command, with a video whose label is known, one that is broken, and the page beside the rows."""
+    (tmp_path / "broken.mp4").write_text("no video")
+    (tmp_path / "list.csv").write_text(f"video,label\n{parity_video},class 99\nbroken.mp4,class 1\n")
+    out = tmp_path / "out"
+    arguments = [tmp_path / "list.csv", "--out", out, "--repository", repository, "--heads", "default"]
+    command = [sys.executable, "-m", "sfavivit.cli", "score", *map(str, arguments), "--report"]
+    wrong = subprocess.run([*command, tmp_path / "no/r.html"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1) and not out.exists()
+    done = subprocess.run([*command, out / "r.html"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    with visit(browser, out / "r.html") as visited:
+        expect(visited.page.locator("#tiles strong").first).to_have_text("2")
+        expect(visited.page.locator("#table tbody tr")).to_have_count(2)
+        expect(visited.page.locator("#table tbody td.wrong")).to_have_count(1)
+        expect(visited.page.locator("#table tbody td.failed")).to_have_text("not_a_video")

@@ -79,6 +79,9 @@ def score(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of each worker (default: cores / workers).")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page of all rows in the folder.")
+    ] = None,
     part_videos: Annotated[
         int, typer.Option(min=1, help="Write a part after so many videos,")
     ] = Output.part_videos,
@@ -112,10 +115,14 @@ def score(
     )
     options.open_store()  # a store that cannot be used ends this before any worker starts
     try:
-        from sfavivit.scoring.job import score_list  # noqa: PLC0415 - pyarrow is heavy, and an extra
+        # pyarrow is heavy, and an extra
+        from sfavivit.reports.corpus import check_scores_report, write_scores_report  # noqa: PLC0415
+        from sfavivit.scoring.job import score_list  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise UsageError(f"scoring needs {error.name}: pip install 'sfavivit[score]'") from None
     output = Output(folder, Shard.parse(shard), not resume, retry_errors, part_videos, part_seconds)
+    if report:
+        check_scores_report(report, folder)
     view, stop = ProgressView(err), StopSignals()
     with view.drawn():
         state, metrics = score_list(
@@ -126,6 +133,8 @@ def score(
         print(json.dumps(fields), flush=True)
     else:
         print_summary(out, fields, printable(str(folder)))
+    if report and not stop():
+        write_scores_report(report, folder)
     raise typer.Exit(stop.exit_code or (1 if state.failed else 0))
 
 

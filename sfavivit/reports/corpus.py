@@ -19,10 +19,11 @@ import pyarrow as pa
 
 from sfavivit.app import printable
 from sfavivit.errors import UsageError
-from sfavivit.reports.files import write_file
+from sfavivit.evaluation import ClassNames
+from sfavivit.reports.files import PAGE_SUFFIXES, check_target, write_file
 from sfavivit.reports.page import render_page
 from sfavivit.scoring.folder import JOB_NAME, METRICS_NAME
-from sfavivit.scoring.parts import part_files, read_part
+from sfavivit.scoring.parts import part_files, read_part, writing
 
 MAX_VIDEOS = 100_000
 STRIP_SLOTS = 48
@@ -33,6 +34,19 @@ _COLUMNS = [
     "id", "video", "head", "output", "labels", "confidences", "timeline", "truth", "duration_seconds",
     "error_kind", "error_message", "warning",
 ]  # fmt: skip
+
+
+def check_scores_report(path: Path, folder: Path) -> None:
+    """Make sure that the page of a job in ``folder`` can be written; the job may still have to be started.
+
+    Raises:
+        UsageError: it cannot be written, or its name is not one of a page.
+        ScoringError: it is to be in ``folder``, and that cannot be made.
+    """
+    if path.resolve().parent == folder.resolve():
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    check_target(path, "--report", PAGE_SUFFIXES)
 
 
 def write_scores_report(path: Path, folder: Path) -> None:
@@ -52,11 +66,10 @@ def write_scores_report(path: Path, folder: Path) -> None:
         columns.fields() | {"picture": _picture(folder, head, output)}
         for (head, output), columns in corpus.outputs.items()
     ]
-    metrics = _read_json(folder / METRICS_NAME)
     data = corpus.fields() | {
         "title": printable(folder.resolve().name),
         "model": _facts(record),
-        "metrics": list(_scalars("", metrics)),
+        "metrics": list(_metric_lines("", _read_json(folder / METRICS_NAME))),
         "outputs": outputs,
     }
     write_file(path, render_page("corpus", f"{data['title']} – SFA-ViViT scores", data, {}))
@@ -75,9 +88,8 @@ class _OutputColumns:
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self._classes = len(self.labels)
-        self._codes = {label: code for code, label in enumerate(self.labels)}
-        self._alike = {_alike(label): code for code, label in reversed(list(enumerate(self.labels)))}
+        self._names = ClassNames(tuple(self.labels))
+        self._codes = {label: code for code, label in reversed(list(enumerate(self.labels)))}
 
     def code(self, label: str) -> int:
         """The number of a label on this page; a new one for a label that the head does not have."""
@@ -87,15 +99,11 @@ class _OutputColumns:
         return self._codes[label]
 
     def truth_code(self, truth: str | None) -> int:
-        """The label that a list means: by name, by a name much alike, or by number."""
+        """The label that a list means, as the evaluation understands it."""
         if truth is None:
             return NO_LABEL
-        if truth in self._codes:
-            return self._codes[truth]
-        if _alike(truth) in self._alike:
-            return self._alike[_alike(truth)]
-        named = truth.isascii() and truth.isdigit() and int(truth[:9]) < self._classes  # long ones are none
-        return int(truth) if named else self.code(truth)
+        known = self._names.index_of(truth)
+        return self.code(truth) if known is None else known
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -204,10 +212,6 @@ def _run_lengths(codes: list[int]) -> list[int]:
     return runs
 
 
-def _alike(label: str) -> str:
-    return " ".join(label.replace("_", " ").casefold().split())
-
-
 def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
     sampling = record["sampling"]
     facts = [
@@ -222,14 +226,14 @@ def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _scalars(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    """The numbers in nested metrics, each with its path; not those of the single classes."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key not in ("per_class", "classes"):
-                yield from _scalars(f"{name} {key}".strip(), inner)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield printable(name), value
+def _metric_lines(name: str, metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Counts and shares of ``Evaluation.summary``, with head and output; not those of single classes."""
+    for key, value in metrics.items():
+        if isinstance(value, dict) and key not in ("per_class", "unknown_labels"):
+            yield from _metric_lines(name if key == "outputs" else f"{name} {key}".strip(), value)
+        elif isinstance(value, int | float):
+            shown = f"{value:.1%}" if isinstance(value, float) else f"{value:,}"
+            yield printable(f"{name} {key.replace('_', ' ')}"), shown
 
 
 def _picture(folder: Path, head: str, output: str) -> str | None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from sfavivit.errors import UsageError
 
+PAGE_SUFFIXES = (".html", ".htm")
+
 
 def check_target(path: Path, option: str, suffixes: Collection[str]) -> None:
     """Make sure that ``path`` can be written, before hours of work are lost.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sfavivit.recognizer import Recognizer
 from sfavivit.reports.export import check_export, write_export
-from sfavivit.reports.files import check_target
+from sfavivit.reports.files import PAGE_SUFFIXES, check_target
 from sfavivit.reports.html import write_report
 from sfavivit.reports.plot import SUFFIXES, require_matplotlib, write_plot
 from sfavivit.reports.thumbnails import require_pillow
@@ -35,7 +35,7 @@ class ReportRequest:
             check_target(self.plot, "--plot", SUFFIXES)
             require_matplotlib()
         if self.report:
-            check_target(self.report, "--report", (".html", ".htm"))
+            check_target(self.report, "--report", PAGE_SUFFIXES)
             require_pillow()
 
     def write(self, reports: Sequence[VideoReport], recognizer: Recognizer, limits: Limits) -> None:

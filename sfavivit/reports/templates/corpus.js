@@ -123,8 +123,7 @@ $("errors-card").hidden = !bad;
 $("errors").replaceChildren(...page.errors.map(([kind, count]) => barred(["li", "span", "span"], kind, count, count / bad)));
 $("model").replaceChildren(...definitions(page.model));
 $("metrics-card").hidden = !page.metrics.length;
-$("metrics").replaceChildren(...definitions(page.metrics.map(([name, value]) =>
-  [name, Number.isInteger(value) ? value.toLocaleString("en") : `${(100 * value).toFixed(1)}%`])));
+$("metrics").replaceChildren(...definitions(page.metrics));
 $("output").replaceChildren(...page.outputs.map(({ title }, k) => element("option", { value: k, textContent: title })));
 $("output").hidden = page.outputs.length < 2;
 $("output").onchange = (event) => showOutput(Number(event.target.value));
