@@ -91,6 +91,44 @@ def service(
     _report("service", services.measure(repository, seconds, rounds), out)
 
 
+@app.command()
+def scoring(
+    repository: Annotated[
+        Path | None, typer.Option(help="Model repository with two heads (default: one of size B is made).")
+    ] = None,
+    videos: Annotated[int, typer.Option(min=1, help="Clips of ten seconds.")] = 4,
+    view_videos: Annotated[int, typer.Option(min=1, help="Of those, how many are scored in many views.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+) -> None:
+    """What scoring costs from videos, from the feature store, with a second head, in many views."""
+    from benchmarks import scoring as costs  # noqa: PLC0415 - needs torch
+
+    with TemporaryDirectory() as folder:
+        models = repository or costs.make_repository(Path(folder) / "model_repository")
+        results = costs.measure(models, Path(folder), videos, view_videos)
+    _report("scoring", [asdict(result) for result in results], out)
+
+
+@app.command()
+def resume(
+    videos: Annotated[int, typer.Option(min=1, help="Short videos.")] = 300,
+    broken: Annotated[int, typer.Option(help="Of those, how many are broken.")] = 30,
+    kills: Annotated[int, typer.Option(help="How often the job is killed.")] = 20,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of the job.")] = 2,
+    seed: Annotated[int, typer.Option(help="The same seed, the same moments.")] = 0,
+    repository: Annotated[Path, typer.Option(help="Model repository.")] = machine.ROOT / "model_repository",
+    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+) -> None:
+    """A scoring job that is killed again and again, against one that is left alone."""
+    from benchmarks import resume as jobs  # noqa: PLC0415 - needs pyarrow
+
+    with TemporaryDirectory() as folder:
+        result = jobs.measure(
+            repository, Path(folder), videos=videos, broken=broken, kills=kills, workers=workers, seed=seed
+        )
+    _report("resume", [asdict(result)], out)
+
+
 def _report(name: str, rows: list[dict[str, Any]], out: Path) -> None:
     """Write ``NAME.json`` and show its rows."""
     out.mkdir(parents=True, exist_ok=True)
