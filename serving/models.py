@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -10,7 +11,12 @@ from typing import Protocol, runtime_checkable
 from serving.settings import Settings
 from sfavivit.engines import open_models
 from sfavivit.engines.base import Engine
-from sfavivit.errors import EngineOutdatedError, EngineUnavailableError, SfaVivitError
+from sfavivit.errors import (
+    EngineOutdatedError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    SfaVivitError,
+)
 from sfavivit.repository import SPATIAL_MODEL, Catalog, temporal_model
 
 Metadata = Sequence[tuple[str, str]]
@@ -23,6 +29,7 @@ class RemoteEngine(Engine, Protocol):
     def check(self) -> None: ...
     def for_one(self) -> RemoteEngine: ...
     def cancel(self) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,9 @@ class Models:
 class ModelSource:
     """Where the models come from, and how they are now.
 
-    Those of this process are opened once, and then stay. Triton may be away, also at the start.
+    Those of this process are opened once, and then stay. Triton may be away, also at the start. A call may
+    take it long, but not the answer to a check: when none came for ``engine_silent_seconds``, it hangs, and
+    what waits for it is told so.
 
     ``why_not``: why the models do not answer, by the last check; None when they do.
     ``metadata``: gRPC metadata for each request to Triton, asked for where the request is made.
@@ -61,6 +70,7 @@ class ModelSource:
         self._metadata = metadata
         self._lock = threading.Lock()
         self._models: Models | None = None
+        self._silent_since: float | None = None
         self.why_not: str | None = None
         self._opened = False
         self.check()
@@ -84,15 +94,26 @@ class ModelSource:
                 if self._models is None or self._outdated(self._models):
                     # Until the new ones are open, and for requests that run, the old ones stay.
                     self._models = self._open()
-            except EngineUnavailableError as error:
-                self.why_not = str(error)
             except SfaVivitError as error:
-                if not self._opened:
+                may_pass = isinstance(error, EngineUnavailableError | EngineTimeoutError)
+                if not (self._opened or may_pass):
                     raise
                 self.why_not = str(error)
+                self._note_silence(silent=isinstance(error, EngineTimeoutError))
             else:
                 self.why_not = None
+                self._note_silence(silent=False)
             return self.why_not
+
+    def _note_silence(self, *, silent: bool) -> None:
+        """Give up the engine, with the calls in flight, when it has been silent for too long."""
+        now = time.monotonic()
+        self._silent_since = (self._silent_since or now) if silent else None
+        if not self._silent_since or now - self._silent_since < self._settings.engine_silent_seconds:
+            return
+        if self._models and isinstance(self._models.engine, RemoteEngine):
+            self._models.engine.close()
+            self._models = None
 
     def _outdated(self, models: Models) -> bool:
         """Whether Triton serves other models by now. Raises when it does not answer."""

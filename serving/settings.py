@@ -44,7 +44,8 @@ class Settings:
     how long a client may send nothing in the middle of an upload. ``drain_seconds``: how long running
     requests may take to end after SIGTERM. ``engine_slots``: engine calls at once (None: 2 for an engine
     of this process, so that the next is ready when one ends; ``max_streams`` for Triton, which batches them).
-    ``engine_timeout_seconds``: how long Triton may take for one. Ports 0: any free one.
+    ``engine_timeout_seconds``: how long Triton may take for one; ``engine_silent_seconds``: how
+    long it may leave checks without an answer until all that waits for it is given up. Ports 0: any free one.
     """
 
     location: str
@@ -64,6 +65,7 @@ class Settings:
     health_seconds: float = 1.0
     engine_slots: int | None = None
     engine_timeout_seconds: float = 300.0
+    engine_silent_seconds: float = 30.0
     spool: Path | None = None
     otlp_endpoint: str | None = None
 
@@ -75,6 +77,7 @@ class Settings:
             "health_seconds",
             "engine_slots",
             "engine_timeout_seconds",
+            "engine_silent_seconds",
         ):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -140,7 +140,7 @@ class TritonServer:
         if has_plans or manifest.backend != "python":
             backend = "tensorrt" if has_plans else manifest.backend
             raise RepositoryError(
-                f"{self.repository} is for Triton's {backend} backend, which nvidia-pytriton's Triton has not; "
+                f"{self.repository} is for Triton's {backend} backend, which nvidia-pytriton has not; "
                 "start NVIDIA's container on it (deploy/README.md), or export with --backend python"
             )
 

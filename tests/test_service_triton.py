@@ -147,6 +147,34 @@ def test_a_client_that_gives_up_on_a_triton_that_stands_still_leaves_nothing_beh
             triton.process.send_signal(signal.SIGCONT)
 
 
+def test_a_triton_that_hangs_is_given_up_and_taken_back(
+    repository: Path, videos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sfavivit.engines.triton.CHECK_SECONDS", 0.3)
+    monkeypatch.setattr("sfavivit.engines.triton.START_SECONDS", 0.3)
+    with (
+        TritonServer(repository, exit_seconds=0) as triton,
+        running_service(triton.url, health_seconds=0.1, engine_silent_seconds=1) as server,
+        client_of(server) as client,
+    ):
+        assert triton.process
+        triton.process.send_signal(signal.SIGSTOP)
+        try:
+            start = time.monotonic()
+            with pytest.raises(EngineUnavailableError, match="Triton at .* failed: .*closed"):
+                list(client.stream([random_frames(64)]))
+            assert time.monotonic() - start < 10
+            assert health_of(server) == NOT_SERVING
+            start = time.monotonic()
+            with pytest.raises(EngineUnavailableError, match="models are not available: .*did not answer"):
+                client.classify(videos[0])
+            assert time.monotonic() - start < 1
+        finally:
+            triton.process.send_signal(signal.SIGCONT)
+        assert eventually(lambda: health_of(server) == SERVING, 15)
+        assert_close(client.classify(videos[0]), Recognizer.load(repository).classify(videos[0]))
+
+
 def test_the_service_may_start_before_triton() -> None:
     with running_service("triton://127.0.0.1:1", health_seconds=0.3) as server, client_of(server) as client:
         assert health_of(server) == NOT_SERVING

@@ -225,6 +225,8 @@ class TritonEngine:
         where = f"Triton at {self.server}"
         if code is grpc.StatusCode.UNAVAILABLE:
             return EngineUnavailableError(f"{where} is unavailable: {details}; is it running?")
+        if code is grpc.StatusCode.CANCELLED:  # not by who asked: by ``close``, or by the server
+            return EngineUnavailableError(f"{where} failed: {details}")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return EngineTimeoutError(
                 f"{where} did not answer within {limit:g} s; it stands still, or has more to do than it can"
