@@ -161,6 +161,13 @@ def test_strips_show_the_timeline(browser: Browser, job: Path) -> None:
         strip = visited.page.locator("#table tbody tr").nth(1).locator("svg")
         expect(strip).to_have_attribute("aria-label", "wash <b>up, then Cut")
         widths = strip.locator("rect").evaluate_all("all => all.map(rect => rect.width.baseVal.value)")
+        colours = strip.locator("rect").evaluate_all("all => all.map(rect => getComputedStyle(rect).fill)")
+        bars = visited.page.locator("#common li").evaluate_all(
+            "all => all.map(li => getComputedStyle(li.querySelector('i')).backgroundColor)"
+        )
+        names = visited.page.locator("#common li span:first-child").all_inner_texts()
+        legend = dict(zip(names, bars, strict=True))
+        assert colours == [legend["wash <b>up"], legend["Cut"]] and colours[0] != colours[1]
         assert widths == [STRIP_SLOTS * 3 / 4, STRIP_SLOTS / 4]
 
 

@@ -3,9 +3,11 @@
 // with a value for each video, so that a hundred thousand of them are sorted and searched in an instant.
 const PAGE_ROWS = 25;
 const NO_LABEL = -1;
+const OTHERS = 7; // the last colour, of all labels but the most frequent
 let output = page.outputs[0], rows = [], first = 0, sorting = { key: null, down: false };
 
 const labelOf = (video) => output.best[video] === NO_LABEL ? "" : output.labels[output.best[video]];
+const colourOf = (code) => colour(output.ranks.get(code) ?? OTHERS);
 const truthOf = (video) => output.truths && output.truths[video] !== NO_LABEL ? output.labels[output.truths[video]] : "";
 const noteOf = (video) => page.notes[video];
 const failed = (video) => Boolean(noteOf(video)?.[0]);
@@ -85,7 +87,7 @@ function drawStrip(video) {
     const rect = document.createElementNS(svg.namespaceURI, "rect");
     const title = document.createElementNS(svg.namespaceURI, "title");
     title.textContent = output.labels[runs[k]];
-    const box = { x: at, y: 0, width: runs[k + 1], height: 1, class: colour(runs[k]) };
+    const box = { x: at, y: 0, width: runs[k + 1], height: 1, class: colourOf(runs[k]) };
     for (const [name, value] of Object.entries(box)) rect.setAttribute(name, value);
     rect.append(title);
     svg.append(rect);
@@ -103,8 +105,9 @@ function drawStrip(video) {
 function showOutput(number) {
   output = page.outputs[number];
   const most = output.common[0]?.[1] ?? 1;
-  $("common").replaceChildren(...output.common.map(([label, count]) =>
-    barred(["li", "span", "span"], label, count, count / most, colour(output.labels.indexOf(label)))));
+  output.ranks ??= new Map(output.common.slice(0, OTHERS).map(([label], rank) => [output.labels.indexOf(label), rank]));
+  $("common").replaceChildren(...output.common.map(([label, count], rank) =>
+    barred(["li", "span", "span"], label, count, count / most, colour(Math.min(rank, OTHERS)))));
   $("picture-details").hidden = !output.picture;
   if (output.picture) $("picture").src = output.picture;
   $("table").tHead.rows[0].cells[3].classList.toggle("unused", !output.truths);
