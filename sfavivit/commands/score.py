@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -118,16 +119,16 @@ def score(
         # pyarrow is heavy, and an extra
         from sfavivit.reports.corpus import check_scores_report, write_scores_report  # noqa: PLC0415
         from sfavivit.scoring.job import score_list  # noqa: PLC0415
+        from sfavivit.scoring.workers import score_in_workers  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise UsageError(f"scoring needs {error.name}: pip install 'sfavivit[score]'") from None
     output = Output(folder, Shard.parse(shard), not resume, retry_errors, part_videos, part_seconds)
     if report:
         check_scores_report(report, folder)
+    executor = partial(score_in_workers, models=models, catalog=catalog, options=options, workers=workers)
     view, stop = ProgressView(err), StopSignals()
     with view.drawn():
-        state, metrics = score_list(
-            items, models, catalog, options, output, workers=workers, stop=stop, progress=view.show
-        )
+        state, metrics = score_list(items, catalog, options, output, executor, stop=stop, progress=view.show)
     fields = summary_fields(state, view.seconds, metrics)
     if as_json:
         print(json.dumps(fields), flush=True)

@@ -6,18 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from sfavivit.annotations import VideoItem
 from sfavivit.repository import Catalog
 from sfavivit.scoring.folder import JobFolder
 from sfavivit.scoring.metrics import evaluate
-from sfavivit.scoring.options import ModelLocation, Output, ScoreOptions
+from sfavivit.scoring.options import Output, ScoreOptions
 from sfavivit.scoring.record import record_of
 from sfavivit.scoring.rows import Row, text
 from sfavivit.scoring.stop import StopSignals
-from sfavivit.scoring.workers import score_in_workers
 
 Executor = Callable[[Sequence[VideoItem]], Generator[list[Row], None, None]]
 """Items -> the rows of each, in any order; an empty list now and then when nothing has come."""
@@ -45,23 +43,21 @@ class JobProgress:
 
 def score_list(
     items: Sequence[VideoItem],
-    models: ModelLocation,
     catalog: Catalog,
     options: ScoreOptions,
     output: Output,
+    executor: Executor,
     *,
-    workers: int,
     stop: StopSignals,
     progress: Callable[[JobProgress], None],
 ) -> tuple[JobProgress, dict[str, Any] | None]:
-    """Score a list in worker processes; how it ended, and the metrics of all rows if it was not stopped.
+    """Score a list by ``executor``; how it ended, and the metrics of all rows if it was not stopped.
 
     Raises:
         UsageError: the folder has rows of another kind of job; options that cannot be.
         ScoringError: the folder is in use, or cannot be read or written.
-        SfaVivitError: as of ``score_in_workers``.
+        SfaVivitError: what the executor raises.
     """
-    executor = partial(score_in_workers, models=models, catalog=catalog, options=options, workers=workers)
     with JobFolder.opened(record_of(catalog, options), output) as folder:
         with stop:
             state = run_job(folder, items, executor, stopped=stop, progress=progress)
