@@ -83,12 +83,13 @@ def service(
     seconds: Annotated[float, typer.Option(help="Of video in each stream.")] = 30.0,
     rounds: Annotated[int, typer.Option(min=1, help="The median of so many counts.")] = 5,
     repository: Annotated[Path, typer.Option(help="Model repository.")] = machine.ROOT / "model_repository",
+    name: Annotated[str, typer.Option(help="Of the result, where it is for other models.")] = "service",
     out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
 ) -> None:
     """Throughput of the video service against the engine alone."""
     from benchmarks import service as services  # noqa: PLC0415 - needs gRPC
 
-    _report("service", services.measure(repository, seconds, rounds), out)
+    _report(name, services.measure(repository, seconds, rounds), out)
 
 
 @app.command()

@@ -127,6 +127,7 @@ def _compare(
     added = costs[3] - costs[2]
     return {
         "engine": engine,
+        "seconds a stream": seconds,
         "alone, frames/s": round(rates[0], 1),
         "service, frames/s": round(rates[1], 1),
         "share": round(rates[1] / rates[0], 3),

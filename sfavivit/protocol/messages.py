@@ -103,7 +103,9 @@ def features_of(chunk: pb.FeatureChunk) -> NDArray[np.float32]:
 
 
 def _check_size(what: str, shape: tuple[int, ...], item_bytes: int, data: bytes) -> None:
-    if min(shape) < 1 or math.prod(shape) * item_bytes != len(data):
+    if min(shape) < 1:
+        raise InvalidInputError(f"{what} of shape {list(shape)}: every size must be at least 1")
+    if math.prod(shape) * item_bytes != len(data):
         raise InvalidInputError(
             f"{what} of shape {list(shape)} take {math.prod(shape) * item_bytes} bytes, but {len(data)} came"
         )

@@ -19,6 +19,9 @@ from sfavivit.errors import (
 
 KIND_KEY = "sfavivit-error-kind"
 
+# gRPC refuses more than 8 KiB of trailing metadata, in which a character takes up to 12 bytes.
+MESSAGE_CHARACTERS = 600
+
 # For errors without a kind: those of gRPC itself, of a proxy, or of another service at the address.
 _BY_CODE: dict[str, type[SfaVivitError]] = {
     "CANCELLED": CancelledRequestError,
@@ -30,7 +33,13 @@ _BY_CODE: dict[str, type[SfaVivitError]] = {
 
 def status_of(error: SfaVivitError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
     """Code, message and trailing metadata of an error."""
-    return grpc.StatusCode[codes_of(error).grpc_code], str(error), ((KIND_KEY, error.kind),)
+    return grpc.StatusCode[codes_of(error).grpc_code], _shortened(str(error)), ((KIND_KEY, error.kind),)
+
+
+def _shortened(message: str) -> str:
+    """Without the middle of what a client sent and the message repeats."""
+    half = MESSAGE_CHARACTERS // 2
+    return message if len(message) <= MESSAGE_CHARACTERS else f"{message[: half - 3]}...{message[-half:]}"
 
 
 def error_of(error: Any, where: str) -> SfaVivitError:
