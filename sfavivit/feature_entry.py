@@ -115,8 +115,8 @@ def encode_entry(key: FeatureKey, entry: StoredFeatures, dtype: StoredDtype) -> 
     return safetensors.numpy.save(tensors, metadata | {"sha256": _checksum(tensors, metadata)})
 
 
-def read_entry(path: Path, key: FeatureKey | None = None) -> StoredFeatures:
-    """An entry whose checksum, form, name and (when given) key are right.
+def read_entry(path: Path) -> StoredFeatures:
+    """An entry whose checksum and form are right, and whose key is the one that the file is named by.
 
     Raises:
         DamagedEntryError: they are not.
@@ -135,7 +135,7 @@ def read_entry(path: Path, key: FeatureKey | None = None) -> StoredFeatures:
         raise DamagedEntryError(f"not an entry ({error})") from error
     if checksum != _checksum(tensors, metadata):
         raise DamagedEntryError("its checksum is wrong")
-    if (key.text if key else text) != text or hashlib.sha256(text.encode()).hexdigest() != path.stem:
+    if hashlib.sha256(text.encode()).hexdigest() != path.stem:
         raise DamagedEntryError("it is the entry of another key")
     return StoredFeatures(features, timestamps, frames_used, metadata.get("warning"))
 

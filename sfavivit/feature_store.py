@@ -90,7 +90,7 @@ class FeatureStore:
         """The features of ``key``; None when there are none, or none that are undamaged."""
         path = self.path(key.digest)
         try:
-            return read_entry(path, key)
+            return read_entry(path)
         except FileNotFoundError:
             return None
         except (DamagedEntryError, OSError) as error:
