@@ -49,8 +49,9 @@ class FeatureKey:
 
     ``video_sha256``: of the file's content. ``spatial_sha256``: of the spatial engine's files
     (``Manifest.spatial_sha256``), which covers its precision. The part of the video that was looked at
-    counts, because it says which pictures are sampled. Equal keys give equal features on one machine;
-    another engine of the same files, or another ffmpeg, may round them differently.
+    counts, because it says which pictures are sampled. Equal keys give equal features, bit for bit, from
+    one set-up; another engine of the same files, another size of its calls (``chunk_tubelets``) or another
+    ffmpeg may round them differently.
     """
 
     video_sha256: str
