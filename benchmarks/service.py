@@ -12,7 +12,8 @@ rate that a service can have is bounded by what it and its clients add to the wo
 What is added is measured in the same rounds, with an engine that computes nothing: the same streams to a
 service with such an engine, less a session of such an engine alone. A share above the ceiling means that the
 engine alone left cores idle. CPU seconds are what the kernel counts for the processes, so the load of others
-on the machine moves them little; what is added by the clients falls away where these have machines of their
+on the machine moves them little: beside others, trust ``share by CPU``, the engine's part of all that the
+service with its clients takes, more than ``share``. What is added by the clients falls away where these have machines of their
 own.
 """
 
@@ -131,6 +132,7 @@ def _compare(
         "alone, frames/s": round(rates[0], 1),
         "service, frames/s": round(rates[1], 1),
         "share": round(rates[1] / rates[0], 3),
+        "share by CPU": round(costs[0] / costs[1], 3),
         "ceiling": round(costs[0] / (costs[0] + added), 3),
         "alone, CPU ms a chunk": round(costs[0], 3),
         "service and clients": round(costs[1], 3),
