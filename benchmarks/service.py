@@ -13,8 +13,8 @@ What is added is measured in the same rounds, with an engine that computes nothi
 service with such an engine, less a session of such an engine alone. A share above the ceiling means that the
 engine alone left cores idle. CPU seconds are what the kernel counts for the processes, so the load of others
 on the machine moves them little: beside others, trust ``share by CPU``, the engine's part of all that the
-service with its clients takes, more than ``share``. What is added by the clients falls away where these have machines of their
-own.
+service with its clients takes, more than ``share``. What the clients add falls away where these have machines
+of their own.
 """
 
 from __future__ import annotations
