@@ -1,0 +1,236 @@
+"""Videos -> rows on a Ray cluster, by Ray Data.
+
+    this process   items ──► Ray Data ──► actors with the models ──► rows, as they come ──► parts (job.py)
+                                            │ ▲
+                                           one ledger of who began what
+
+An actor has two videos in hand, each in a thread of its own, so that one is opened and decoded while the
+other is answered. An error that is to end the job comes back as data: Ray would wrap it in its tracebacks.
+
+When an actor dies, Ray starts it again, with the same videos, as often as it dies. So it is the ledger that
+knows when to stop: a video that was begun before, and not ended, is now tried with no other one beside it,
+and becomes rows with an error when its actor dies of that, too.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from queue import Empty, Full, Queue
+from threading import Event, Lock, Semaphore, Thread
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from sfavivit.annotations import VideoItem
+from sfavivit.engines import TRITON_SCHEME
+from sfavivit.errors import EngineError, SfaVivitError, WorkerDiedError
+from sfavivit.recognizer import Recognizer
+from sfavivit.repository import Catalog
+from sfavivit.scoring.options import ModelLocation, ScoreOptions
+from sfavivit.scoring.ray_cluster import Cluster
+from sfavivit.scoring.rows import Row, RowBuilder
+from sfavivit.scoring.scorer import score_items
+from sfavivit.scoring.workers import IN_HAND, MOST_DEATHS, TICK_SECONDS
+
+MOST_TRIES = 2
+_AHEAD = 100
+_COLUMN = "pickled"
+
+_Outcome = tuple[VideoItem, list[Row] | SfaVivitError]
+"""A video and its rows. ``WorkerDiedError``: why there are none; any other error ends the job."""
+
+
+def score_on_ray(
+    items: Sequence[VideoItem],
+    models: ModelLocation,
+    catalog: Catalog,
+    options: ScoreOptions,
+    *,
+    workers: int,
+    cluster: Cluster,
+) -> Generator[list[Row], None, None]:
+    """The rows of each video, as they come; an empty list whenever nothing has come for a moment.
+
+    This process is connected to the ``cluster`` (``ray_cluster.connect``); the end disconnects it, as does
+    closing the generator. Paths mean the same on every machine of the cluster: of the models, of the store,
+    and of videos that are no URLs. Raises as ``score_items`` and ``Recognizer.load``, and:
+
+    Raises:
+        EngineError: actors die one after another; the cluster fails.
+    """
+    builder = RowBuilder(catalog, options.heads)
+    done: set[str] = set()
+    try:
+        if items:
+            for outcome in _outcomes(_dataset(items, models, options, workers, cluster)):
+                if outcome is None:
+                    yield []
+                    continue
+                item, result = outcome
+                if isinstance(result, WorkerDiedError):
+                    result = builder.error(item, result)
+                if isinstance(result, SfaVivitError):
+                    raise result
+                if item.id not in done:  # a machine that is lost may have Ray do again what was done
+                    done.add(item.id)
+                    yield result
+    finally:
+        ray.shutdown()
+
+
+def _dataset(
+    items: Sequence[VideoItem], models: ModelLocation, options: ScoreOptions, workers: int, cluster: Cluster
+) -> ray.data.Dataset:
+    """The outcomes of videos, a block each, that are made when they are read."""
+    if not models.repository.startswith(TRITON_SCHEME):
+        models = replace(models, repository=str(Path(models.repository).absolute()))
+    if options.store:
+        options = replace(options, store=str(Path(options.store).absolute()))
+    ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger).remote()
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return ray.data.from_items(
+        [{_COLUMN: pickle.dumps(item)} for item in items], override_num_blocks=len(items)
+    ).map_batches(
+        Scorer,
+        fn_constructor_args=(models, options, ledger),
+        batch_size=1,
+        batch_format="pyarrow",
+        # One more in flight than in hand, so that an actor need not wait for this process.
+        compute=ray.data.ActorPoolStrategy(
+            size=min(workers, len(items)),
+            max_concurrent_calls_per_actor=IN_HAND,
+            enable_true_multi_threading=True,
+            max_tasks_in_flight_per_actor=IN_HAND + 1,
+        ),
+        num_cpus=models.threads or 1,
+        num_gpus=cluster.gpus_each(workers) or None,
+    )
+
+
+def _outcomes(dataset: ray.data.Dataset) -> Generator[_Outcome | None, None, None]:
+    """Outcomes as they come, read in a thread; None whenever nothing has come for a moment."""
+    queue: Queue[_Outcome | Exception | None] = Queue(_AHEAD)
+    closed = Event()
+
+    def put(outcome: _Outcome | Exception | None) -> None:
+        while not closed.is_set():
+            try:
+                queue.put(outcome, timeout=TICK_SECONDS)
+            except Full:
+                continue
+            return
+
+    def read() -> None:
+        try:
+            batches: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+            for batch in batches:
+                for outcome in batch[_COLUMN].to_pylist():
+                    put(pickle.loads(outcome))  # noqa: S301 - of our own actors
+            put(None)
+        except Exception as error:
+            put(error)
+
+    Thread(target=read, name="sfavivit-ray", daemon=True).start()
+    try:
+        while True:
+            try:
+                outcome = queue.get(timeout=TICK_SECONDS)
+            except Empty:
+                yield None
+                continue
+            if outcome is None:
+                return
+            if isinstance(outcome, Exception):
+                raise EngineError(f"the Ray cluster failed: {_one_line(outcome)}") from outcome
+            yield outcome
+    finally:
+        closed.set()
+
+
+class Ledger:
+    """An actor that knows what was begun and did not end, since it outlives those who began it."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[str] = Counter()
+        self._deaths = 0
+
+    def tries(self, video: str) -> int:
+        """How often it was begun and did not end."""
+        return self._begun[video]
+
+    def begin(self, video: str) -> int:
+        """How many were begun again, since one has ended the last time."""
+        self._deaths += video in self._begun
+        self._begun[video] += 1
+        return self._deaths
+
+    def end(self, video: str) -> None:
+        self._begun.pop(video, None)
+        self._deaths = 0
+
+
+class Scorer:
+    """What an actor runs, in ``IN_HAND`` threads. It loads the models with the first video."""
+
+    def __init__(self, models: ModelLocation, options: ScoreOptions, ledger: Any) -> None:
+        self._models = models
+        self._options = options
+        self._ledger = ledger
+        self._recognizer: Recognizer | None = None
+        self._loading, self._queueing = Lock(), Lock()
+        self._places = Semaphore(IN_HAND)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        outcomes = [self._outcome(pickle.loads(item)) for item in batch[_COLUMN].to_pylist()]  # noqa: S301
+        return pa.table({_COLUMN: pa.array(map(pickle.dumps, outcomes), pa.large_binary())})
+
+    def _outcome(self, item: VideoItem) -> _Outcome:
+        tries = ray.get(self._ledger.tries.remote(item.id))
+        if tries >= MOST_TRIES:
+            reason = f"{item.video!r}: ended {tries} workers (Ray's logs tell how)"
+            return item, WorkerDiedError(reason)
+        with self._places_for(IN_HAND if tries else 1):
+            deaths = ray.get(self._ledger.begin.remote(item.id))
+            if deaths >= MOST_DEATHS:
+                return item, EngineError(
+                    f"{deaths} workers of the Ray cluster ended one after another (Ray's logs tell how); "
+                    "if memory is short, use fewer workers"
+                )
+            result = self._score(item)
+            self._ledger.end.remote(item.id)
+            return item, result
+
+    def _score(self, item: VideoItem) -> list[Row] | SfaVivitError:
+        try:
+            return next(score_items(self._loaded(), [item], self._options))
+        except SfaVivitError as error:
+            return error
+        except Exception as error:
+            return WorkerDiedError(f"{item.video!r}: internal error: {_one_line(error)}")
+
+    def _loaded(self) -> Recognizer:
+        with self._loading:
+            if self._recognizer is None:
+                self._recognizer = self._models.load()
+            return self._recognizer
+
+    @contextmanager
+    def _places_for(self, count: int) -> Iterator[None]:
+        with self._queueing:  # or two would wait for each other's places
+            for _ in range(count):
+                self._places.acquire()
+        try:
+            yield
+        finally:
+            self._places.release(count)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
