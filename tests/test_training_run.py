@@ -1,0 +1,234 @@
+"""Whole runs by the command: what they write, how a killed one goes on, that two processes are one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfavivit.checkpoints import load_checkpoint
+from sfavivit.errors import AnnotationError, SfaVivitError, TrainingError, UsageError
+from tests.training_files import motion_list, recipe_file
+from training.__main__ import app
+from training.record import EpochRow, near_peak_epoch, write_curves
+
+# Everything that draws random numbers.
+RANDOM = (
+    "regularisation={ stochastic_depth = 0.3, label_smoothing = 0.1, mixup = 0.3 }",
+    "augmentation={ colour_jitter = 0.8, colour_drop = 0.1 }",
+)
+# The same without what depends on the process: stochastic depth.
+SHARED = ("regularisation={ label_smoothing = 0.1, mixup = 0.3 }",)
+
+Files = tuple[Path, Path, Path]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """Recipe, training list with a video that is none, validation list of two."""
+    folder = tmp_path_factory.mktemp("training")
+    training, validation = motion_list(folder), folder / "validation.csv"
+    lines = training.read_text().splitlines()
+    validation.write_text("\n".join(lines[:3]) + "\n")
+    (folder / "broken.mp4").write_bytes(b"no video" * 100)
+    training.write_text("\n".join([*lines, "broken.mp4,left"]) + "\n")
+    return recipe_file(folder), training, validation
+
+
+def arguments(command: str, files: Files, out: Path, *more: str, settings: tuple[str, ...] = ()) -> list[str]:
+    recipe, training, validation = map(str, files)
+    lists = ("--train", training, "--validation", validation, "--out", str(out), "--accelerator", "cpu")
+    changes = [part for setting in settings for part in ("--set", setting)]
+    return [command, recipe, *lists, "--checkpoint-steps", "1", *more, *changes]
+
+
+def train(command: str, files: Files, out: Path, *more: str, settings: tuple[str, ...] = ()) -> None:
+    """In this process, which reads videos itself unless ``more`` says otherwise."""
+    app(arguments(command, files, out, "--workers", "0", *more, settings=settings), standalone_mode=False)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def whole(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A chain that nothing disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train("chain", files, out, settings=RANDOM)
+    return out
+
+
+def test_a_chain_leaves_models_and_records(whole: Path) -> None:
+    assert sorted(path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()) == [
+        "labels.txt",
+        "recipe.json",
+        "stage1.safetensors",
+        *(f"stage1/{name}" for name in ("broken_videos.csv", "curves.png", "metrics.csv", "steps.csv")),
+        "stage2.safetensors",
+        *(f"stage2/{name}" for name in ("broken_videos.csv", "curves.png", "metrics.csv", "steps.csv")),
+    ]
+    first, second = (load_checkpoint(whole / f"stage{k}.safetensors") for k in (1, 2))
+    assert (first.dims.max_frames, first.dims.adapter) == (4, None)
+    assert second.dims.max_frames == 16 and second.dims.adapter is not None
+    ours, theirs = second.spatial.state_dict(), first.spatial.state_dict()
+    assert all((ours[name] == theirs[name]).all() for name in theirs), "frozen"
+    assert (whole / "labels.txt").read_text() == "left\nright\n"
+    assert json.loads((whole / "recipe.json").read_text())["regularisation"]["mixup"] == 0.3
+
+
+def test_the_records_say_what_happened(whole: Path) -> None:
+    steps, epochs = rows(whole / "stage2" / "steps.csv"), rows(whole / "stage2" / "metrics.csv")
+    assert [row["step"] for row in steps] == [str(k) for k in range(4)]
+    assert [(row["epoch"], row["steps"]) for row in epochs] == [("1", "2"), ("2", "4")]
+    losses = [float(row["loss"]) for row in steps]
+    assert [float(row["loss"]) for row in epochs] == pytest.approx([np.mean(losses[:2]), np.mean(losses[2:])])
+    for row in epochs:
+        assert float(row["seconds"]) > 0
+        assert 50e6 < float(row["peak_memory_bytes"]) < 20e9
+        assert row["peak_cuda_bytes"] == "0"
+        assert row["top1"] in {"0.0", "0.5", "1.0"}
+        assert row["broken_videos"] == "1"
+    (broken,) = rows(whole / "stage2" / "broken_videos.csv")
+    assert broken["id"] == "broken.mp4" and "not a known video container" in broken["reason"]
+    with Image.open(whole / "stage2" / "curves.png") as picture:
+        assert picture.size == (1440, 576)
+
+
+# Where a run dies: before a step, and while its state is written.
+DEATHS = {
+    "before step 3": "Trainer._take_step = lambda self, parts, f=Trainer._take_step: "
+    "(kill() if self.step == 3 else None, f(self, parts))[1]",
+    "in the state after step 2": "Fabric.save = lambda self, path, state, f=Fabric.save: "
+    "(f(self, path, state), kill() if state['step'] == 3 else None)[0]",
+}
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_killed_run_goes_on_step_for_step(death: str, files: Files, whole: Path, tmp_path: Path) -> None:
+    code = f"""
+import os, signal, sys
+from lightning_fabric import Fabric
+from training.__main__ import app
+from training.trainer import Trainer
+def kill(): os.kill(os.getpid(), signal.SIGKILL)
+{DEATHS[death]}
+app(sys.argv[1:])
+"""
+    command = arguments("stage1", files, tmp_path, "--workers", "1", settings=RANDOM)
+    died = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert not (tmp_path / "stage1.safetensors").exists()
+    with pytest.raises(UsageError, match="exists already; go on with --resume"):
+        train("stage1", files, tmp_path, settings=RANDOM)
+    with pytest.raises(UsageError, match=r"state of another run \(optimiser differ\)"):
+        train("stage1", files, tmp_path, "--resume", settings=(*RANDOM, "optimiser.momentum=0.8"))
+    train("stage1", files, tmp_path, "--resume", settings=RANDOM)
+    for name in ("stage1/steps.csv", "stage1.safetensors"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
+    without_times = [
+        [{**row, "seconds": "", "peak_memory_bytes": ""} for row in rows(out / "stage1" / "metrics.csv")]
+        for out in (tmp_path, whole)
+    ]
+    assert without_times[0] == without_times[1]
+    assert not list(tmp_path.rglob(".*")), "nothing half-written is left"
+
+
+def test_a_finished_stage_is_not_trained_again(files: Files, whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")}
+    train("chain", files, whole, "--resume", settings=RANDOM)
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")} == before
+
+
+def test_stage_two_alone_takes_what_stage_one_left(files: Files, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train("stage2", files, out, "--initial", str(whole / "stage1.safetensors"), settings=RANDOM)
+    assert (out / "stage2.safetensors").read_bytes() == (whole / "stage2.safetensors").read_bytes()
+
+
+def test_two_processes_give_the_losses_of_one(files: Files, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    train("stage1", files, one, "--accumulate", "2", settings=SHARED)
+    command = arguments("stage1", files, two, "--devices", "2", "--workers", "0", settings=SHARED)
+    done = subprocess.run(
+        [sys.executable, "-m", "training", *command], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    losses = [[float(row["loss"]) for row in rows(out / "stage1" / "steps.csv")] for out in (one, two)]
+    assert len(losses[0]) == 4
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    measured = [
+        [(row["top1"], row["broken_videos"]) for row in rows(out / "stage1" / "metrics.csv")]
+        for out in (one, two)
+    ]
+    assert measured[0] == measured[1]
+    models = [load_checkpoint(out / "stage1.safetensors").state_dict() for out in (one, two)]
+    assert all(np.allclose(models[0][name], models[1][name], atol=1e-5) for name in models[0])
+
+
+def test_a_list_without_a_readable_video_ends_the_run_in_one_line(files: Files, tmp_path: Path) -> None:
+    videos = tmp_path / "list.csv"
+    videos.write_text("video,label\n" + "".join(f"absent{k}.mp4,{'ab'[k % 2]}\n" for k in range(4)))
+    with pytest.raises(TrainingError, match=r"no video can be read; the last one: .*absent") as caught:
+        train("stage1", (files[0], videos, videos), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        (
+            ("--set", "optimiser.batch_size=100"),
+            UsageError,
+            "9 training videos are less than",
+        ),
+        (("--set", "stages.0.spatial=image"), UsageError, "give --image-checkpoint"),
+        (("--set", "model.outputs={ a = 2 }"), AnnotationError, "has no label of 'a'"),
+        (("--labels", "verb=x.txt"), UsageError, r"outputs \[''\] of the recipe, got \['verb'\]"),
+        (("--labels", "absent.txt"), UsageError, "absent.txt: No such file"),
+        (("--accumulate", "3"), UsageError, "batch size 4 cannot be shared"),
+    ],
+)
+def test_what_cannot_work_is_one_line(
+    files: Files, tmp_path: Path, more: tuple[str, ...], error: type[SfaVivitError], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        train("stage1", files, tmp_path / "out", *more)
+    assert "\n" not in str(caught.value)
+
+
+def test_stage_two_without_stage_one_is_refused(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="give its checkpoint with --initial"):
+        train("stage2", files, tmp_path / "out")
+    with pytest.raises(UsageError, match="has one stage only"):
+        train("stage2", files, tmp_path / "out", "--set", 'stages=[{ name = "a", frames = 4 }]')
+
+
+def row(epoch: int, top1: float) -> EpochRow:
+    return EpochRow(epoch, epoch * 3, 0.1, 1.0, 0.5, 1.1, top1, 2.0, 1, 0, 0)
+
+
+def test_near_peak_is_the_first_epoch_within_a_point_of_the_best() -> None:
+    accuracies = [0.2, 0.69, 0.785, 0.795, 0.70]
+    history = [row(k + 1, top1) for k, top1 in enumerate(accuracies)]
+    assert near_peak_epoch(history) == 3
+    assert near_peak_epoch(history[:2]) == 2
+    assert near_peak_epoch([]) is None
+
+
+def test_curves_of_several_runs_are_one_picture(tmp_path: Path) -> None:
+    def colours(runs: dict[str, list[EpochRow]]) -> int:
+        write_curves(tmp_path / "curves.png", runs)
+        with Image.open(tmp_path / "curves.png") as picture:
+            return len(picture.convert("RGB").getcolors(1 << 24) or [])
+
+    history = [row(k + 1, k / 5) for k in range(5)]
+    assert colours({"one": history, "two": history[:3]}) > colours({"one": history[:3]})

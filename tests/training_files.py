@@ -1,0 +1,60 @@
+"""What the training tests share: a toy recipe, and a list of small videos of two motions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tests.video_files import encode
+from training.config import Recipe, load_recipe
+
+FPS = 12.5
+RECIPE = """
+name = "toy"
+model = { size = "tiny", hidden_size = 32, patch_size = 16, spatial_layers = 2, temporal_layers = 2, \
+outputs = { "" = 2 } }
+sampling = { fps = 12.5, shortest_side = 36, crop_size = 32 }
+optimiser = { learning_rate = 0.05, epochs = 2, batch_size = 4, warmup_epochs = 0.5 }
+
+[[stages]]
+name = "stage1"
+frames = 4
+spatial = "random"
+temporal = "random"
+
+[[stages]]
+name = "stage2"
+frames = 16
+frozen = true
+adapter = true
+"""
+
+
+def toy_recipe(folder: Path, *settings: str) -> Recipe:
+    """A tiny model, 2 steps an epoch on the 8 videos of ``motion_list``."""
+    return load_recipe(str(recipe_file(folder)), settings)
+
+
+def recipe_file(folder: Path) -> Path:
+    path = folder / "toy.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def motion_list(folder: Path, videos: int = 8) -> Path:
+    """A CSV of videos in which a square moves left or right; 20 frames each, 64 x 48."""
+    rng = np.random.default_rng(0)
+    lines = ["video,label"]
+    for index in range(videos):
+        frames = np.empty((20, 48, 64, 3), np.uint8)
+        frames[:] = rng.integers(0, 100, 3)
+        start = int(rng.integers(57))
+        for moment, frame in enumerate(frames):
+            left = (start + (3 if index % 2 else -3) * moment) % 57
+            frame[20:28, left : left + 7] = 220
+        encode(folder / f"{index}.mp4", frames, fps=FPS)
+        lines.append(f"{index}.mp4,{'right' if index % 2 else 'left'}")
+    path = folder / "list.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
