@@ -34,7 +34,10 @@ def test_make_demo_needs_no_torch() -> None:
     blocked = (
         "torch",
         "onnx",
-        "safetensors",
+        "pyarrow",
+        "matplotlib",
+        "PIL",
+        "ray",
         "grpc",
         "tritonclient",
         "tensorrt",
