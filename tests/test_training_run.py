@@ -103,42 +103,49 @@ def test_the_records_say_what_happened(whole: Path) -> None:
         assert picture.size == (1440, 576)
 
 
-# Where a run dies: before a step, and while its state is written.
-DEATHS = {
-    "before step 3": "Trainer._take_step = lambda self, parts, f=Trainer._take_step: "
-    "(kill() if self.step == 3 else None, f(self, parts))[1]",
-    "in the state after step 2": "Fabric.save = lambda self, path, state, f=Fabric.save: "
-    "(f(self, path, state), kill() if state['step'] == 3 else None)[0]",
-}
+# Where a run dies: with a state that is written but not yet in its place, and before a step.
+IN_A_STATE = """
+Fabric.save = lambda self, path, state, f=Fabric.save: (
+    f(self, path, state), kill() if state["step"] == 2 else None)[0]
+"""
+BEFORE_A_STEP = """
+Trainer._take_step = lambda self, parts, f=Trainer._take_step: (
+    kill() if self.step == 3 else None, f(self, parts))[1]
+"""
 
 
-@pytest.mark.parametrize("death", DEATHS)
-def test_a_killed_run_goes_on_step_for_step(death: str, files: Files, whole: Path, tmp_path: Path) -> None:
+def killed(where: str, *command: str) -> None:
+    """Run the command in a process that kills itself."""
     code = f"""
 import os, signal, sys
 from lightning_fabric import Fabric
 from training.__main__ import app
 from training.trainer import Trainer
 def kill(): os.kill(os.getpid(), signal.SIGKILL)
-{DEATHS[death]}
+{where}
 app(sys.argv[1:])
 """
-    command = arguments("stage1", files, tmp_path, "--workers", "1", settings=RANDOM)
     died = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
-    assert not (tmp_path / "stage1.safetensors").exists()
+
+
+def test_a_run_that_is_killed_twice_goes_on_step_for_step(files: Files, whole: Path, tmp_path: Path) -> None:
+    command = arguments("stage1", files, tmp_path, "--workers", "1", settings=RANDOM)
+    killed(IN_A_STATE, *command)
     with pytest.raises(UsageError, match="exists already; go on with --resume"):
         train("stage1", files, tmp_path, settings=RANDOM)
     with pytest.raises(UsageError, match=r"state of another run \(optimiser differ\)"):
         train("stage1", files, tmp_path, "--resume", settings=(*RANDOM, "optimiser.momentum=0.8"))
+    killed(BEFORE_A_STEP, *command, "--resume")
+    assert not (tmp_path / "stage1.safetensors").exists()
     train("stage1", files, tmp_path, "--resume", settings=RANDOM)
     for name in ("stage1/steps.csv", "stage1.safetensors"):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
-    without_times = [
+    without_cost = [
         [{**row, "seconds": "", "peak_memory_bytes": ""} for row in rows(out / "stage1" / "metrics.csv")]
         for out in (tmp_path, whole)
     ]
-    assert without_times[0] == without_times[1]
+    assert without_cost[0] == without_cost[1]
     assert not list(tmp_path.rglob(".*")), "nothing half-written is left"
 
 
