@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,6 +30,7 @@ from sfavivit.commands.options import (
 from sfavivit.commands.score_progress import ProgressView, print_summary, summary_fields
 from sfavivit.errors import UsageError
 from sfavivit.scoring.fetch import check_schemes
+from sfavivit.scoring.machines import ray_cluster, this_machine
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES, ModelLocation, Output, ScoreOptions, Shard
 from sfavivit.scoring.stop import StopSignals
 from sfavivit.video import Limits
@@ -80,6 +81,10 @@ def score(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of each worker (default: cores / workers).")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run on a Ray cluster: local (its own), auto, or HOST:PORT."),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Write a page of all rows in the folder.")
     ] = None,
@@ -101,9 +106,9 @@ def score(
     limits = limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
     items = read_items(manifest, root=root, split=split)
     check_schemes(items)
-    cores = len(os.sched_getaffinity(0))
-    workers = workers or max(1, cores // 2)
-    models = ModelLocation(repository, engine, threads or max(1, cores // workers))
+    machines = ray_cluster(ray) if ray else this_machine()
+    workers = workers or max(1, machines.cores // 2)
+    models = ModelLocation(repository, engine, threads or machines.cores_each(workers))
     catalog = models.catalog()
     options = ScoreOptions(
         _names(heads) or tuple(catalog.manifest.heads),
@@ -125,7 +130,12 @@ def score(
     output = Output(folder, Shard.parse(shard), not resume, retry_errors, part_videos, part_seconds)
     if report:
         check_scores_report(report, folder)
-    executor = partial(score_in_workers, models=models, catalog=catalog, options=options, workers=workers)
+    score_videos: Callable[..., Generator[Any, None, None]] = score_in_workers
+    if ray:
+        from sfavivit.scoring.ray_executor import score_on_ray  # noqa: PLC0415 - heavy, and an extra
+
+        score_videos = partial(score_on_ray, gpus=machines.gpus_each(workers))
+    executor = partial(score_videos, models=models, catalog=catalog, options=options, workers=workers)
     view, stop = ProgressView(err), StopSignals()
     with view.drawn():
         state, metrics = score_list(items, catalog, options, output, executor, stop=stop, progress=view.show)

@@ -34,7 +34,6 @@ from sfavivit.errors import EngineError, SfaVivitError, WorkerDiedError
 from sfavivit.recognizer import Recognizer
 from sfavivit.repository import Catalog
 from sfavivit.scoring.options import ModelLocation, ScoreOptions
-from sfavivit.scoring.ray_cluster import Cluster
 from sfavivit.scoring.rows import Row, RowBuilder
 from sfavivit.scoring.scorer import score_items
 from sfavivit.scoring.workers import IN_HAND, MOST_DEATHS, TICK_SECONDS
@@ -54,13 +53,14 @@ def score_on_ray(
     options: ScoreOptions,
     *,
     workers: int,
-    cluster: Cluster,
+    gpus: float = 0.0,
 ) -> Generator[list[Row], None, None]:
     """The rows of each video, as they come; an empty list whenever nothing has come for a moment.
 
-    This process is connected to the ``cluster`` (``ray_cluster.connect``); the end disconnects it, as does
-    closing the generator. Paths mean the same on every machine of the cluster: of the models, of the store,
-    and of videos that are no URLs. Raises as ``score_items`` and ``Recognizer.load``, and:
+    This process is connected to the cluster (``machines.ray_cluster``); the end disconnects it, as does
+    closing the generator. Each of the ``workers`` gets ``models.threads`` cores and ``gpus``, which may be a
+    part of one. Paths mean the same on every machine of the cluster: of the models, of the store, and of
+    videos that are no URLs. Raises as ``score_items`` and ``Recognizer.load``, and:
 
     Raises:
         EngineError: actors die one after another; the cluster fails.
@@ -69,7 +69,7 @@ def score_on_ray(
     done: set[str] = set()
     try:
         if items:
-            for outcome in _outcomes(_dataset(items, models, options, workers, cluster)):
+            for outcome in _outcomes(_dataset(items, models, options, workers, gpus)):
                 if outcome is None:
                     yield []
                     continue
@@ -86,10 +86,12 @@ def score_on_ray(
 
 
 def _dataset(
-    items: Sequence[VideoItem], models: ModelLocation, options: ScoreOptions, workers: int, cluster: Cluster
+    items: Sequence[VideoItem], models: ModelLocation, options: ScoreOptions, workers: int, gpus: float
 ) -> ray.data.Dataset:
     """The outcomes of videos, a block each, that are made when they are read."""
-    if not models.repository.startswith(TRITON_SCHEME):
+    if models.repository.startswith(TRITON_SCHEME):
+        gpus = 0.0  # it is Triton that has them
+    else:
         models = replace(models, repository=str(Path(models.repository).absolute()))
     if options.store:
         options = replace(options, store=str(Path(options.store).absolute()))
@@ -110,7 +112,7 @@ def _dataset(
             max_tasks_in_flight_per_actor=IN_HAND + 1,
         ),
         num_cpus=models.threads or 1,
-        num_gpus=cluster.gpus_each(workers) or None,
+        num_gpus=gpus or None,
     )
 
 
@@ -194,8 +196,7 @@ class Scorer:
     def _outcome(self, item: VideoItem) -> _Outcome:
         tries = ray.get(self._ledger.tries.remote(item.id))
         if tries >= MOST_TRIES:
-            reason = f"{item.video!r}: ended {tries} workers (Ray's logs tell how)"
-            return item, WorkerDiedError(reason)
+            return item, WorkerDiedError(f"{item.video!r}: ended {tries} workers; Ray's logs tell how")
         with self._places_for(IN_HAND if tries else 1):
             deaths = ray.get(self._ledger.begin.remote(item.id))
             if deaths >= MOST_DEATHS:

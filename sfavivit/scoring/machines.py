@@ -1,10 +1,13 @@
-"""A connection to a Ray cluster, whose own words stay off the terminal."""
+"""What a job can run on: this machine, or a Ray cluster, whose own words stay off the terminal."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from math import ceil
 from types import ModuleType
 from typing import NamedTuple
@@ -19,19 +22,29 @@ OBJECT_STORE_BYTES = 256 << 20
 _CONNECT_SECONDS = 10
 
 
-class Cluster(NamedTuple):
+class Machines(NamedTuple):
     """What there is to share: CPU cores in all, those of the largest machine, and GPUs in all."""
 
     cores: int
-    machine_cores: int
-    gpus: int
+    largest_cores: int
+    gpus: int = 0
+
+    def cores_each(self, workers: int) -> int:
+        """An equal share for each worker, of a single machine."""
+        return max(1, min(self.largest_cores, self.cores // workers))
 
     def gpus_each(self, workers: int) -> float:
         """A GPU of its own for each worker, or an equal share of one when there are more workers."""
-        return 1 / ceil(workers / self.gpus) if self.gpus else 0
+        return 1 / ceil(workers / self.gpus) if self.gpus else 0.0
 
 
-def connect(address: str) -> Cluster:
+def this_machine() -> Machines:
+    """The cores that this process may use. Its GPUs are not shared out: all workers see them."""
+    cores = len(os.sched_getaffinity(0))
+    return Machines(cores, cores)
+
+
+def ray_cluster(address: str) -> Machines:
     """Connect this process to a cluster: ``local`` (one of its own, here), ``auto`` or ``HOST:PORT``.
 
     ``ray.shutdown`` ends the connection, and a cluster of its own.
@@ -43,7 +56,11 @@ def connect(address: str) -> Cluster:
     if address not in (LOCAL, AUTO):
         _check_reachable(address)
     debug = bool(os.environ.get(DEBUG_VARIABLE))
-    ray = _import_ray(debug)
+    with nullcontext() if debug else _silent_stderr():
+        return _connected(_import_ray(debug), address, debug)
+
+
+def _connected(ray: ModuleType, address: str, debug: bool) -> Machines:
     own = {
         "num_cpus": len(os.sched_getaffinity(0)),
         "object_store_memory": OBJECT_STORE_BYTES,
@@ -56,16 +73,18 @@ def connect(address: str) -> Cluster:
             logging_level=logging.INFO if debug else logging.CRITICAL,
             **(own if address == LOCAL else {}),
         )
-        return _cluster(ray)
+        return _machines(ray)
     except Exception as error:  # Ray raises many kinds, with no base in common
         reason = " ".join(str(error).split())
-        raise ScoringError(f"no Ray cluster at {address!r}: {reason:.300}") from error
+        raise ScoringError(
+            f"no Ray cluster at {address!r}: {reason:.300}; if it wants a token, set RAY_AUTH_MODE=token"
+        ) from error
 
 
-def _cluster(ray: ModuleType) -> Cluster:
+def _machines(ray: ModuleType) -> Machines:
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cores = [int(resources.get("CPU", 0)) for resources in machines]
-    return Cluster(sum(cores), max(cores), int(sum(resources.get("GPU", 0) for resources in machines)))
+    return Machines(sum(cores), max(cores), int(sum(resources.get("GPU", 0) for resources in machines)))
 
 
 def _check_reachable(address: str) -> None:
@@ -82,6 +101,20 @@ def _check_reachable(address: str) -> None:
         raise ScoringError(
             f"no Ray cluster at {address!r}: {error}; start one with `ray start --head`"
         ) from None
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """For what Ray's C++ says when it starts."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nothing:  # noqa: PTH123 - a name, not a path
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _import_ray(debug: bool) -> ModuleType:
