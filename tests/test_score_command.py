@@ -33,6 +33,8 @@ from sfavivit.scoring.parts import part_files, read_part
 from tests.conftest import random_frames
 from tests.video_files import encode
 
+pytestmark = pytest.mark.timeout(300)  # processes by the dozen, perhaps on a busy machine
+
 SCORE = [sys.executable, "-m", "sfavivit.cli", "score"]
 
 

@@ -23,6 +23,8 @@ from tests.conftest import random_frames
 from tests.trapped_models import TrappedModels
 from tests.video_files import encode
 
+pytestmark = pytest.mark.timeout(300)  # processes by the dozen, perhaps on a busy machine
+
 OPTIONS = ScoreOptions(("default",))
 
 
