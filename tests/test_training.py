@@ -19,6 +19,7 @@ from sfavivit.dimensions import AdapterDimensions
 from sfavivit.model import SfaVivit
 from sfavivit.recognizer import Recognizer
 from sfavivit.video import VideoReader
+from tests.training_files import one_thread
 from training.demo import DemoConfig, DemoStage, long_clip_features, train_stage_one, train_stage_two
 from training.demo_clips import (
     LONG_FRAMES,
@@ -33,6 +34,8 @@ from training.encoding import write_video
 from training.stages import stage_two_model
 from training.synthetic import LABELS, MOTIONS, SHAPES, SIZES, Floats, Scene, render, sample_scene, trajectory
 from training.videos import Confusion, write_held_out
+
+__all__ = ["one_thread"]  # for every test here
 
 SMALL = DemoConfig(
     hidden_size=32,

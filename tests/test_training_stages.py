@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sfavivit.errors import TrainingError, UsageError
 from sfavivit.model import Block, SfaVivit, interpolate_positions
-from tests.training_files import toy_recipe
+from tests.training_files import one_thread, toy_recipe
 from training.clips import Clip, ClipBatch
 from training.config import OptimiserConfig, Recipe, RegularisationConfig, StageConfig
 from training.hardware import make_fabric
@@ -26,6 +26,8 @@ from training.learner import ClipLearner, clip_losses, mix
 from training.optimiser import Schedule, build_optimiser, epoch_schedule
 from training.stages import check_start, stage_model
 from training.trainer import StepResult, Trainer
+
+__all__ = ["one_thread"]  # for every test here
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +173,21 @@ def test_the_frozen_half_takes_no_memory_for_training(
     assert len(trainer.optimiser.optimizer.state) == len(learned)
     for name, value in model.state_dict().items():  # the adapter's first layer learns from step 2 on
         assert torch.equal(value, before[name]) == name.startswith("spatial."), name
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_stage_learns(recipe: Recipe, stage_one: SfaVivit, stage: int) -> None:
+    model = stage_model(recipe, recipe.stages[stage], stage_one, None)
+    clips = batch()
+    clips.frames = clips.frames[:, : recipe.stages[stage].frames]
+    trainer = cpu_trainer(ClipLearner(model, RegularisationConfig(stochastic_depth=0.1)), name="adamw")
+    trainer.config = trainer.config.model_copy(update={"learning_rate": 0.003})
+    trainer.schedule = Schedule(25, 5)
+    figures = list(trainer.steps([[clips]] * 25))
+    assert [each.step for each in figures] == list(range(25))
+    assert figures[-1].loss < 0.3 * figures[0].loss
+    loss, accuracy = trainer.evaluate([clips, clips])
+    assert accuracy == 1 and loss < 0.3
 
 
 def test_a_half_that_learns_does_keep_activations(recipe: Recipe, stage_one: SfaVivit) -> None:

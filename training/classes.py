@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfavivit.annotations import VideoItem
+from sfavivit.durable_file import write_durably
 from sfavivit.errors import AnnotationError
 
 Names = Mapping[str, Sequence[str]]
@@ -62,7 +63,7 @@ def write_names(names: Names, folder: Path) -> None:
     """One file an output, as ``python -m export --labels`` reads it: labels.txt, or labels_verb.txt ..."""
     for output, known in names.items():
         file = folder / (f"labels_{output}.txt" if output else "labels.txt")
-        file.write_text("".join(f"{name}\n" for name in known), encoding="utf-8")
+        write_durably(file, "".join(f"{name}\n" for name in known).encode())
 
 
 def _label(item: VideoItem, output: str, source: str) -> str | int:

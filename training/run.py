@@ -14,10 +14,11 @@ from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
 
 from sfavivit.checkpoints import load_checkpoint, save_checkpoint
+from sfavivit.durable_file import write_durably
 from sfavivit.errors import TrainingError, UsageError
 from sfavivit.model import SfaVivit
 from training.batches import Place, Share, training_parts, validation_parts
-from training.classes import Example
+from training.classes import Example, Names, write_names
 from training.clips import Clip, ClipBatch, TrainingClips, ValidationClips
 from training.config import Recipe, StageConfig
 from training.learner import ClipLearner
@@ -26,9 +27,8 @@ from training.optimiser import epoch_schedule
 from training.record import EpochRow, StepLog, write_curves, write_table
 from training.trainer import StepFigures, Trainer
 
-STATE, STEPS, METRICS = "state.ckpt", "steps.csv", "metrics.csv"
-CURVES, BROKEN = "curves.png", "broken_videos.csv"
-MODEL_SUFFIX = ".safetensors"
+MODEL, RECIPE, STATE = "model.safetensors", "recipe.json", "state.ckpt"
+STEPS, METRICS, CURVES, BROKEN = "steps.csv", "metrics.csv", "curves.png", "broken_videos.csv"
 
 
 class Monitor(Protocol):
@@ -46,6 +46,7 @@ class Job:
     folder: Path
     training: Sequence[Example]
     validation: Sequence[Example]
+    names: Names
     parts: int = 1
     workers: int = 0
     checkpoint_steps: int = 500
@@ -73,9 +74,12 @@ class _Progress:
 
 
 class StageRun:
-    """One stage, in folder ``job.folder / stage.name``; the model it gives is beside that folder.
+    """One stage, in folder ``job.folder / stage.name``, which may hold a state to go on from.
 
-    A folder with a state is gone on with.
+        model.safetensors, labels.txt       what ``python -m export`` takes
+        recipe.json                         what was asked for, this stage only
+        steps.csv, metrics.csv, curves.png  what happened; broken_videos.csv: names and reasons
+        state.ckpt                          until the stage is finished
 
     Raises:
         UsageError: fewer examples than a batch holds, or a state of another recipe or list.
@@ -101,23 +105,29 @@ class StageRun:
 
     def run(self, monitor: Monitor) -> list[EpochRow]:
         """Train to the end of the stage, and write its model."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        if (self._folder / STATE).exists():
-            self._resume()
-        self._fabric.barrier()  # all have looked for a state before the first may write one
-        trainer = self._trainer
-        log = None
-        if self._fabric.is_global_zero:
-            log = StepLog(self._folder / STEPS, trainer.step)
         try:
-            while trainer.step < trainer.schedule.steps:
-                self._train_epoch(monitor, log)
-                self._finish_epoch(monitor)
-        finally:
-            if log:
-                log.close()
-        self._write_model()
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if (self._folder / STATE).exists():
+                self._resume()
+            self._fabric.barrier()  # all have looked for a state before the first may write one
+            log = self._start_records() if self._fabric.is_global_zero else None
+            try:
+                while self._trainer.step < self._trainer.schedule.steps:
+                    self._train_epoch(monitor, log)
+                    self._finish_epoch(monitor)
+            finally:
+                if log:
+                    log.close()
+            self._write_model()
+        except OSError as error:
+            raise TrainingError(f"training in {self._folder}: {error.strerror or error}") from error
         return self._progress.rows
+
+    def _start_records(self) -> StepLog:
+        recipe = self._recipe.model_copy(update={"stages": (self._stage,)})
+        write_durably(self._folder / RECIPE, recipe.model_dump_json(indent=2).encode())
+        write_names(self._job.names, self._folder)
+        return StepLog(self._folder / STEPS, self._trainer.step)
 
     def _train_epoch(self, monitor: Monitor, log: StepLog | None) -> None:
         trainer, epoch = self._trainer, self._progress.epoch
@@ -196,9 +206,17 @@ class StageRun:
         loader = DataLoader(
             clips, batch_sampler=list(places), collate_fn=ClipBatch, num_workers=self._job.workers
         )
-        for batch in loader:
-            self._progress.broken.update(batch.broken)
-            yield batch
+        try:
+            for batch in loader:
+                self._progress.broken.update(batch.broken)
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise TrainingError(
+                "a process that reads videos died; it may have run out of memory: use fewer --workers, or "
+                "more parts with --accumulate"
+            ) from error
 
     def _gather_broken(self) -> int:
         """Make every process know what any of them found broken; how many videos that is."""
@@ -256,7 +274,7 @@ class StageRun:
 
 def model_file(folder: Path, stage: StageConfig) -> Path:
     """Where the model of a finished stage is."""
-    return folder / (stage.name + MODEL_SUFFIX)
+    return folder / stage.name / MODEL
 
 
 def finished_model(folder: Path, stage: StageConfig) -> SfaVivit | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import typer
 from lightning_fabric import Fabric
@@ -14,15 +13,14 @@ from export.outputs import read_label_files
 from sfavivit.annotations import read_items
 from sfavivit.app import printable
 from sfavivit.checkpoints import load_checkpoint
-from sfavivit.durable_file import write_durably
 from sfavivit.errors import RepositoryError, UsageError
 from sfavivit.model import SfaVivit
 from sfavivit.repository import parse_labels
-from training.classes import Example, class_names, number_labels, write_names
+from training.classes import Example, class_names, number_labels
 from training.config import Recipe, StageConfig, load_recipe
 from training.hardware import Precision, Strategy, make_fabric
 from training.record import near_peak_epoch
-from training.run import Job, StageRun, finished_model, model_file
+from training.run import BROKEN, Job, StageRun, finished_model, model_file
 from training.stages import check_start, stage_model
 from training.watch import say, stage_bar
 
@@ -58,8 +56,7 @@ Workers = Annotated[int, typer.Option(min=0, help="Processes that read videos, f
 CheckpointSteps = Annotated[int, typer.Option(min=1, help="Steps between two states to go on from.")]
 
 
-@dataclass(frozen=True)
-class Lists:
+class Lists(NamedTuple):
     """The videos of both lists, and what their classes are called."""
 
     training: Sequence[Example]
@@ -122,11 +119,7 @@ def train_stages(
         _refuse_existing(out, stages)
     fabric = make_fabric(accelerator, devices, nodes, strategy, precision)
     fabric.launch()
-    if fabric.is_global_zero:
-        out.mkdir(parents=True, exist_ok=True)
-        write_names(lists.names, out)
-        write_durably(out / "recipe.json", loaded.model_dump_json(indent=2).encode())
-    job = Job(out, lists.training, lists.validation, accumulate, workers, checkpoint_steps)
+    job = Job(out, *lists, accumulate, workers, checkpoint_steps)
     for stage in stages:
         previous = _train_stage(fabric, loaded, stage, previous, image_checkpoint, job)
 
@@ -152,6 +145,8 @@ def _train_stage(
             f"{stage.name}: best top-1 {best:.1%}, near-peak epoch {near_peak_epoch(rows)} of {len(rows)}, "
             f"model in {model_file(job.folder, stage)}"
         )
+        if broken := rows[-1].broken_videos:
+            say(f"{broken} videos could not be read; see {job.folder / stage.name / BROKEN}")
     model = finished_model(job.folder, stage)
     assert model
     return model
@@ -190,6 +185,5 @@ def _given_names(options: Sequence[str], outputs: dict[str, int]) -> dict[str, l
 
 def _refuse_existing(out: Path, stages: Sequence[StageConfig]) -> None:
     for stage in stages:
-        for path in (out / stage.name, model_file(out, stage)):
-            if path.exists():
-                raise UsageError(f"{path} exists already; go on with --resume, or name another --out")
+        if (out / stage.name).exists():
+            raise UsageError(f"{out / stage.name} exists already; go on with --resume, or name another --out")
