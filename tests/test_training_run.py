@@ -138,12 +138,16 @@ app(sys.argv[1:])
 
 
 def test_a_run_that_is_killed_twice_goes_on_step_for_step(files: Files, whole: Path, tmp_path: Path) -> None:
+    wider = files[0], files[2].with_name("wider.csv"), files[2]
+    wider[1].write_text(files[1].read_text() + "absent.mp4,left\n")
     command = arguments("stage1", files, tmp_path, "--workers", "1", settings=RANDOM)
     killed(IN_A_STATE, *command)
     with pytest.raises(UsageError, match="exists already; go on with --resume"):
         train("stage1", files, tmp_path, settings=RANDOM)
     with pytest.raises(UsageError, match=r"state of another run \(optimiser differ\)"):
         train("stage1", files, tmp_path, "--resume", settings=(*RANDOM, "optimiser.momentum=0.8"))
+    with pytest.raises(UsageError, match=r"state of another run \(model, training list differ\)"):
+        train("stage1", wider, tmp_path, "--resume", settings=(*RANDOM, "model.hidden_size=64"))
     killed(BEFORE_A_STEP, *command, "--resume")
     assert not (tmp_path / "stage1/model.safetensors").exists()
     train("stage1", files, tmp_path, "--resume", settings=RANDOM)

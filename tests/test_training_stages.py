@@ -25,7 +25,7 @@ from training.hardware import make_fabric
 from training.learner import ClipLearner, clip_losses, mix
 from training.optimiser import Schedule, build_optimiser, epoch_schedule
 from training.stages import check_start, stage_model
-from training.trainer import StepResult, Trainer
+from training.trainer import StepResult, Trainer, saved_extra
 
 __all__ = ["one_thread"]  # for every test here
 
@@ -349,9 +349,30 @@ def test_gradients_are_clipped_all_together() -> None:
 
 def test_a_loss_that_is_no_number_ends_the_run_before_it_spoils_the_weights() -> None:
     learner = Quadratic()
-    with pytest.raises(TrainingError, match="the loss is nan in step 0 .*lower the learning rate"):
+    with pytest.raises(TrainingError, match="the loss is nan .* in step 0 .*lower the learning rate"):
         list(cpu_trainer(learner).steps([[torch.tensor([math.nan])]]))
     assert learner.weight.item() == 0
+
+
+class InfiniteSlope(Quadratic):
+    """Loss sqrt(0): a number, whose derivative is none."""
+
+    def forward(self, targets: Tensor) -> StepResult:
+        return super().forward(targets)._replace(loss=self.weight.sqrt().sum())
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_before_it_spoils_the_weights() -> None:
+    learner = InfiniteSlope()
+    with pytest.raises(TrainingError, match="the loss is 0.0 and its gradient inf long in step 0"):
+        list(cpu_trainer(learner).steps([[torch.ones(1)]]))
+    assert learner.weight.item() == 0
+
+
+def test_an_evaluation_of_nothing_is_an_error(recipe: Recipe, stage_one: SfaVivit) -> None:
+    clips = batch(frames=4)
+    clips.valid[:] = False
+    with pytest.raises(TrainingError, match="nothing to measure on"):
+        cpu_trainer(ClipLearner(stage_one, RegularisationConfig())).evaluate([clips])
 
 
 def test_a_state_that_is_damaged_is_one_line(tmp_path: Path) -> None:
@@ -360,7 +381,8 @@ def test_a_state_that_is_damaged_is_one_line(tmp_path: Path) -> None:
     state = tmp_path / "state.ckpt"
     trainer.save(state, {"rows": []})
     again = cpu_trainer(Quadratic())
-    assert again.load(state) == {"rows": []} and again.step == 1
+    again.load(state)
+    assert again.step == 1 and saved_extra(state) == {"rows": []}
     content = state.read_bytes()
     for damaged in (b"", content[: len(content) // 2], b"\x80\x04junk"):
         state.write_bytes(damaged)
@@ -369,5 +391,7 @@ def test_a_state_that_is_damaged_is_one_line(tmp_path: Path) -> None:
         ) as caught:
             cpu_trainer(Quadratic()).load(state)
         assert "\n" not in str(caught.value)
+        with pytest.raises(TrainingError, match="cannot be resumed from"):
+            saved_extra(state)
     with pytest.raises(TrainingError, match="cannot be written"):
         trainer.save(state / "state.ckpt", {})

@@ -25,7 +25,7 @@ from training.learner import ClipLearner
 from training.memory import peak_cuda_bytes, peak_memory_bytes, reset_peaks
 from training.optimiser import epoch_schedule
 from training.record import EpochRow, StepLog, write_curves, write_table
-from training.trainer import StepFigures, Trainer
+from training.trainer import StepFigures, Trainer, saved_extra
 
 MODEL, RECIPE, STATE = "model.safetensors", "recipe.json", "state.ckpt"
 STEPS, METRICS, CURVES, BROKEN = "steps.csv", "metrics.csv", "curves.png", "broken_videos.csv"
@@ -240,13 +240,14 @@ class StageRun:
 
     def _resume(self) -> None:
         path = self._folder / STATE
-        extra = self._trainer.load(path)
+        extra = saved_extra(path)
         if extra["run"] != self._identity():
             changed = sorted(key for key, value in self._identity().items() if extra["run"].get(key) != value)
             raise UsageError(
                 f"{path} is the state of another run ({', '.join(changed)} differ); name another --out, or "
                 "give what that run was given"
             )
+        self._trainer.load(path)
         rows = [EpochRow(*row) for row in extra["rows"]]
         self._progress = _Progress(rows, _Epoch(**extra["epoch"]), dict(extra["broken"]))
 

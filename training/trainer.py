@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ class Trainer:
     """Learner, optimiser and the number of steps taken.
 
     Raises:
-        TrainingError: (from ``steps``) the loss is no longer a number.
+        TrainingError: (from ``steps``) the loss or its gradient is no longer a number.
     """
 
     def __init__(
@@ -77,22 +78,29 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         results = [self._backward(part, len(parts), last=k == len(parts) - 1) for k, part in enumerate(parts)]
-        if self.config.clip_norm:
-            self.fabric.clip_gradients(
-                self.learner, self.optimiser, max_norm=self.config.clip_norm, error_if_nonfinite=False
-            )
+        norm = self._clip_gradients()
         loss, correct, examples = self._sums(results)
         loss /= len(parts) * self.fabric.world_size
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) or not math.isfinite(norm):
             raise TrainingError(
-                f"the loss is {loss} in step {self.step} (learning rate {rate:.3g}); lower the learning "
-                "rate, or warm up for longer"
+                f"the loss is {loss} and its gradient {norm} long in step {self.step} (learning rate "
+                f"{rate:.3g}); lower the learning rate, or warm up for longer"
             )
         self.optimiser.step()
         self.optimiser.zero_grad()
         figures = StepFigures(self.step, rate, loss, correct / examples)
         self.step += 1
         return figures
+
+    def _clip_gradients(self) -> float:
+        """The norm of all gradients before they were clipped; 0 where they are not."""
+        if not self.config.clip_norm:
+            return 0.0
+        norm = self.fabric.clip_gradients(
+            self.learner, self.optimiser, max_norm=self.config.clip_norm, error_if_nonfinite=False
+        )
+        assert norm is not None
+        return norm.item()
 
     def _backward(self, part: Any, parts: int, *, last: bool) -> StepResult:
         """Gradients are exchanged between processes with the last part only."""
@@ -103,12 +111,18 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Any]) -> tuple[float, float]:
-        """Mean loss and accuracy over the examples of all processes, each of which gives as many batches."""
+        """Mean loss and accuracy over the examples of all processes, each of which gives as many batches.
+
+        Raises:
+            TrainingError: there are no examples.
+        """
         self.learner.eval()
         results: Iterator[StepResult] = (self.learner(self.fabric.to_device(batch)) for batch in batches)
         weighted = [result._replace(loss=result.loss * result.examples) for result in results]
         loss, correct, examples = self._sums(weighted)
-        return loss / max(1, examples), correct / max(1, examples)
+        if not examples:
+            raise TrainingError("there is nothing to measure on: no validation video can be read")
+        return loss / examples, correct / examples
 
     def _sums(self, results: Sequence[StepResult]) -> list[float]:
         """Sums of loss, correct and examples over the results of all processes."""
@@ -140,22 +154,36 @@ class Trainer:
             raise TrainingError(f"{path} cannot be written: {_first_line(error)}") from error
         self.fabric.barrier()
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Go on from ``save``; returns its ``extra``.
+    def load(self, path: Path) -> None:
+        """Go on from ``save``.
 
         Raises:
             TrainingError: the file is not the state of a run of this model.
         """
         state: dict[str, Any] = {"learner": self.learner, "optimiser": self.optimiser}
-        try:
-            rest = self.fabric.load(path, state, weights_only=True)
-            self.step, extra = rest["step"], rest["extra"]
-        except Exception as error:  # torch raises whatever it likes on a broken file
-            raise TrainingError(
-                f"{path} cannot be resumed from: {_first_line(error)}; remove it to start again"
-            ) from error
-        assert isinstance(extra, dict)
+        with _readable(path):
+            self.step = self.fabric.load(path, state, weights_only=True)["step"]
+
+
+def saved_extra(path: Path) -> dict[str, Any]:
+    """What ``Trainer.save`` was given beside the trainer, without reading the weights.
+
+    Raises:
+        TrainingError: the file is not such a state.
+    """
+    with _readable(path):
+        extra: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["extra"]
         return extra
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # torch raises whatever it likes on a broken file
+        raise TrainingError(
+            f"{path} cannot be resumed from: {_first_line(error)}; remove it to start again"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
