@@ -19,6 +19,7 @@ from sfavivit.scoring.parts import part_files, read_part
 
 TIMINGS = ("decode_seconds", "spatial_seconds", "temporal_seconds", "total_seconds")
 POLL_SECONDS = 0.02
+PART_VIDEOS = 3
 
 
 @dataclass
@@ -51,7 +52,7 @@ def measure(
     alone, killed = _Job(folder / "alone", manifest, repository, workers), None
     start = time.monotonic()
     alone.start()
-    alone.wait_for_part()
+    alone.wait_for_parts(1)
     loading = time.monotonic() - start
     alone.wait_for_end()
     result.undisturbed_seconds = round(time.monotonic() - start, 1)
@@ -66,8 +67,10 @@ def measure(
         if dice.random() < 0.2:  # somewhere while the models load
             time.sleep(dice.uniform(0, loading))
         else:
-            killed.wait_for_part()
-            time.sleep(dice.uniform(0, 1.2) * per_video * (videos - len(killed.ids())) / left)
+            # By what is done, not by the clock, so that the job is not done too soon on a machine that wakes up.
+            share = (videos - len(kept[-1])) / (left + 1) / PART_VIDEOS
+            killed.wait_for_parts(1 + dice.randrange(max(1, round(1.5 * share))))
+            time.sleep(dice.uniform(0, PART_VIDEOS * per_video))
             if dice.random() < 0.3:
                 result.workers_killed += killed.kill_worker(dice)
                 time.sleep(dice.uniform(0, 0.5))
@@ -92,7 +95,7 @@ class _Job:
 
     def __init__(self, out: Path, manifest: Path, repository: Path, workers: int) -> None:
         self._out = out
-        options = f"--workers {workers} --part-videos 3 --part-seconds 0.5 --json"
+        options = f"--workers {workers} --part-videos {PART_VIDEOS} --part-seconds 0.5 --json"
         command = [sys.executable, "-m", "sfavivit.cli", "score", str(manifest), "--out", str(out)]
         self._command = [*command, "--repository", str(repository), *options.split()]
 
@@ -100,9 +103,9 @@ class _Job:
         self._parts = len(self._files())
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    def wait_for_part(self) -> None:
-        """Until there is one more than at the start, or the job has ended."""
-        while len(self._files()) == self._parts and self._process.poll() is None:
+    def wait_for_parts(self, count: int) -> None:
+        """Until there are so many more than at the start, or the job has ended."""
+        while len(self._files()) < self._parts + count and self._process.poll() is None:
             time.sleep(POLL_SECONDS)
 
     def wait_for_end(self) -> None:
