@@ -15,7 +15,7 @@ from sfavivit.errors import UsageError, VideoError
 from sfavivit.feature_store import FeatureKey, FeatureStore, StoredFeatures
 from sfavivit.read_ahead import ReadAhead
 from sfavivit.session import FeatureExtractor
-from sfavivit.video import CENTER, Crop, Frames, Limits, OpenSource, Source, VideoReader
+from sfavivit.video import CENTER, Crop, Frames, Limits, OpenSource, Sampling, Source, VideoReader
 from sfavivit.video_digest import VideoDigest
 from sfavivit.video_source import display_name, open_source
 
@@ -56,6 +56,8 @@ class FeatureSource:
 
     What comes from the store costs no decoding, so no limit is looked at.
 
+    ``sampling``: another than the repository's, of the same crop size, for features to train on.
+
     ``decode_seconds``, ``spatial_seconds``: what has been spent. ``frames_used``: frames of a crop so far.
     ``warning``: what was wrong with the video, at the end. ``from_store``: nothing had to be computed.
 
@@ -79,8 +81,10 @@ class FeatureSource:
         end_seconds: float | None = None,
         crops: tuple[Crop, ...] = CENTER,
         store: FeatureStore | None = None,
+        sampling: Sampling | None = None,
     ) -> None:
         self._recognizer = recognizer
+        self._sampling = sampling or recognizer.manifest.sampling
         self._video = video
         self._limits = limits
         self._end_seconds = end_seconds
@@ -170,7 +174,7 @@ class FeatureSource:
         """At the end: what the decoder had to say, and the features into the store."""
         self._ended = True
         self.warning = end.damage
-        tubelet_seconds = self._tubelet_frames / self._recognizer.manifest.sampling.fps
+        tubelet_seconds = self._tubelet_frames / self._sampling.fps
         for key, parts in zip(end.keys, self._kept, strict=False):
             assert self._store is not None
             features = np.concatenate(parts)
@@ -204,12 +208,11 @@ class FeatureSource:
 
     def _keys(self, video_sha256: str) -> list[FeatureKey]:
         """The key of each crop."""
-        manifest = self._recognizer.manifest
+        spatial_sha256 = self._recognizer.manifest.spatial_sha256
         start = float(self.start_seconds)
         end = None if self._end_seconds is None else float(self._end_seconds)
         return [
-            FeatureKey(video_sha256, manifest.spatial_sha256, manifest.sampling, crop, start, end)
-            for crop in self.crops
+            FeatureKey(video_sha256, spatial_sha256, self._sampling, crop, start, end) for crop in self.crops
         ]
 
     def _end(self, keys: list[FeatureKey]) -> _End:
@@ -217,10 +220,9 @@ class FeatureSource:
         return _End(self._reader.damage, keys)
 
     def _decode(self, video: Source) -> Iterator[Frames]:
-        manifest = self._recognizer.manifest
         self._reader = VideoReader(
             video,
-            manifest.sampling,
+            self._sampling,
             chunk_frames=self._recognizer.chunk_tubelets * self._tubelet_frames,
             limits=self._limits,
             start_seconds=self.start_seconds,

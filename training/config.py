@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -32,6 +32,9 @@ class Section(BaseModel):
     """A table of a recipe: unknown keys and other types are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+SectionType = TypeVar("SectionType", bound=Section)
 
 
 class ModelConfig(Section):
@@ -191,21 +194,41 @@ def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
     if not path.suffix and not path.exists():
         path = RECIPES / f"{name}.toml"
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = read_toml(path)
     except FileNotFoundError:
         known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.toml")))
         raise UsageError(f"no recipe {name!r}; give the path of a .toml file, or one of {known}") from None
+    return checked(Recipe, content, settings, f"recipe {name!r}")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UsageError: it cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"recipe {name!r} cannot be read: {reason}") from None
+        raise UsageError(f"recipe {str(path)!r} cannot be read: {reason}") from None
+
+
+def checked(
+    kind: type[SectionType], content: dict[str, Any], settings: Sequence[str], where: str
+) -> SectionType:
+    """``content`` with ``settings`` as a section. Raises ``UsageError`` for what it cannot have."""
     for setting in settings:
         _apply(content, setting)
     try:
-        return Recipe.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
-        raise UsageError(f"recipe {name!r}: {validation_summary(error)}") from None
+        raise UsageError(f"{where}: {validation_summary(error)}") from None
     except TypeError as error:  # from Sampling(**unknown)
-        raise UsageError(f"recipe {name!r}: sampling: {error}") from None
+        raise UsageError(f"{where}: sampling: {error}") from None
 
 
 def _apply(content: dict[str, Any], setting: str) -> None:

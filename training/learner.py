@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 import torch
@@ -42,15 +43,27 @@ class ClipLearner(nn.Module):
             features = self.model.spatial(frames)
         outputs = self.model.temporal(features)
         smoothing = self.config.label_smoothing if self.training else 0.0
-        losses = [
-            clip_losses(logits.float(), batch.labels[name], shares, smoothing)
-            for name, logits in outputs.items()
-        ]
-        right = [logits.argmax(1) == batch.labels[name] for name, logits in outputs.items()]
-        correct = torch.stack([*right, batch.valid]).all(0).sum()
-        examples = batch.valid.sum()
-        loss = (torch.stack(losses).sum(0) * batch.valid).sum() / examples.clamp(min=1)
-        return StepResult(loss, correct, examples)
+        return batch_result(outputs, batch.labels, batch.valid, shares, smoothing)
+
+
+def batch_result(
+    outputs: Mapping[str, Tensor],
+    labels: Mapping[str, Tensor],
+    valid: Tensor,
+    shares: Tensor | None,
+    smoothing: float,
+) -> StepResult:
+    """Of logits {output: [B, C]}, where ``valid`` bool [B]: the loss is the sum over outputs, the mean over
+    clips; a clip is right when all its outputs are. The rest as for ``clip_losses``.
+    """
+    losses = [
+        clip_losses(logits.float(), labels[name], shares, smoothing) for name, logits in outputs.items()
+    ]
+    right = [logits.argmax(1) == labels[name] for name, logits in outputs.items()]
+    correct = torch.stack([*right, valid]).all(0).sum()
+    examples = valid.sum()
+    loss = (torch.stack(losses).sum(0) * valid).sum() / examples.clamp(min=1)
+    return StepResult(loss, correct, examples)
 
 
 def mix(values: Tensor, shares: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from sfavivit.checkpoints import initialise_spatial
 from sfavivit.dimensions import AdapterDimensions, ModelDimensions
 from sfavivit.errors import UsageError
-from sfavivit.model import SfaVivit, interpolate_positions
+from sfavivit.model import SfaVivit, TemporalTransformer, interpolate_positions
 from training.config import Recipe, StageConfig
 
 
@@ -64,7 +64,7 @@ def stage_model(
         if stage.spatial == "previous":
             model.spatial.load_state_dict(previous.spatial.state_dict())
         if stage.temporal == "previous":
-            copy_temporal(previous, model)
+            copy_temporal(previous.temporal, model.temporal)
     return model.freeze_spatial() if stage.frozen else model
 
 
@@ -77,22 +77,22 @@ def stage_two_model(model: SfaVivit, frames: int, adapter: AdapterDimensions) ->
     """
     extended = SfaVivit(replace(model.dims.with_frames(frames), adapter=adapter))
     extended.spatial.load_state_dict(model.spatial.state_dict())
-    copy_temporal(model, extended)
+    copy_temporal(model.temporal, extended.temporal)
     return extended.freeze_spatial()
 
 
 @torch.no_grad()
-def copy_temporal(source: SfaVivit, target: SfaVivit) -> None:
-    """The temporal half of ``source``, its positions interpolated to the frames of ``target``.
+def copy_temporal(source: TemporalTransformer, target: TemporalTransformer) -> None:
+    """``source``, its positions interpolated to the frames of ``target``.
 
     An adapter that ``source`` does not have, and classifiers of other outputs, stay as they are.
     """
-    state = source.temporal.state_dict()
+    state = source.state_dict()
     grids = (source.dims.max_tubelets, 1), (target.dims.max_tubelets, 1)
     state["encoder.pos"] = interpolate_positions(state["encoder.pos"], *grids)
     if source.dims.outputs != target.dims.outputs:
         state = {name: value for name, value in state.items() if not name.startswith("classifiers.")}
-    loaded = target.temporal.load_state_dict(state, strict=False)
+    loaded = target.load_state_dict(state, strict=False)
     assert not loaded.unexpected_keys, loaded
     assert all(name.startswith(("adapter.", "classifiers.")) for name in loaded.missing_keys), loaded
 
