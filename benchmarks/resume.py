@@ -67,7 +67,7 @@ def measure(
         if dice.random() < 0.2:  # somewhere while the models load
             time.sleep(dice.uniform(0, loading))
         else:
-            # By what is done, not by the clock, so that the job is not done too soon on a machine that wakes up.
+            # By what is done, not by the clock, which says little on a busy machine.
             share = (videos - len(kept[-1])) / (left + 1) / PART_VIDEOS
             killed.wait_for_parts(1 + dice.randrange(max(1, round(1.5 * share))))
             time.sleep(dice.uniform(0, PART_VIDEOS * per_video))
