@@ -119,7 +119,12 @@ def _silent_stderr() -> Iterator[None]:
 
 def _import_ray(debug: bool) -> ModuleType:
     """Ray reads these settings when it is imported. What the user has set stays as it is."""
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # Or a thread of Ray Data that is still there after ray.shutdown would start a cluster of its own.
+        "RAY_ENABLE_AUTO_CONNECT": "0",
+    }
     if not debug:
         # Messages of the cluster go to standard output whatever log_to_driver says, unless they are skipped.
         settings |= {"RAY_DEDUP_LOGS_SKIP_REGEX": "(?s).*", "RAY_BACKEND_LOG_LEVEL": "fatal"}

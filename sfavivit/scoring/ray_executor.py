@@ -17,7 +17,7 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, Full, Queue
@@ -65,24 +65,29 @@ def score_on_ray(
     Raises:
         EngineError: actors die one after another; the cluster fails.
     """
-    builder = RowBuilder(catalog, options.heads)
-    done: set[str] = set()
     try:
         if items:
-            for outcome in _outcomes(_dataset(items, models, options, workers, gpus)):
-                if outcome is None:
-                    yield []
-                    continue
-                item, result = outcome
-                if isinstance(result, WorkerDiedError):
-                    result = builder.error(item, result)
-                if isinstance(result, SfaVivitError):
-                    raise result
-                if item.id not in done:  # a machine that is lost may have Ray do again what was done
-                    done.add(item.id)
-                    yield result
+            dataset = _dataset(items, models, options, workers, gpus)
+            with closing(_outcomes(dataset)) as outcomes:
+                yield from _rows(outcomes, RowBuilder(catalog, options.heads))
     finally:
         ray.shutdown()
+
+
+def _rows(outcomes: Iterator[_Outcome | None], builder: RowBuilder) -> Generator[list[Row], None, None]:
+    done: set[str] = set()
+    for outcome in outcomes:
+        if outcome is None:
+            yield []
+            continue
+        item, result = outcome
+        if isinstance(result, WorkerDiedError):
+            result = builder.error(item, result)
+        if isinstance(result, SfaVivitError):
+            raise result
+        if item.id not in done:  # a machine that is lost may have Ray do again what was done
+            done.add(item.id)
+            yield result
 
 
 def _dataset(
@@ -135,11 +140,14 @@ def _outcomes(dataset: ray.data.Dataset) -> Generator[_Outcome | None, None, Non
             for batch in batches:
                 for outcome in batch[_COLUMN].to_pylist():
                     put(pickle.loads(outcome))  # noqa: S301 - of our own actors
+                if closed.is_set():
+                    break
             put(None)
         except Exception as error:
             put(error)
 
-    Thread(target=read, name="sfavivit-ray", daemon=True).start()
+    thread = Thread(target=read, name="sfavivit-ray", daemon=True)
+    thread.start()
     try:
         while True:
             try:
@@ -154,6 +162,8 @@ def _outcomes(dataset: ray.data.Dataset) -> Generator[_Outcome | None, None, Non
             yield outcome
     finally:
         closed.set()
+        # With the next outcome at the latest. Ray would end this process if it were shut down before.
+        thread.join()
 
 
 class Ledger:
