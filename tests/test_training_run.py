@@ -216,6 +216,11 @@ def test_a_list_without_a_readable_video_ends_the_run_in_one_line(files: Files, 
         (("--labels", "verb=x.txt"), UsageError, r"outputs \[''\] of the recipe, got \['verb'\]"),
         (("--labels", "absent.txt"), UsageError, "absent.txt: No such file"),
         (("--accumulate", "3"), UsageError, "batch size 4 cannot be shared"),
+        (
+            ("--accumulate", "4", "--set", "regularisation.mixup=0.2"),
+            UsageError,
+            "mixup mixes pairs: 1 clips",
+        ),
     ],
 )
 def test_what_cannot_work_is_one_line(

@@ -82,7 +82,8 @@ class StageRun:
         state.ckpt                          until the stage is finished
 
     Raises:
-        UsageError: fewer examples than a batch holds, or a state of another recipe or list.
+        UsageError: fewer examples than a batch holds, a batch that cannot be shared, or a state of another
+            recipe or list.
         TrainingError: the loss is no longer a number, no video can be read, or the folder not be written.
     """
 
@@ -92,6 +93,11 @@ class StageRun:
         self._folder = job.folder / stage.name
         config = recipe.optimiser_of(stage)
         self._share = Share(config.batch_size, fabric.world_size, fabric.global_rank, job.parts)
+        if recipe.regularisation.mixup and self._share.part_size % 2:
+            raise UsageError(
+                f"mixup mixes pairs: {self._share.part_size} clips are computed at a time; use fewer "
+                "devices, or a smaller --accumulate"
+            )
         self._epoch_steps = len(job.training) // config.batch_size
         if not self._epoch_steps:
             raise UsageError(
@@ -127,6 +133,8 @@ class StageRun:
         recipe = self._recipe.model_copy(update={"stages": (self._stage,)})
         write_durably(self._folder / RECIPE, recipe.model_dump_json(indent=2).encode())
         write_names(self._job.names, self._folder)
+        if self._progress.rows:  # a run may have died between a state and its records
+            self._write_records()
         return StepLog(self._folder / STEPS, self._trainer.step)
 
     def _train_epoch(self, monitor: Monitor, log: StepLog | None) -> None:
@@ -176,10 +184,14 @@ class StageRun:
         progress.epoch = _Epoch()
         self._save()
         if self._fabric.is_global_zero:
-            write_table(self._folder / METRICS, EpochRow._fields, progress.rows)
-            write_table(self._folder / BROKEN, ("id", "reason"), sorted(progress.broken.items()))
-            write_curves(self._folder / CURVES, {self._stage.name: progress.rows})
+            self._write_records()
             monitor.epoch(row)
+
+    def _write_records(self) -> None:
+        rows = self._progress.rows
+        write_table(self._folder / METRICS, EpochRow._fields, rows)
+        write_table(self._folder / BROKEN, ("id", "reason"), sorted(self._progress.broken.items()))
+        write_curves(self._folder / CURVES, {self._stage.name: rows})
 
     def _training_batches(self) -> Iterator[list[ClipBatch]]:
         """The parts of each step from the present one to the end of its epoch."""
