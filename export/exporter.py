@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from export.graphs import spatial_graph, temporal_graph
-from export.parity import ParityReport, measure, parity_clips, require
+from export.parity import ParityReport, measure, measure_temporal, parity_clips, require
 from export.staging import staged
 from export.versions import with_version
 from export.writer import ENGINE_FILE, SPATIAL_VERSION, seal, write_engine, write_labels
 from sfavivit.dimensions import ModelDimensions, validation_summary
+from sfavivit.engines.base import Features
+from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import ExportError
-from sfavivit.model import SfaVivit
+from sfavivit.model import SfaVivit, TemporalTransformer
 from sfavivit.repository import (
+    FEATURES,
     FORMAT_VERSION,
     SPATIAL_MODEL,
     Backend,
@@ -95,7 +98,7 @@ def export_model(
     """
     start = time.perf_counter()
     old = _existing(target)
-    _check_head(options)
+    check_head(options.head)
     if options.frames:
         _resize(model, options.frames)
     dims, weights = model.dims, _numpy_state(model.spatial)
@@ -138,6 +141,43 @@ def export_model(
     return ExportSummary(manifest, options.head, report, spatial_bytes, temporal_bytes, seconds)
 
 
+def export_head(
+    temporal: TemporalTransformer,
+    labels: Labels,
+    target: Path,
+    head: str,
+    parity_features: Sequence[Features],
+    short_clip: ShortClip = "loop",
+) -> HeadEntry:
+    """Write ``temporal`` as a head of the repository at ``target``, without any spatial half.
+
+    For heads that were trained on features of the repository's own spatial engine, of whatever precision:
+    ``parity_features``, float32 [T, D] each, are some of them. The rest as for ``export_model``.
+
+    Raises:
+        ExportError: a name that cannot be, or a head that does not fit the repository.
+        ParityError: the engine does not reproduce the head.
+        RepositoryError: what is at ``target`` is not a usable repository.
+    """
+    check_head(head)
+    old = Repository.load(target)
+    version, manifest = _next_version(old, head), old.manifest
+    with staged(target) as stage:
+        file = stage / temporal_model(head) / str(version) / ENGINE_FILE
+        write_engine(file.parent, temporal_graph(temporal.dims, _numpy_state(temporal)), manifest.backend)
+        write_labels(file.parent, labels)
+        engine = OnnxModel(file)
+        parity = measure_temporal(temporal, lambda x: engine.run({FEATURES: x}), parity_features)
+        require(ParityReport(manifest.spatial.parity, parity), "fp32")
+        entry = HeadEntry(version=version, dimensions=temporal.dims, short_clip=short_clip, parity=parity)
+        try:
+            manifest = with_version(manifest, head, entry)
+        except ValidationError as error:
+            raise ExportError(f"{target}: head {head!r}: {validation_summary(error)}") from error
+        seal(stage, Catalog(manifest, old.labels | {head: labels}))
+    return entry
+
+
 def _existing(target: Path) -> Repository | None:
     """The repository already there, verified; a directory that holds something else is left alone."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
@@ -145,9 +185,10 @@ def _existing(target: Path) -> Repository | None:
     return Repository.load(target)
 
 
-def _check_head(options: ExportOptions) -> None:
+def check_head(head: str) -> None:
+    """Raises ``ExportError`` for a name that a head cannot have."""
     try:
-        check_head_name(options.head)
+        check_head_name(head)
     except ValueError as error:
         raise ExportError(str(error)) from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import ParityError
-from sfavivit.model import SfaVivit
+from sfavivit.model import SfaVivit, TemporalTransformer
 from sfavivit.repository import FEATURES, FRAMES, Parity, PlanPrecision, Precision, logits_tensor
 from sfavivit.video import Sampling, Source, VideoReader
 
@@ -90,6 +90,23 @@ def measure_runs(
         _compare(features),
         _compare([(expected[name], found[name]) for expected, found in logits for name in expected]),
     )
+
+
+@torch.inference_mode()
+def measure_temporal(model: TemporalTransformer, temporal: TemporalRun, clips: Sequence[Features]) -> Parity:
+    """As ``measure_runs``, of the temporal half alone, on features float32 [T, D] of clips.
+
+    Raises:
+        EngineError: a run fails.
+    """
+    pairs = []
+    for clip in clips:
+        for indices in _prefixes(len(clip), model.dims.max_tubelets):
+            features = clip[indices][None]
+            answer = temporal(features)
+            for name, expected in model(torch.from_numpy(features)).items():
+                pairs.append((expected.numpy(), answer[logits_tensor(name)]))
+    return _compare(pairs)
 
 
 def _prefixes(tubelets: int, longest: int) -> Iterator[NDArray[np.int64]]:

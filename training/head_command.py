@@ -1,0 +1,106 @@
+"""``head``: a new head for a repository, from a list of labelled videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sfavivit.annotations import read_items
+from sfavivit.errors import UsageError
+from sfavivit.repository import read_manifest
+from training.head_config import load_head_recipe
+from training.head_job import BROKEN, HeadJob, HeadLists, HeadPlan, HeadReport
+from training.watch import say
+
+DEFAULT_HEAD = "default"
+
+
+def head(
+    manifest: Annotated[str, typer.Option(help="List of labelled videos (CSV, JSON, Parquet ...).")],
+    repository: Annotated[Path, typer.Option(help="Model repository that gets the head.")],
+    name: Annotated[str, typer.Option(help="Of the head; a name that is there gets a new version.")],
+    store: Annotated[Path, typer.Option(help="Feature store, made if need be.")] = Path("runs/features"),
+    out: Annotated[Path | None, typer.Option(help="Folder for reports (default: runs/NAME).")] = None,
+    held_out: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of every class to measure on, not to learn from.")
+    ] = 0.2,
+    validation: Annotated[
+        str | None, typer.Option(help="A list to measure on, in place of a share of the first.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Where relative videos of the lists start from.")] = None,
+    from_head: Annotated[
+        str | None,
+        typer.Option(help="Head that the weights start from (default: the only one, or 'default')."),
+    ] = None,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Start from random weights.")] = False,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file of what differs from the defaults.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A value of the recipe: optimiser.learning_rate=0.001.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Windows of each video.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed, the same head.")] = None,
+    variants: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Augmented features of each video; --set variants.flip=0 if left and right are classes.",
+        ),
+    ] = 0,
+    accelerator: Annotated[
+        Literal["cpu", "cuda", "auto"], typer.Option(help="What to train on; cpu repeats to the last bit.")
+    ] = "cpu",
+) -> None:
+    """Train a head on stored features (what is missing is extracted), export it, and measure it."""
+    if from_scratch and from_head:
+        raise UsageError(f"--from-head {from_head} and --from-scratch exclude each other; give one")
+    given = {"optimiser.epochs": epochs, "seed": seed}
+    named = [f"{key}={value}" for key, value in given.items() if value is not None]
+    plan = HeadPlan(
+        repository=repository,
+        name=name,
+        start=None if from_scratch else _start(repository, from_head),
+        recipe=load_head_recipe(recipe, [*(settings or ()), *named]),
+        store=store,
+        out=out or Path("runs") / name,
+        variants=variants,
+        accelerator=accelerator,
+    )
+    lists = HeadLists(
+        manifest,
+        read_items(manifest, root=root),
+        read_items(validation, root=root) if validation else None,
+        held_out,
+    )
+    _say(HeadJob(plan, lists).run(), plan)
+
+
+def _start(repository: Path, wanted: str | None) -> str:
+    """The head to start from. Raises ``HeadNotFoundError``, ``UsageError`` where it must be named."""
+    manifest = read_manifest(repository)
+    heads = list(manifest.heads)
+    if wanted is None and len(heads) > 1 and DEFAULT_HEAD not in heads:
+        raise UsageError(f"{repository} has the heads {', '.join(heads)}; say which with --from-head")
+    chosen = wanted or (DEFAULT_HEAD if DEFAULT_HEAD in heads else heads[0])
+    manifest.head(chosen)
+    return chosen
+
+
+def _say(report: HeadReport, plan: HeadPlan) -> None:
+    """What came of it, in a few lines."""
+    if report.broken_videos:
+        say(f"{report.broken_videos} videos could not be read: {plan.out / BROKEN} says why")
+    seconds = ", ".join(f"{what} {took:.0f} s" for what, took in report.seconds.items())
+    say(f"head {report.head!r} version {report.version} is in {plan.repository} ({seconds})")
+    if report.held_out is None:
+        say("held-out accuracy: not measured, since no video was held out")
+        return
+    for output, counts in report.held_out["outputs"].items():
+        known = f"{report.classes[output]} classes"
+        what = f"{output}, {known}" if output else known
+        if counts["top1"] is None:
+            say(f"held-out accuracy ({what}): no video has a class that the head knows")
+            continue
+        say(f"held-out top-1 {counts['top1']:.1%} of {counts['evaluated']} videos ({what})")

@@ -1,0 +1,241 @@
+"""From a list of videos to a head that is served, and how often it is right."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from export.exporter import check_head, export_head
+from sfavivit.annotations import VideoItem
+from sfavivit.durable_file import write_durably
+from sfavivit.errors import InvalidInputError, TrainingError, UsageError, VideoError
+from sfavivit.evaluation import Evaluation
+from sfavivit.feature_store import FeatureStore
+from sfavivit.model import TemporalTransformer
+from sfavivit.recognizer import Recognizer
+from sfavivit.repository import HeadEntry, Repository
+from sfavivit.results import Recognition
+from sfavivit.scoring.fetch import check_schemes, open_video
+from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
+from training.classes import number_labels
+from training.clips import Broken
+from training.head import Trained, head_of, new_head, train_head, training_steps
+from training.head_config import HeadRecipe
+from training.head_lists import head_classes, hold_out
+from training.head_windows import FeatureExample
+from training.ondemand_engine import open_on_demand
+from training.record import write_table
+from training.stored_features import FeatureCache, FeatureFiller, StoredVideo
+from training.watch import work_bar
+
+PARITY_VIDEOS = 3
+REPORT, BROKEN = "report.json", "broken_videos.csv"
+
+
+@dataclass(frozen=True)
+class HeadLists:
+    """The videos to learn from, and to measure on: a list of their own, or a share of the first."""
+
+    source: str
+    items: Sequence[VideoItem]
+    validation: Sequence[VideoItem] | None
+    held_out: float
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """Which head, from which one (None: from random weights), and what it takes.
+
+    ``variants``: augmented features of every training video. ``cache_bytes``: features kept in memory.
+    """
+
+    repository: Path
+    name: str
+    start: str | None
+    recipe: HeadRecipe
+    store: Path
+    out: Path
+    variants: int = 0
+    accelerator: str = "cpu"
+    cache_bytes: int = 4 << 30
+
+
+@dataclass
+class HeadReport:
+    """What became of it. ``held_out``: the summary of :class:`sfavivit.evaluation.Evaluation`, or None."""
+
+    head: str
+    version: int
+    classes: dict[str, int]
+    training_videos: int
+    held_out_videos: int
+    broken_videos: int
+    passes_computed: int
+    steps: int
+    loss: float
+    held_out: dict[str, Any] | None
+    parity: dict[str, float]
+    seconds: dict[str, float]
+
+
+class HeadJob:
+    """One head in the making; ``run`` does all of it.
+
+    Its files are in ``plan.out``: report.json, broken_videos.csv, and confusion matrices.
+    """
+
+    def __init__(self, plan: HeadPlan, lists: HeadLists) -> None:
+        check_head(plan.name)
+        head_classes(lists.items, lists.source)  # what is wrong with a list is said before hours of decoding
+        check_schemes([*lists.items, *(lists.validation or ())])
+        self._plan, self._lists = plan, lists
+        self._recognizer = open_on_demand(plan.repository)
+        self._store = FeatureStore(plan.store)
+        threads = len(os.sched_getaffinity(0))
+        self._filler = FeatureFiller(self._recognizer, self._store, plan.recipe.variants, threads)
+        self._cache = FeatureCache(self._store, plan.cache_bytes)
+        self._broken: dict[str, str] = {}
+        self._seconds: dict[str, float] = {}
+
+    def run(self) -> HeadReport:
+        """Extract what is missing, train, export, measure.
+
+        Raises:
+            TrainingError: no video can be read, or the loss is no longer a number.
+            AnnotationError, UsageError, ExportError, RepositoryError: a head that cannot be.
+            FeatureStoreError, EngineError: the store or an engine failed.
+        """
+        self._make_out()
+        with self._timed("features"):
+            training, held_out = self._split()
+            names = head_classes([video.item for video in training], self._lists.source)
+            training = self._with_variants(training)
+        with self._timed("training"):
+            head, trained = self._train(training, names)
+        with self._timed("export"):
+            entry = self._export(head, names, training)
+        with self._timed("measuring"):
+            summary = self._measure(held_out)
+        report = HeadReport(
+            head=self._plan.name,
+            version=entry.version,
+            classes={output: len(known) for output, known in names.items()},
+            training_videos=len(training),
+            held_out_videos=len(held_out),
+            broken_videos=len(self._broken),
+            passes_computed=self._filler.computed,
+            steps=trained.steps,
+            loss=trained.loss,
+            held_out=summary,
+            parity=entry.parity.model_dump(),
+            seconds=self._seconds,
+        )
+        self._write(report)
+        return report
+
+    def _split(self) -> tuple[list[StoredVideo], list[StoredVideo]]:
+        """Videos to learn from and to measure on, whose plain features the store has."""
+        lists, seed = self._lists, self._plan.recipe.seed
+        stored = self._fill(lists.items, [0], "features")
+        if not stored:
+            reason = next(iter(self._broken.values()))
+            raise TrainingError(f"no video of {lists.source!r} can be read; the first: {reason}")
+        if lists.validation is None:
+            return hold_out(stored, lists.held_out, seed)
+        return stored, self._fill(lists.validation, [0], "features to measure on")
+
+    def _with_variants(self, videos: list[StoredVideo]) -> list[StoredVideo]:
+        if not self._plan.variants:
+            return videos
+        numbers = range(self._plan.variants + 1)
+        return self._fill([video.item for video in videos], numbers, "augmented features")
+
+    def _fill(self, items: Sequence[VideoItem], numbers: Sequence[int], what: str) -> list[StoredVideo]:
+        with work_bar(what, len(items)) as progress:
+            stored, broken = self._filler.fill(items, numbers, progress)
+        self._broken.update(broken)
+        return stored
+
+    def _train(
+        self, videos: Sequence[StoredVideo], names: dict[str, list[str]]
+    ) -> tuple[TemporalTransformer, Trained]:
+        plan, repository = self._plan, self._repository
+        numbered = number_labels([video.item for video in videos], names, self._lists.source)
+        examples = [
+            FeatureExample(video.keys, one.labels) for video, one in zip(videos, numbered, strict=True)
+        ]
+        start = head_of(repository, plan.start) if plan.start else None
+        dims = start.dims if start else repository.manifest.dimensions
+        outputs = {output: len(known) for output, known in names.items()}
+        head = new_head(dims, outputs, plan.recipe, start)
+        with work_bar("training steps", training_steps(plan.recipe, len(examples))) as progress:
+            trained = train_head(
+                head, examples, self._cache, plan.recipe, accelerator=plan.accelerator, progress=progress
+            )
+        return head, trained
+
+    def _export(
+        self, head: TemporalTransformer, names: dict[str, list[str]], videos: Sequence[StoredVideo]
+    ) -> HeadEntry:
+        features = [self._cache.get(video.keys[0]) for video in videos[:PARITY_VIDEOS]]
+        labels = {output: tuple(known) for output, known in names.items()}
+        return export_head(head, labels, self._plan.repository, self._plan.name, features)
+
+    def _measure(self, videos: Sequence[StoredVideo]) -> dict[str, Any] | None:
+        """Top-1 of the exported head, asked as anybody would ask it; None without videos."""
+        if not videos:
+            return None
+        recognizer, name = open_on_demand(self._plan.repository), self._plan.name
+        evaluation = Evaluation(recognizer.labels[name])
+        with work_bar("held-out videos", len(videos)) as progress:
+            for done, video in enumerate(videos, start=1):
+                try:
+                    answer = self._ask(recognizer, video.item)
+                except (VideoError, InvalidInputError) as error:
+                    self._broken[video.item.id] = str(error)
+                else:
+                    outputs = answer.heads[name]
+                    evaluation.add(video.item.labels, {key: value.logits for key, value in outputs.items()})
+                progress(done)
+        evaluation.write(self._plan.out, name)
+        return evaluation.summary()
+
+    def _ask(self, recognizer: Recognizer, item: VideoItem) -> Recognition:
+        return recognizer.classify(
+            open_video(item.video, DEFAULT_FETCH_BYTES),
+            [self._plan.name],
+            start_seconds=item.start_seconds,
+            end_seconds=item.end_seconds,
+            store=self._store,
+        )
+
+    @property
+    def _repository(self) -> Repository:
+        assert isinstance(self._recognizer.catalog, Repository)
+        return self._recognizer.catalog
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds[what] = round(time.perf_counter() - start, 2)
+
+    def _make_out(self) -> None:
+        try:
+            self._plan.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--out {str(self._plan.out)!r} cannot be made: {error.strerror}") from None
+
+    def _write(self, report: HeadReport) -> None:
+        out = self._plan.out
+        try:
+            write_table(out / BROKEN, Broken._fields, sorted(self._broken.items()))
+            write_durably(out / REPORT, (json.dumps(asdict(report), indent=2) + "\n").encode())
+        except OSError as error:
+            raise UsageError(f"{str(out)!r} cannot be written: {error.strerror}") from None
