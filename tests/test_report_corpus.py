@@ -68,7 +68,8 @@ def write_job(folder: Path, videos: Sequence[int], metrics: dict[str, Any] | Non
     (folder / "job.json").write_text(json.dumps(record))
     for part, first in enumerate(range(0, len(videos), 16), 1):
         rows = [row for number in videos[first : first + 16] for row in rows_of(number)]
-        write_part(folder / f"part-1of1-{part:06d}.parquet", pa.Table.from_pylist(rows, SCHEMA))
+        (folder / "rows").mkdir(parents=True, exist_ok=True)
+        write_part(folder / "rows" / f"part-1of1-{part:06d}.parquet", pa.Table.from_pylist(rows, SCHEMA))
     if metrics:
         (folder / "metrics.json").write_text(json.dumps({"h": metrics}))
     return folder

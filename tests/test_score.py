@@ -364,6 +364,7 @@ def some_rows(count: int) -> list[list[Row]]:
 
 def test_parts_are_written_after_so_many_videos_or_seconds(tmp_path: Path) -> None:
     now = [0.0]
+    (tmp_path / "rows").mkdir()
     with PartWriter(tmp_path, "1of1", 7, videos=3, seconds=10, clock=lambda: now[0]) as writer:
         for rows in some_rows(4):
             writer.add(rows)
@@ -386,20 +387,21 @@ def test_a_part_that_cannot_be_written_is_not_written_later(
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
+    (tmp_path / "rows").mkdir()
     with PartWriter(tmp_path, "1of1", 1, videos=2, seconds=10) as writer:
         writer.add(some_rows(1)[0])
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", full)
             with pytest.raises(ScoringError, match="cannot be written: No space left on device; what was"):
                 writer.add(some_rows(2)[1])
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "rows").iterdir()) == []
 
 
 def test_the_same_video_in_two_parts_is_found(
     recognizer: Recognizer, items: list[VideoItem], tmp_path: Path
 ) -> None:
     score(recognizer, items[:1], Output(tmp_path))
-    shutil.copy(part_files(tmp_path)[0], tmp_path / "part-1of2-000001.parquet")
+    shutil.copy(part_files(tmp_path)[0], tmp_path / "rows" / "part-1of2-000001.parquet")
     with pytest.raises(ScoringError, match="'v0' is in an earlier part too"):
         score(recognizer, items[:1], Output(tmp_path))
 
@@ -410,6 +412,7 @@ def test_damage_is_found_or_does_no_harm(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("part")
+    (folder / "rows").mkdir()
     with PartWriter(folder, "1of1", 1, videos=100, seconds=10) as writer:
         for rows in some_rows(20):
             writer.add(rows)

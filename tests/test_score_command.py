@@ -102,7 +102,7 @@ def test_a_list_with_broken_videos(repository: Path, corpus: Path, tmp_path: Pat
     assert (again.returncode, again.stderr) == (1, "")
     words = " ".join(again.stdout.split())
     assert "0 videos" in words and "18 were done before" in words and f"{len(BREAKAGES)} failed:" in words
-    assert "not_found" in words and f"{tmp_path}/part-*.parquet" in words
+    assert "not_found" in words and f"{tmp_path}/rows" in words
     assert f"{right:.1%}" in words
 
 
@@ -160,7 +160,7 @@ def test_hostile_lists_and_folders(repository: Path, corpus: Path, tmp_path: Pat
     cases: list[tuple[list[str | Path], int, str]] = [
         ([tmp_path / "none.csv", "--out", tmp_path / "o"], 2, "none.csv"),
         ([tmp_path / "odd.jsonl", "--out", tmp_path / "o"], 2, "Protocol not known: gopher"),
-        ([corpus, "--out", file], 1, "cannot be written: File exists"),
+        ([corpus, "--out", file], 1, "cannot be written: Not a directory"),
         ([corpus, "--out", file / "out"], 1, "cannot be written: Not a directory"),
         ([corpus, "--out", "/proc/none"], 1, "cannot be written: No such file"),
         ([corpus, "--out", tmp_path / "o", "--features", store], 1, "neither a feature store nor empty"),
@@ -190,7 +190,7 @@ def test_a_full_disk_is_one_line_and_breaks_nothing(repository: Path, corpus: Pa
     done = run(corpus, "--out", tmp_path, "--part-videos", "2", repository=repository, file_bytes=3000)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert f"{tmp_path} cannot be written: File too large; what was scored before is kept" in done.stderr
+    assert f"{tmp_path}/rows cannot be written: File too large; what was scored before is kept" in done.stderr
     assert not list(tmp_path.glob("part*")) and not list(tmp_path.glob(".*"))
     assert run(corpus, "--out", tmp_path, repository=repository).returncode == 1
     assert len(rows_in(tmp_path)) == 18 * 3
@@ -214,7 +214,7 @@ def test_a_signal_ends_the_job_in_good_order(
     process.stdin.close()
     process.stdin = None
     tree: list[psutil.Process] = []
-    wait_until(lambda: bool(list(tmp_path.glob("part*"))) and decoding(process.pid, long_video, tree))
+    wait_until(lambda: bool(part_files(tmp_path)) and decoding(process.pid, long_video, tree))
     os.killpg(process.pid, number)  # as a terminal does: to all of them
     output, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (128 + number, "")

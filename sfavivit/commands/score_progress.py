@@ -103,7 +103,7 @@ def print_summary(console: Console, fields: dict[str, Any], folder: str) -> None
     if fields["failed"]:
         kinds = ", ".join(f"{kind} {count}" for kind, count in fields["failed"].items())
         console.print(Text.assemble((f"{sum(fields['failed'].values())} failed: ", "bold red"), kinds))
-    console.print(f"rows: {folder}/part-*.parquet", markup=False, soft_wrap=True)
+    console.print(f"rows: {folder}/rows", markup=False, soft_wrap=True)
     if fields["metrics"]:
         console.print(Group(Text(), *_metrics_view(fields["metrics"])))
 

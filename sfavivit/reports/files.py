@@ -9,6 +9,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from sfavivit.durable_file import write_durably
 from sfavivit.errors import UsageError
 
 PAGE_SUFFIXES = (".html", ".htm")
@@ -27,7 +28,7 @@ def check_target(path: Path, option: str, suffixes: Collection[str]) -> None:
         with suppress(FileNotFoundError):
             if not stat.S_ISREG(target.stat().st_mode):
                 raise UsageError(f"{option} {str(path)!r}: what is there is not a file; name another")
-        temporary = _temporary(target)
+        temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
         temporary.touch(exist_ok=False)
         temporary.unlink()
     except (OSError, ValueError) as error:
@@ -41,17 +42,8 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         UsageError: the disk is full, or the folder has gone in the meantime.
     """
-    target = _target(path)
-    temporary = _temporary(target)
     try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_durably(_target(path), content)
     except OSError as error:
         raise UsageError(f"{str(path)!r}: cannot be written: {error.strerror}") from None
 
@@ -59,7 +51,3 @@ def write_file(path: Path, content: bytes) -> None:
 def _target(path: Path) -> Path:
     """Where links lead, so that they stay links."""
     return Path(os.path.realpath(path))
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".{secrets.token_hex(8)}.tmp")

@@ -1,6 +1,6 @@
 """Offline scoring: a list of videos becomes Parquet rows, each video once, however often the machine dies.
 
-    items ──► pending ──► an executor ──► PartWriter ──► DIR/part-*.parquet
+    items ──► pending ──► an executor ──► PartWriter ──► DIR/rows/*.parquet
               (without      (``workers`` here; anything     (the parent is the only writer)
                what parts    that yields rows will do)
                hold)

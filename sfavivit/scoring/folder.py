@@ -2,7 +2,7 @@
 
 DIR/
   job.json                       what all rows have in common (record.py)
-  part-1of4-000001.parquet ...   rows (rows.py)
+  rows/part-1of4-000001.parquet  the rows (rows.py)
   lock                           flock: shared by the running jobs, exclusive while one prepares the
                                  folder; holds in how many shards they split the list
   lock-1of4                      flock: the one job of this shard
@@ -19,14 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
+from sfavivit.durable_file import sync_folder
 from sfavivit.errors import ScoringError, UsageError
 from sfavivit.scoring.options import Output
 from sfavivit.scoring.parts import (
     PART_NAME,
+    ROWS_FOLDER,
     PartWriter,
     part_files,
     read_part,
-    sync_folder,
     write_file,
     write_part,
     writing,
@@ -66,7 +67,7 @@ class JobFolder:
         folder, path, shard = cls(output), output.folder, output.shard
         with ExitStack() as stack:
             with writing(path):
-                path.mkdir(parents=True, exist_ok=True)
+                (path / ROWS_FOLDER).mkdir(parents=True, exist_ok=True)
                 whole = stack.enter_context((path / "lock").open("a+"))
                 own = stack.enter_context((path / f"lock-{shard}").open("a+"))
                 alone = _lock(whole, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,8 +119,9 @@ class JobFolder:
     def _prepare(self, record: Record) -> None:
         """Nobody else is here: remove what is to go, and write the record."""
         with writing(self.path):
-            for leftover in self.path.glob(".*.tmp"):
-                leftover.unlink()
+            for folder in (self.path, self.path / ROWS_FOLDER):
+                for leftover in folder.glob(".*.tmp"):
+                    leftover.unlink()
         old = _REMOVING if self.output.restart else self._record()
         if old == _REMOVING:
             self._remove_parts()
@@ -173,7 +175,7 @@ class JobFolder:
             for part in part_files(self.path):
                 part.unlink()
             (self.path / METRICS_NAME).unlink(missing_ok=True)
-            sync_folder(self.path)
+            sync_folder(self.path / ROWS_FOLDER)
 
     def _remove_errors(self) -> None:
         for part in part_files(self.path):
@@ -182,7 +184,7 @@ class JobFolder:
             if not len(kept):
                 with writing(self.path):
                     part.unlink()
-                    sync_folder(self.path)
+                    sync_folder(part.parent)
             elif len(kept) < len(table):
                 write_part(part, kept)
 

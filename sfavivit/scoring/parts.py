@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,41 +13,24 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sfavivit.durable_file import write_durably
 from sfavivit.errors import ScoringError
 from sfavivit.scoring.rows import SCHEMA, Row
 
 PART_NAME = re.compile(r"part-(\d+of\d+)-(\d+)\.parquet")
+ROWS_FOLDER = "rows"
+"""They have a folder to themselves, so that it is a Parquet data set to other programs."""
 COMPRESSION = "zstd"
 
 
-def write_file(path: Path, content: bytes | memoryview) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """Atomically and durably: the file and its name are on disk when this returns.
 
     Raises:
         ScoringError: it cannot be written; what was there before is still there.
     """
     with writing(path.parent):
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            with beside.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                beside.unlink()
-            raise
-        sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Make names in a folder durable: new ones, and that removed ones are gone."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        write_durably(path, content)
 
 
 @contextmanager
@@ -65,15 +46,18 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def part_files(folder: Path) -> list[Path]:
-    """The complete parts of all shards, in order."""
-    return sorted(file for file in folder.iterdir() if PART_NAME.fullmatch(file.name))
+    """The complete parts of all shards in a job's folder, in order."""
+    rows = folder / ROWS_FOLDER
+    if not rows.is_dir():
+        return []
+    return sorted(file for file in rows.iterdir() if PART_NAME.fullmatch(file.name))
 
 
 def write_part(path: Path, rows: pa.Table) -> None:
     """Write a part, every page with a checksum. Raises as ``write_file``."""
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, compression=COMPRESSION, write_page_checksum=True)
-    write_file(path, sink.getvalue())
+    write_file(path, sink.getvalue().to_pybytes())
 
 
 def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -145,6 +129,6 @@ class PartWriter:
         """Write what has been taken; it is durable when this returns. Raises ``ScoringError``."""
         rows, self._rows, self._videos = self._rows, [], 0
         if rows:
-            path = self._folder / f"part-{self._shard}-{self._number:06d}.parquet"
+            path = self._folder / ROWS_FOLDER / f"part-{self._shard}-{self._number:06d}.parquet"
             write_part(path, pa.Table.from_pylist(rows, SCHEMA))
             self._number += 1
