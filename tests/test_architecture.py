@@ -40,7 +40,18 @@ def test_the_library_does_not_know_its_applications(file: Path) -> None:
 
 
 def test_importing_the_library_is_light() -> None:
-    heavy = ("torch", "grpc", "tensorrt", "onnxruntime", "onnx", "pyarrow", "matplotlib", "ray", "tritonclient", "typer")
+    heavy = (
+        "torch",
+        "grpc",
+        "tensorrt",
+        "onnxruntime",
+        "onnx",
+        "pyarrow",
+        "matplotlib",
+        "ray",
+        "tritonclient",
+        "typer",
+    )
     code = f"import sys, sfavivit; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
