@@ -141,15 +141,15 @@ def test_keys_playback_and_hover(browser: Browser, written: Callable[..., Path],
         for _ in range(3):
             shown.keyboard.press("Shift+ArrowLeft")
         expect(shown.locator("#clock")).to_have_text("0:00.0")
-        starts = [segment.start_seconds for segment in report.outputs[0].result.timeline]
+        second = report.outputs[0].result.timeline[1].start_seconds
         shown.evaluate("player.playbackRate = 4")
         shown.keyboard.press("Space")
-        for start in starts[1:3]:
-            label = label_at(report, start)
-            wait_until(shown, f"document.getElementById('current-label').textContent === {json.dumps(label)}")
-            assert shown.evaluate("player.currentTime") >= start - 0.2
+        wait_until(shown, f"player.currentTime > {second}", 60_000)
         shown.keyboard.press("Space")
         wait_until(shown, "player.paused")
+        label = label_at(report, shown.evaluate("player.currentTime"))
+        assert label != label_at(report, 0)
+        wait_until(shown, f"document.getElementById('current-label').textContent === {json.dumps(label)}")
         shown.locator("#surface").hover(position={"x": 5, "y": 30})
         expect(shown.locator("#tip")).to_contain_text(f"· {label_at(report, 0)} ·")
 
