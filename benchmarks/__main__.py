@@ -130,6 +130,39 @@ def resume(
     _report("resume", [asdict(result)], out)
 
 
+@app.command("new-head")
+def new_head(
+    videos: Annotated[int, typer.Option(min=10, help="To learn from.")] = 50,
+    held_out: Annotated[int, typer.Option(min=5, help="To judge by.")] = 100,
+    repository: Annotated[Path, typer.Option(help="Model repository.")] = machine.ROOT / "model_repository",
+    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+) -> None:
+    """From labelled videos to a served head, and an epoch on stored features against one on frames."""
+    from benchmarks import new_head as heads  # noqa: PLC0415 - needs torch
+
+    with TemporaryDirectory() as folder:
+        results = heads.measure(repository, Path(folder), videos, held_out)
+    rows = [{**asdict(result), "value": round(result.value, 3)} for result in results]
+    _report("new_head", rows, out)
+
+
+@app.command()
+def selection(
+    tubelets: Annotated[
+        list[int] | None, typer.Option(min=1, help="To learn from; repeatable (default: 32, 16, 8).")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Heads that a figure is the mean of.")] = 3,
+    repository: Annotated[Path, typer.Option(help="Model repository.")] = machine.ROOT / "model_repository",
+    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+) -> None:
+    """New heads that learn from some tubelets of each window, against one that learns from all."""
+    from benchmarks import selection as selecting  # noqa: PLC0415 - needs torch
+
+    with TemporaryDirectory() as folder:
+        results = selecting.measure(repository, Path(folder), tubelets or [32, 16, 8], seeds)
+    _report("selection", [asdict(result) for result in results], out)
+
+
 def _report(name: str, rows: list[dict[str, Any]], out: Path) -> None:
     """Write ``NAME.json`` and show its rows."""
     out.mkdir(parents=True, exist_ok=True)

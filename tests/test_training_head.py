@@ -135,6 +135,17 @@ def test_another_seed_is_another_head(own: Path, videos: Path, tmp_path: Path) -
     assert weights(own, 1) == weights(own, 2) != weights(own, 3)
 
 
+def test_a_head_that_learns_from_some_tubelets_is_served_whole(
+    own: Path, videos: Path, tmp_path: Path
+) -> None:
+    job(own, videos, tmp_path).run()
+    report = job(own, videos, tmp_path, recipe=QUICK.model_copy(update={"select": 3})).run()
+    assert weights(own, 1) != weights(own, 2)
+    assert report.held_out is not None
+    assert report.held_out["outputs"][""]["top1"] == 1
+    assert Repository.load(own).manifest.heads["mine"].dimensions.max_tubelets == WINDOW
+
+
 def test_verbs_and_nouns_from_scratch(own: Path, videos: Path, tmp_path: Path) -> None:
     recipe = load_head_recipe(None, ["optimiser.epochs=60", "optimiser.learning_rate=0.003", "frames=24"])
     report = job(own, videos, tmp_path, "actions.csv", start=None, recipe=recipe).run()

@@ -41,6 +41,10 @@ def head(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Windows of each video.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed, the same head.")] = None,
+    select: Annotated[
+        int | None,
+        typer.Option(min=1, help="Learn from the so many most novel tubelets of a window (default: all)."),
+    ] = None,
     variants: Annotated[
         int,
         typer.Option(
@@ -56,7 +60,7 @@ def head(
     """Train a head on stored features (what is missing is extracted), export it, and measure it."""
     if from_scratch and from_head:
         raise UsageError(f"--from-head {from_head} and --from-scratch exclude each other; give one")
-    given = {"optimiser.epochs": epochs, "seed": seed}
+    given = {"optimiser.epochs": epochs, "seed": seed, "select": select}
     named = [f"{key}={value}" for key, value in given.items() if value is not None]
     plan = HeadPlan(
         repository=repository,

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from sfavivit.errors import UsageError
 from training.config import Count, OptimiserConfig, Probability, Range, Section, checked, read_toml
+from training.selection import Selector
 
 
 class VariantConfig(Section):
@@ -41,6 +42,8 @@ class HeadRecipe(Section):
     starts from, or the hidden size. ``prefix``: how often a window shows only a beginning, for answers while
     a stream is arriving; it costs accuracy where the order of things decides.
 
+    ``select``: learn from so many tubelets of each window, chosen by ``selector``; None for all.
+
     An epoch is one window of each video. A batch is never larger than the list.
     """
 
@@ -51,6 +54,8 @@ class HeadRecipe(Section):
         name="adamw", learning_rate=1e-3, epochs=100, batch_size=16, warmup_epochs=5.0, weight_decay=0.05
     )
     prefix: Probability = 0.0
+    select: Count | None = None
+    selector: Selector = "novelty"
     variants: VariantConfig = VariantConfig()
     regularisation: HeadRegularisation = HeadRegularisation()
 

@@ -1,0 +1,192 @@
+"""A new head: from 50 videos to served answers, and what an epoch costs on stored features and on frames.
+
+The classes are five of the six orders in which three motions can follow one another. The demo model knows the
+motions; their order is new to it, and which of them occur says nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, permutations
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.machine import ROOT
+from sfavivit.annotations import read_items
+from sfavivit.feature_store import FeatureStore
+from sfavivit.model import SfaVivit
+from sfavivit.repository import Repository
+from training.batches import Place, Share, training_parts
+from training.classes import Example, number_labels
+from training.clips import Clip, ClipBatch, read_clip
+from training.config import RegularisationConfig
+from training.encoding import write_video
+from training.hardware import make_fabric
+from training.head import HeadLearner, few_threads, head_of, head_optimiser, new_head
+from training.head_config import HeadRecipe
+from training.head_lists import head_classes
+from training.head_windows import FeatureExample, Windows
+from training.learner import ClipLearner
+from training.ondemand_engine import open_on_demand
+from training.optimiser import Schedule
+from training.stored_features import FeatureCache, FeatureFiller
+from training.synthetic import MOTIONS, sample_scene
+from training.trainer import Trainer
+from training.videos import FPS, HELD_OUT_SIZES, motion_frames
+
+ORDERS = list(permutations(("move_left", "blink", "rotate_clockwise")))[:5]
+MOTION_SECONDS = 3.4  # three of them are a window
+TRAINING_SEED, HELD_OUT_SEED = 2024, 2025
+HEAD = "orders"
+STORED_EPOCHS = 5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure of the result, and what it is in."""
+
+    what: str
+    value: float
+    unit: str
+
+
+def measure(repository: Path, folder: Path, videos: int, held_out: int) -> list[Measured]:
+    """Make the videos, run the command on a copy of ``repository``, then take one epoch each way."""
+    training = write_videos(folder / "training", videos, TRAINING_SEED)
+    validation = write_videos(folder / "held_out", held_out, HELD_OUT_SEED)
+    own = Path(shutil.copytree(repository, folder / "model_repository"))
+    load = os.getloadavg()[0]
+    seconds = _timed(lambda: _command(own, training, validation, folder))
+    report = json.loads((folder / "out" / "report.json").read_text())
+    stages = [Measured(f"of which: {what}", took, "s") for what, took in report["seconds"].items()]
+    accuracy = report["held_out"]["outputs"][""]["top1"]
+    return [
+        Measured(f"one command: {videos} videos to a served head, {held_out} more judged", seconds, "s"),
+        *stages,
+        Measured("held-out top-1", accuracy, "share"),
+        Measured("load before the command (processes on all cores)", round(load, 2), ""),
+        *_epochs(own, training, folder / "store"),
+    ]
+
+
+def write_videos(folder: Path, count: int, seed: int) -> Path:
+    """The list of ``count`` videos of the orders in turn, of random sizes and scenes."""
+    folder.mkdir()
+    rows = []
+    for number in range(count):
+        rng = np.random.default_rng((seed, number))
+        order = ORDERS[number % len(ORDERS)]
+        height, width = HELD_OUT_SIZES[rng.integers(len(HELD_OUT_SIZES))]
+        segments = [(motion, MOTION_SECONDS) for motion in order]
+        frames = motion_frames(sample_scene(rng, width / height), segments, height, width, rng)
+        write_video(folder / f"{number}.mp4", frames, fps=FPS)
+        rows.append((f"{number}.mp4", ", then ".join(MOTIONS[motion] for motion in order)))
+    path = folder / "list.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("video", "label"), *rows])
+    return path
+
+
+def _command(repository: Path, training: Path, validation: Path, folder: Path) -> None:
+    options = {
+        "--manifest": training,
+        "--validation": validation,
+        "--repository": repository,
+        "--name": HEAD,
+        "--store": folder / "store",
+        "--out": folder / "out",
+    }
+    words = [str(word) for pair in options.items() for word in pair]
+    subprocess.run([sys.executable, "-m", "training", "head", *words], cwd=ROOT, check=True)
+
+
+def _epochs(repository: Path, listed: Path, store: Path) -> list[Measured]:
+    """An epoch of a head on stored features, and of all of the same model on the same videos' frames."""
+    recipe, catalog = HeadRecipe(), Repository.load(repository)
+    items = read_items(str(listed))
+    names = head_classes(items, str(listed))
+    examples = number_labels(items, names, str(listed))
+    start = head_of(catalog, "default")
+    outputs = {output: len(known) for output, known in names.items()}
+    head = new_head(start.dims, outputs, recipe, start)
+
+    kept = FeatureStore(store)
+    filler = FeatureFiller(open_on_demand(repository), kept, recipe.variants, threads=2)
+    stored, _ = filler.fill(items, [0], lambda _: None)
+    windows = Windows(
+        [FeatureExample(video.keys, one.labels) for video, one in zip(stored, examples, strict=True)],
+        FeatureCache(kept, 1 << 30),
+        head.dims.max_tubelets,
+        recipe,
+    )
+    size = head_optimiser(recipe, len(examples)).batch_size
+    steps = len(examples) // size
+    on_features = _trainer(HeadLearner(head, recipe), recipe, steps * (STORED_EPOCHS + 1))
+    batches = windows.batches(size, STORED_EPOCHS + 1)
+    # The first epoch reads the store; a run has a hundred that do not.
+    with few_threads(head):
+        first, *rest = (_timed(lambda: _take(on_features, batches, steps)) for _ in range(STORED_EPOCHS + 1))
+
+    model = SfaVivit(head.dims)
+    on_frames = _trainer(ClipLearner(model, RegularisationConfig()), recipe, 2 * steps)
+    clips = _clips(examples, catalog)
+    decoding, decoded = 0.0, []
+    for places in training_parts(len(examples), Share(size), seed=0, epoch=0):
+        began = time.perf_counter()
+        decoded.append([ClipBatch([clips(place) for place in places])])
+        decoding += time.perf_counter() - began
+    # With all cores and with one, whichever is faster, since other work may be going on.
+    computing = _timed(lambda: _take(on_frames, iter(decoded), steps))
+    with few_threads(head):
+        computing = min(computing, _timed(lambda: _take(on_frames, iter(decoded), steps)))
+    quick = median(rest)
+    return [
+        Measured("an epoch on stored features, the first (reads the store)", first, "s"),
+        Measured("an epoch on stored features, the later ones", quick, "s"),
+        Measured("an epoch of the whole model on frames, decoding included", decoding + computing, "s"),
+        Measured("an epoch of the whole model on frames that are in memory", computing, "s"),
+        Measured("times faster than from videos", (decoding + computing) / quick, "x"),
+        Measured("times faster than from frames in memory", computing / quick, "x"),
+    ]
+
+
+def _trainer(learner: nn.Module, recipe: HeadRecipe, steps: int) -> Trainer:
+    torch.manual_seed(0)
+    fabric = make_fabric("cpu", devices=1, nodes=1, strategy="auto", precision="32-true")
+    return Trainer(fabric, learner, recipe.optimiser, Schedule(steps, 1), seed=0)
+
+
+def _take(trainer: Trainer, batches: Iterator[Sequence[Any]], steps: int) -> None:
+    for _ in trainer.steps(islice(batches, steps)):
+        pass
+
+
+def _clips(examples: Sequence[Example], catalog: Repository) -> Callable[[Place], Clip]:
+    """Reads the frames of a window of a video, as serving samples them."""
+    sampling, frames = catalog.manifest.sampling, catalog.manifest.dimensions.max_frames
+
+    def clip(place: Place) -> Clip:
+        example = examples[place.example]
+        read = torch.from_numpy(read_clip(example.item, sampling, frames, at=0.0))
+        return Clip(read, example.labels, 1.0, valid=True, broken=())
+
+    return clip
+
+
+def _timed(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

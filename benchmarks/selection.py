@@ -1,0 +1,98 @@
+"""What frame selection saves and costs a new head, on the videos of ``benchmarks.new_head``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.new_head import HELD_OUT_SEED, TRAINING_SEED, write_videos
+from sfavivit.annotations import read_items
+from sfavivit.feature_store import FeatureStore
+from sfavivit.model import TemporalTransformer
+from sfavivit.repository import Repository
+from sfavivit.windows import SHORT_CLIP, all_windows
+from training.classes import number_labels
+from training.head import head_of, new_head, train_head, training_steps
+from training.head_config import HeadRecipe, VariantConfig
+from training.head_lists import head_classes
+from training.head_windows import FeatureExample
+from training.ondemand_engine import open_on_demand
+from training.selection import SELECTORS, Selector, selected_logits
+from training.stored_features import FeatureCache, FeatureFiller
+
+
+@dataclass(frozen=True)
+class SelectionCost:
+    """Means over seeds. ``whole``: top-1 as the head is served, on whole windows; ``selected``: on as many
+    tubelets as it learned from, which the service does not do.
+    """
+
+    selector: str
+    tubelets: int
+    step_milliseconds: float
+    whole: float
+    selected: float
+    seeds: int
+
+
+class _Data:
+    """The videos of a list, as features in memory."""
+
+    def __init__(self, repository: Path, listed: Path, store: FeatureStore) -> None:
+        items = read_items(str(listed))
+        filler = FeatureFiller(open_on_demand(repository), store, VariantConfig(), threads=2)
+        stored, _ = filler.fill(items, [0], lambda _: None)
+        self.names = head_classes(items, str(listed))
+        numbered = number_labels(items, self.names, str(listed))
+        self.examples = [
+            FeatureExample(video.keys, one.labels) for video, one in zip(stored, numbered, strict=True)
+        ]
+
+
+def measure(repository: Path, folder: Path, counts: list[int], seeds: int) -> list[SelectionCost]:
+    """Heads that learned from all tubelets, and from ``counts`` of them by every selector."""
+    store = FeatureStore(folder / "store")
+    training = _Data(repository, write_videos(folder / "training", 50, TRAINING_SEED), store)
+    held_out = _Data(repository, write_videos(folder / "held_out", 100, HELD_OUT_SEED), store)
+    cache = FeatureCache(store, 1 << 30)
+    start = head_of(Repository.load(repository), "default")
+    plans: list[tuple[Selector, int | None]] = [("novelty", None)]
+    for tubelets in counts:
+        plans += [(selector, tubelets) for selector in SELECTORS]
+    results = []
+    for selector, count in plans:
+        figures = []
+        for seed in range(seeds):
+            recipe = HeadRecipe(seed=seed, select=count, selector=selector)
+            head = new_head(start.dims, {"": len(training.names[""])}, recipe, start)
+            began = time.perf_counter()
+            train_head(head, training.examples, cache, recipe, progress=lambda *_: None)
+            step = (time.perf_counter() - began) / training_steps(recipe, len(training.examples))
+            scores = [_top1(head, held_out, cache, wanted, selector) for wanted in (None, count)]
+            figures.append((1000 * step, *scores))
+        step, whole, selected = np.mean(figures, axis=0).round(3).tolist()
+        name = selector if count else "all"
+        results.append(SelectionCost(name, count or start.dims.max_tubelets, step, whole, selected, seeds))
+    return results
+
+
+@torch.inference_mode()
+def _top1(
+    head: TemporalTransformer, data: _Data, cache: FeatureCache, count: int | None, selector: Selector
+) -> float:
+    """Of the mean logits over the windows of a video, as the recognizer takes them; of ``count`` tubelets."""
+    length, right = head.dims.max_tubelets, 0
+    for example in data.examples:
+        features = cache.get(example.keys[0])
+        windows = [
+            SHORT_CLIP["loop"](features[window.start : window.stop], length)
+            for window in all_windows(len(features), length, length // 8)
+        ]
+        batch = torch.from_numpy(np.stack(windows))
+        outputs = selected_logits(head, batch, SELECTORS[selector](batch, count)) if count else head(batch)
+        right += int(outputs[""].mean(0).argmax()) == example.labels[""]
+    return right / len(data.examples)
