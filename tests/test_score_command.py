@@ -276,7 +276,7 @@ def test_a_line_now_and_then_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("sfavivit.commands.score_progress.time.monotonic", lambda: now[0])
     shown = StringIO()
-    view = ProgressView(Console(file=shown, width=40))
+    view = ProgressView(Console(file=shown, width=40), "scoring")
     state = JobProgress(videos=1000, before=100, outcomes=Counter({None: 90, "empty": 10}))
     with view.drawn():
         for passed in range(61):

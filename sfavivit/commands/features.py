@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import timedelta
@@ -18,11 +17,18 @@ from sfavivit.commands.options import (
     DEFAULT_REPOSITORY,
     MIB,
     EngineOption,
+    JsonSummaryOption,
     LimitDurationOption,
+    LimitFetchOption,
     LimitMemoryOption,
     LimitPixelsOption,
     LimitStallOption,
+    ListArgument,
+    ListRootOption,
     RepositoryOption,
+    SplitOption,
+    WorkersOption,
+    WorkerThreadsOption,
     err,
     limits_of,
 )
@@ -30,6 +36,7 @@ from sfavivit.commands.score_progress import ProgressView
 from sfavivit.errors import UsageError
 from sfavivit.feature_store import FeatureStore, StoredDtype
 from sfavivit.scoring.fetch import check_schemes
+from sfavivit.scoring.machines import this_machine
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES, ModelLocation, ScoreOptions, Shard
 from sfavivit.scoring.stop import StopSignals
 from sfavivit.video import Limits
@@ -40,12 +47,7 @@ if TYPE_CHECKING:
 
 
 def features(
-    manifest: Annotated[
-        str,
-        typer.Argument(
-            help="Videos, as `sfavivit score` takes them: a list, an annotation file, a folder, or -."
-        ),
-    ],
+    manifest: ListArgument,
     root: Annotated[Path, typer.Option("--store", help="Folder of the feature store, made if need be.")],
     repository: RepositoryOption = DEFAULT_REPOSITORY,
     dtype: Annotated[
@@ -54,27 +56,18 @@ def features(
     views: Annotated[
         str | None, typer.Option(metavar="TxS", help="Crops of multi-view scoring, for example 4x3.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes (default: one for each two cores).")
-    ] = None,
+    workers: WorkersOption = None,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Only part I of N of the list.")] = "1/1",
-    video_root: Annotated[
-        Path | None,
-        typer.Option("--root", help="Where relative paths start (default: the folder of the list)."),
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Only videos of this split of a dataset.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON.")] = False,
+    video_root: ListRootOption = None,
+    split: SplitOption = None,
+    as_json: JsonSummaryOption = False,
     engine: EngineOption = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each worker (default: cores / workers).")
-    ] = None,
+    threads: WorkerThreadsOption = None,
     limit_duration_seconds: LimitDurationOption = Limits.duration_seconds,
     limit_pixels: LimitPixelsOption = Limits.pixels,
     limit_stall_seconds: LimitStallOption = Limits.stall_seconds,
     limit_memory_mib: LimitMemoryOption = Limits.memory_bytes // MIB,
-    limit_fetch_mib: Annotated[
-        int, typer.Option(min=1, help="Refuse to fetch larger videos.")
-    ] = DEFAULT_FETCH_BYTES // MIB,
+    limit_fetch_mib: LimitFetchOption = DEFAULT_FETCH_BYTES // MIB,
 ) -> None:
     """Fill a feature store with what it lacks, so that scoring with any head needs no video decoded."""
     limits = limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
@@ -83,9 +76,9 @@ def features(
     check_schemes(items)
     if dtype not in (None, *get_args(StoredDtype)):
         raise UsageError(f"dtype {dtype!r} must be {' or '.join(get_args(StoredDtype))}")
-    cores = len(os.sched_getaffinity(0))
-    workers = workers or max(1, cores // 2)
-    models = ModelLocation(repository, engine, threads or max(1, cores // workers))
+    machine = this_machine()
+    workers = workers or max(1, machine.cores // 2)
+    models = ModelLocation(repository, engine, threads or machine.cores_each(workers))
     FeatureStore(root, cast("StoredDtype | None", dtype))
     # Filling a store is scoring whose rows nobody keeps: one clip of one head, which costs next to nothing.
     options = ScoreOptions(
@@ -95,7 +88,7 @@ def features(
         store=str(root),
         fetch_bytes=limit_fetch_mib * MIB,
     )
-    view, stop = ProgressView(err), StopSignals()
+    view, stop = ProgressView(err, "features"), StopSignals()
     with view.drawn(), stop:
         state, found, failures = _fill(items, models, options, workers, view, stop)
     for failure in failures:

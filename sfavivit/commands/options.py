@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,6 +33,28 @@ LimitDurationOption = Annotated[float, typer.Option(help="Refuse longer videos."
 LimitPixelsOption = Annotated[int, typer.Option(help="Refuse larger frames (width x height).")]
 LimitStallOption = Annotated[float, typer.Option(help="Give up when the decoder makes no progress.")]
 LimitMemoryOption = Annotated[int, typer.Option(help="Address space of the decoder.")]
+
+# Of commands that go through a list of videos.
+ListArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Videos: CSV, JSON Lines or Parquet with a column `video` (and label, id, start_seconds, "
+        "end_seconds), a dataset's annotation file, a folder, or - for paths on standard input."
+    ),
+]
+ListRootOption = Annotated[
+    Path | None,
+    typer.Option("--root", help="Where relative paths start (default: the folder of the list)."),
+]
+SplitOption = Annotated[str | None, typer.Option(help="Only videos of this split of a dataset.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Processes (default: one for each two cores).")
+]
+WorkerThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads of each worker (default: cores / workers).")
+]
+JsonSummaryOption = Annotated[bool, typer.Option("--json", help="The summary as JSON.")]
+LimitFetchOption = Annotated[int, typer.Option(min=1, help="Refuse to fetch larger videos.")]
 
 
 def limits_of(duration_seconds: float, pixels: int, stall_seconds: float, memory_mib: int) -> Limits:

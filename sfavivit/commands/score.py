@@ -16,13 +16,20 @@ from sfavivit.commands.options import (
     DEFAULT_REPOSITORY,
     MIB,
     EngineOption,
+    JsonSummaryOption,
     LimitDurationOption,
+    LimitFetchOption,
     LimitMemoryOption,
     LimitPixelsOption,
     LimitStallOption,
+    ListArgument,
+    ListRootOption,
     RepositoryOption,
+    SplitOption,
     StrideOption,
     TopKOption,
+    WorkersOption,
+    WorkerThreadsOption,
     err,
     limits_of,
     out,
@@ -38,13 +45,7 @@ from sfavivit.views import Views
 
 
 def score(
-    manifest: Annotated[
-        str,
-        typer.Argument(
-            help="Videos: CSV, JSON Lines or Parquet with a column `video` (and label, id, start_seconds, "
-            "end_seconds), a dataset's annotation file, a folder, or - for paths on standard input."
-        ),
-    ],
+    manifest: ListArgument,
     folder: Annotated[
         Path, typer.Option("--out", help="Folder for the rows. What is in it already is not scored again.")
     ],
@@ -52,9 +53,7 @@ def score(
     heads: Annotated[
         str | None, typer.Option(help="Heads to ask, with commas between (default: all).")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes (default: one for each two cores).")
-    ] = None,
+    workers: WorkersOption = None,
     features: Annotated[
         str | None, typer.Option(metavar="STORE", help="Take features from this store, and keep them there.")
     ] = None,
@@ -70,17 +69,13 @@ def score(
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Only part I of N of the list, for N jobs on one folder.")
     ] = "1/1",
-    root: Annotated[
-        Path | None, typer.Option(help="Where relative paths start (default: the folder of the list).")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Only videos of this split of a dataset.")] = None,
+    root: ListRootOption = None,
+    split: SplitOption = None,
     top_k: TopKOption = 5,
     stride: StrideOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON.")] = False,
+    as_json: JsonSummaryOption = False,
     engine: EngineOption = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each worker (default: cores / workers).")
-    ] = None,
+    threads: WorkerThreadsOption = None,
     ray: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Run on a Ray cluster: local (its own), auto, or HOST:PORT."),
@@ -98,9 +93,7 @@ def score(
     limit_pixels: LimitPixelsOption = Limits.pixels,
     limit_stall_seconds: LimitStallOption = Limits.stall_seconds,
     limit_memory_mib: LimitMemoryOption = Limits.memory_bytes // MIB,
-    limit_fetch_mib: Annotated[
-        int, typer.Option(min=1, help="Refuse to fetch larger videos.")
-    ] = DEFAULT_FETCH_BYTES // MIB,
+    limit_fetch_mib: LimitFetchOption = DEFAULT_FETCH_BYTES // MIB,
 ) -> None:
     """Score a list of videos into Parquet files: each once, however often this is stopped and started."""
     limits = limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
@@ -136,7 +129,7 @@ def score(
 
         score_videos = partial(score_on_ray, gpus=machines.gpus_each(workers))
     executor = partial(score_videos, models=models, catalog=catalog, options=options, workers=workers)
-    view, stop = ProgressView(err), StopSignals()
+    view, stop = ProgressView(err, "scoring"), StopSignals()
     with view.drawn():
         state, metrics = score_list(items, catalog, options, output, executor, stop=stop, progress=view.show)
     fields = summary_fields(state, view.seconds, metrics)

@@ -22,10 +22,14 @@ LINE_SECONDS = 30.0
 
 
 class ProgressView:
-    """Shows a job's progress on ``console``; ``show`` is called with every change and now and then."""
+    """Shows a job's progress on ``console``; ``show`` is called with every change and now and then.
 
-    def __init__(self, console: Console) -> None:
+    ``label``: what the bar calls it.
+    """
+
+    def __init__(self, console: Console, label: str) -> None:
         self._console = console
+        self._label = label
         self._start = time.monotonic()
         self._last_line = self._start
         self._bar: Progress | None = None
@@ -37,7 +41,7 @@ class ProgressView:
             yield
             return
         columns = (
-            TextColumn("scoring"),
+            TextColumn(self._label),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"),
