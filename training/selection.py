@@ -6,6 +6,9 @@ out is near something that was kept: no K tubelets cover a window more than twic
 
 The chosen tubelets keep their own positions, so the head that learned from them takes whole windows when it
 is served; selection saves training, and nothing afterwards. All features must be there to choose from.
+
+Measured (``python -m benchmarks selection``): on 32 of 64 tubelets a step takes two thirds of the time and
+held-out top-1 falls from 89% to 75%, with even spacing to 82%. So it is off unless asked for.
 """
 
 from __future__ import annotations
