@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -175,6 +176,14 @@ def until(condition: Callable[[], Any], seconds: float = 200) -> None:
         time.sleep(0.005)
 
 
+def _name(process: psutil.Process) -> str:
+    """Empty when it has ended in the meantime."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def named(process: psutil.Process, name: str) -> list[psutil.Process]:
     found = []
     for child in process.children(recursive=True):
@@ -231,12 +240,13 @@ def test_a_cluster_of_its_own_dies_with_the_job(repository: Path, listed: Path, 
     with subprocess.Popen(command(repository, listed, out, "local"), stdout=subprocess.DEVNULL) as job:
         until(lambda: out.exists() and part_files(out))
         running = psutil.Process(job.pid).children(recursive=True)
-        agents = [process for process in running if process.name().endswith("Agent")]
+        agents = [process for process in running if "Agent" in _name(process)]
         assert all(named(psutil.Process(job.pid), name) for name in ("MapWorker", "raylet"))
         job.kill()
     assert not psutil.wait_procs(set(running) - set(agents), timeout=60)[1]
     for agent in agents:
-        agent.kill()
+        with suppress(psutil.NoSuchProcess):
+            agent.kill()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,13 @@ def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def decoders() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "ffmpeg" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children() if "ffmpeg" in _command(child)]
+
+
+def _command(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):  # gone, or waiting to be reaped
+        return " ".join(process.cmdline())
+    return ""
 
 
 def idle(server: VideoServer, seconds: float = 5.0) -> bool:
@@ -157,7 +164,7 @@ def test_a_stream_that_is_cancelled_in_line_leaves_the_line(
             pytest.raises(DeadlineError),
         ):
             hasty.classify(video)
-        assert eventually(lambda: server.service.admission.waiting == 0, 1.0)
+        assert eventually(lambda: server.service.admission.waiting == 0)
         for upload in held:
             upload.release()
         assert all(future.result(20) for future in futures)
