@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
