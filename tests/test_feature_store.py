@@ -28,6 +28,7 @@ from sfavivit.errors import FeatureStoreError
 from sfavivit.feature_entry import DamagedEntryError, read_entry, read_header
 from sfavivit.feature_store import FeatureKey, FeatureStore, StoredFeatures
 from sfavivit.video import Crop, Sampling
+from tests.users import ordinary_user
 
 KEY = FeatureKey("1" * 64, "2" * 64, Sampling(fps=12.5, shortest_side=16, crop_size=16))
 OTHER = replace(KEY, video_sha256="3" * 64)
@@ -366,29 +367,17 @@ def test_absence_is_no_damage(store: FeatureStore, caplog: pytest.LogCaptureFixt
 
 
 @pytest.fixture
-def ordinary_user() -> Iterator[None]:
-    """Root may do everything, so be somebody else."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-
-
-@pytest.fixture
-def own_folder(ordinary_user: None) -> Iterator[Path]:
-    """A folder of the ordinary user."""
-    folder = Path(mkdtemp())
-    try:
-        yield folder
-    finally:
-        folder.chmod(0o755)
-        for path in folder.rglob("*"):
-            path.chmod(0o755)
-        shutil.rmtree(folder)
+def own_folder() -> Iterator[Path]:
+    """A folder of an ordinary user, whom the test runs as."""
+    with ordinary_user():
+        folder = Path(mkdtemp())
+        try:
+            yield folder
+        finally:
+            folder.chmod(0o755)
+            for path in folder.rglob("*"):
+                path.chmod(0o755)
+            shutil.rmtree(folder)
 
 
 def test_an_unreadable_entry_is_replaced(own_folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,6 +29,8 @@ from tests.conftest import random_frames
 from tests.service import FASTSTART, address_of, encode_videos, eventually, running_service
 from tests.video_files import encode, ffmpeg
 
+pytest_plugins = ["tests.service_fixtures"]
+
 RUNNING, WAITING = 3, 2
 
 
@@ -39,12 +41,6 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         repository, max_streams=RUNNING, max_waiting=WAITING, idle_seconds=3.0, spool=spool
     ) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def client(server: VideoServer) -> Iterator[VideoRecognitionClient]:
-    with VideoRecognitionClient(address_of(server), timeout_seconds=30) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,6 +26,7 @@ from sfavivit.errors import (
 from sfavivit.ffmpeg_log import MAX_LINE_BYTES, FfmpegLog
 from sfavivit.video import Limits, Source, VideoReader
 from sfavivit.video_source import open_source
+from tests.users import ordinary_user
 from tests.video_files import encode, ffmpeg, numbered, sampling
 
 
@@ -113,19 +112,6 @@ def test_no_such_file(tmp_path: Path) -> None:
         "http://127.0.0.1/a.mp4",
     ):
         assert type(error_of(f"{tmp_path}/{name}")) is VideoNotFoundError, name
-
-
-@contextmanager
-def ordinary_user() -> Iterator[None]:
-    """For root, to whom nothing is forbidden: somebody else for a while."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 def test_no_permission() -> None:
