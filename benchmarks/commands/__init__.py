@@ -1,0 +1,1 @@
+"""The commands of ``python -m benchmarks`` whose results can be compared, one a file."""
