@@ -34,7 +34,7 @@ Case = dict[str, str | int | float | bool]
 
 @dataclass(frozen=True, config=ConfigDict(extra="ignore"))
 class Figure:
-    """One measured quantity, in ``unit``: a sample for each repeat. ``better``: which way is an improvement."""
+    """One measured quantity in ``unit``, a sample for each repeat. ``better``: which way is improvement."""
 
     unit: str
     better: Better
