@@ -9,16 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from export.exporter import ExportOptions, export_model
-from export.outputs import label_outputs
 from sfavivit import Recognizer
 from sfavivit.annotations import VideoItem
-from sfavivit.dimensions import named_dimensions
 from sfavivit.engines.base import Engine, Features, Frames, Logits
 from sfavivit.ffmpeg_program import find_ffmpeg
-from sfavivit.model import SfaVivit
 from sfavivit.repository import Repository
 from sfavivit.scoring.options import ScoreOptions
 from sfavivit.scoring.rows import Row
@@ -28,8 +23,6 @@ from sfavivit.views import CROPS, Views
 from sfavivit.windows import SHORT_CLIP, view_windows
 
 CLIP_SECONDS = 10  # as in Kinetics
-CLASSES = 400
-FIRST, SECOND = "first", "second"
 VIEWS = Views(4, 3)
 TOLERANCE = 1e-4
 
@@ -46,16 +39,6 @@ class ScoringCost:
     times: float
     tubelets: int
     windows: int
-
-
-def make_repository(folder: Path, size: str = "B") -> Path:
-    """A repository (int8) of a published size with random weights and two heads."""
-    torch.manual_seed(0)
-    models = {head: SfaVivit(named_dimensions(size, {"": CLASSES})).eval() for head in (FIRST, SECOND)}
-    models[SECOND].spatial.load_state_dict(models[FIRST].spatial.state_dict())
-    for head, model in models.items():
-        export_model(model, label_outputs(model, {}), folder, ExportOptions(head=head, precision="int8"))
-    return folder
 
 
 def measure(repository: Path, folder: Path, videos: int, view_videos: int) -> list[ScoringCost]:
