@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import memory as memory_benchmark
-from benchmarks.commands import parts
+from benchmarks.commands import latency, load, long, parts
 from benchmarks.figures import RESULTS
 from sfavivit.app import run_app
 
@@ -36,6 +36,9 @@ def memory(
     parts.report_rows("memory", memory_benchmark.rows(results), out)
 
 
+app.command("latency")(latency.latency)
+app.command("load")(load.load)
+app.command("long")(long.long)
 app.command("picture")(parts.picture)
 app.command("triton-transport")(parts.triton_transport)
 app.command("fuzz")(parts.fuzz)
