@@ -1,0 +1,73 @@
+"""``python -m benchmarks latency``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, cast, get_args
+
+import typer
+from rich.console import Console
+
+from benchmarks.figures import RESULTS, report
+from sfavivit.engines import ENGINES
+from sfavivit.errors import UsageError
+from sfavivit.repository import Precision
+
+PRECISIONS = get_args(Precision)
+
+
+def latency(
+    engine: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(ENGINES)}; repeatable (default: onnxruntime).")
+    ] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(PRECISIONS)}; repeatable (default: fp32, int8).")
+    ] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(help="tiny, B, L, H, g; repeatable (default: tiny, B).")
+    ] = None,
+    frames: Annotated[
+        list[int] | None, typer.Option(min=2, help="Of a window; repeatable (default: 32, 128).")
+    ] = None,
+    chunk: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Tubelets of a call to the spatial engine; repeatable (default: 8)."),
+    ] = None,
+    streams: Annotated[
+        list[int] | None, typer.Option(min=1, help="Side by side; repeatable (default: 4).")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="In which the alternatives take turns.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0, help="Of clips, and of streams, in a round.")] = 2.0,
+    keep: Annotated[Path | None, typer.Option(help="Folder for the repositories, to be used again.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+) -> None:
+    """Percentiles of each stage: of a clip, of streams, of a fresh process."""
+    from benchmarks import latency as latencies  # noqa: PLC0415 - needs torch and gRPC
+
+    for what, names, known in (("engine", engine, ENGINES), ("precision", precision, PRECISIONS)):
+        if unknown := set(names or ()) - set(known):
+            raise UsageError(f"unknown {what} {min(unknown)!r}; choose one of {', '.join(known)}")
+    grid = product(
+        engine or ["onnxruntime"],
+        cast(list[Precision], precision or ["fp32", "int8"]),
+        size or ["tiny", "B"],
+        frames or [32, 128],
+        chunk or [8],
+    )
+    settings = [latencies.Setting(*axes) for axes in dict.fromkeys(grid)]
+    with TemporaryDirectory() as folder:
+        rows = latencies.measure(
+            settings,
+            keep or Path(folder),
+            streams=streams or [4],
+            rounds=rounds,
+            seconds=seconds,
+            left_out=Console(stderr=True).print,
+        )
+    if not rows:
+        raise UsageError("nothing was measured: this machine can run none of the settings")
+    report("latency", rows, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), out)
