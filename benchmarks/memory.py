@@ -1,95 +1,100 @@
-"""Peak memory of classifying a video, against its length."""
+"""Peak memory of classifying a video, against its length and against the frames of a window."""
 
 from __future__ import annotations
 
-import os
+import re
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from sfavivit.ffmpeg_program import find_ffmpeg
+from benchmarks.figures import Case, Figure, Row
+from benchmarks.videos import write_video
 
-CLIP_SECONDS = 10
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.02
 MIB = 1 << 20
+SIZE = "640x360"
+SHORT_SECONDS = 10
+KERNEL_PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 
 
-@dataclass(frozen=True)
-class MemoryResult:
-    """Peaks are resident MiB: of the Python process as the kernel counted it, and of it with its decoder.
+@dataclass
+class _Peaks:
+    """MiB of each round: of the Python process, and of it with its decoder; and how long it took."""
 
-    The second is sampled every 50 ms, so a shorter peak can be missed.
+    process: list[float] = field(default_factory=list)
+    tree: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+def measure(
+    repository: Path, windows: dict[int, Path], lengths_seconds: list[int], folder: Path, rounds: int
+) -> list[Row]:
+    """Classify videos of each length with ``repository``, and ten seconds with each of ``windows``.
+
+    ``windows``: frames of a window -> a repository of such a model. Every video is classified in a process of
+    its own. The process's peak is the kernel's count as it was seen last, at most 20 ms before the end; with
+    its decoder it is the most that was seen at any of those moments, so a shorter peak can be missed.
     """
-
-    video_seconds: int
-    process_peak_mib: float
-    tree_peak_mib: float
-    wall_seconds: float
-
-
-def measure(repository: Path, lengths_seconds: list[int], folder: Path) -> list[MemoryResult]:
-    """Classify one video of each length (multiples of 10 s) in a process of its own."""
-    clip = folder / "clip.mp4"
-    source = f"testsrc2=size=640x360:rate=25:duration={CLIP_SECONDS}"
-    _ffmpeg(
-        "-f", "lavfi", "-i", source, "-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", clip
-    )
-    results = []
-    for seconds in lengths_seconds:
-        video = folder / f"{seconds}.mp4"
-        _ffmpeg("-stream_loop", str(seconds // CLIP_SECONDS - 1), "-i", clip, "-c", "copy", video)
-        results.append(_classify(repository, video, seconds))
-        video.unlink()
-    return results
+    short = write_video(folder / "short.mp4", SHORT_SECONDS, SIZE)
+    peaks: dict[tuple[str, int], _Peaks] = {}
+    for _ in range(rounds):
+        for seconds in lengths_seconds:
+            video = write_video(folder / "long.mp4", seconds, SIZE)
+            _classify(repository, video, peaks.setdefault(("video_seconds", seconds), _Peaks()))
+        for frames, model in windows.items():
+            _classify(model, short, peaks.setdefault(("window_frames", frames), _Peaks()))
+    first = {what: found for (what, _), found in reversed(peaks.items())}
+    return [
+        _row({"against": what, "value": value}, found, first[what]) for (what, value), found in peaks.items()
+    ]
 
 
-def _ffmpeg(*arguments: str | Path) -> None:
-    subprocess.run([find_ffmpeg().path, "-v", "error", "-y", *arguments], check=True)
-
-
-def _classify(repository: Path, video: Path, seconds: int) -> MemoryResult:
+def _classify(repository: Path, video: Path, peaks: _Peaks) -> None:
     command = [sys.executable, "-m", "sfavivit.cli", "classify", "--json", str(video)]
     start = time.perf_counter()
     child = subprocess.Popen([*command, "--repository", str(repository)], stdout=subprocess.DEVNULL)
-    tree_peak = 0
-    while True:
-        pid, status, usage = os.wait4(child.pid, os.WNOHANG)
-        if pid:
-            break
+    process_peak = tree_peak = 0
+    while child.poll() is None:
+        process_peak = max(process_peak, _process_peak_bytes(child.pid))
         tree_peak = max(tree_peak, _tree_bytes(child.pid))
         time.sleep(POLL_SECONDS)
-    child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        raise RuntimeError(f"classifying {video} ended with exit code {child.returncode}")
-    wall = time.perf_counter() - start
-    return MemoryResult(
-        seconds, round(usage.ru_maxrss * 1024 / MIB, 1), round(tree_peak / MIB, 1), round(wall, 2)
-    )
+        raise subprocess.CalledProcessError(child.returncode, command)
+    peaks.seconds.append(time.perf_counter() - start)
+    peaks.process.append(process_peak / MIB)
+    peaks.tree.append(max(tree_peak, process_peak) / MIB)
+
+
+def _process_peak_bytes(pid: int) -> int:
+    """Of the program that runs in it: ``wait4`` would count the parent's memory before ``exec`` as well."""
+    match = KERNEL_PEAK.search(Path(f"/proc/{pid}/status").read_text())
+    return int(match[1]) * 1024 if match else 0  # none once it has ended
 
 
 def _tree_bytes(pid: int) -> int:
-    total = 0
     try:
         process = psutil.Process(pid)
-        for member in (process, *process.children(recursive=True)):
-            total += member.memory_info().rss
+        total, command = process.memory_info().rss, process.cmdline()
+        for child in process.children(recursive=True):
+            if child.cmdline() != command:  # until it becomes another program it only shares its parent's
+                total += child.memory_info().rss
     except psutil.NoSuchProcess:  # one of them ended between two looks
         return 0
-    return total
+    return int(total)
 
 
-def rows(results: list[MemoryResult]) -> list[dict[str, float]]:
-    """Results with each peak over that of the first length."""
-    first = results[0]
-    return [
-        asdict(result)
-        | {
-            "process_ratio": round(result.process_peak_mib / first.process_peak_mib, 3),
-            "tree_ratio": round(result.tree_peak_mib / first.tree_peak_mib, 3),
-        }
-        for result in results
-    ]
+def _row(case: Case, peaks: _Peaks, first: _Peaks) -> Row:
+    ratios = tuple(one / other for one, other in zip(peaks.tree, first.tree, strict=True))
+    return Row(
+        case,
+        {
+            "process": Figure("MiB", "lower", tuple(peaks.process)),
+            "with decoder": Figure("MiB", "lower", tuple(peaks.tree)),
+            "times the first": Figure("x", "lower", ratios),
+            "time": Figure("s", "neither", tuple(peaks.seconds)),
+        },
+    )
