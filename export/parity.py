@@ -20,6 +20,8 @@ from sfavivit.video import Sampling, Source, VideoReader
 
 FP32_LOGIT_TOLERANCE = 1e-4
 REDUCED_FEATURE_COSINE = 0.999
+TIE_LOGITS = 0.1
+"""Classes whose probabilities differ by less than a tenth: either may be first when bits are fewer."""
 NOISE_FRAMES = 16
 VIDEO_FRAMES = 64
 SEED = 20230604
@@ -122,7 +124,8 @@ def _compare(pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> Parity:
         a, b = expected.astype(np.float64), found.astype(np.float64)
         lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         cosines.append((a * b).sum(1) / np.maximum(lengths, np.finfo(np.float64).tiny))
-        same.append(a.argmax(1) == b.argmax(1))
+        chosen = np.take_along_axis(a, b.argmax(1)[:, None], axis=1)[:, 0]
+        same.append(chosen >= a.max(1) - TIE_LOGITS)
     return Parity(
         max_abs_error=float(np.max([np.abs(a - b).max() for a, b in pairs])),
         min_cosine=float(np.min(np.concatenate(cosines))),
@@ -135,7 +138,7 @@ def require(report: ParityReport, precision: Precision | PlanPrecision) -> None:
 
     Raises:
         ParityError: fp32 logits off by more than 1e-4; for reduced precisions, a tubelet's feature with a
-            cosine below 0.999, or another top-1 on a parity clip.
+            cosine below 0.999, or another top-1 on a parity clip (but for ties).
     """
     # Written so that NaN fails.
     if precision == "fp32":

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -24,7 +24,7 @@ from export import exporter
 from export.exporter import ExportOptions, export_model
 from export.graphs import spatial_graph, temporal_graph
 from export.outputs import label_outputs, read_label_files, split_output
-from export.parity import ParityReport, require
+from export.parity import ParityReport, measure_temporal, require
 from export.staging import staged
 from export.writer import write_engine
 from sfavivit import Recognizer, Repository
@@ -144,6 +144,18 @@ def test_manifest_records_the_measured_parity(repository: Path) -> None:
 
 def report(spatial: Parity, temporal: Parity) -> ParityReport:
     return ParityReport(spatial, temporal)
+
+
+@pytest.mark.parametrize(("margin", "agreement"), [(0.09, 1), (0.2, 0)])
+def test_a_tie_is_no_disagreement(margin: float, agreement: float) -> None:
+    """An engine that swaps the two best classes: an error, unless PyTorch hardly tells them apart."""
+    temporal = build_model({"": 3}).temporal
+    classifier = cast(torch.nn.Linear, temporal.classifiers["logits"])
+    classifier.weight.data.zero_()
+    classifier.bias.data = torch.tensor([margin, 0.0, -1.0])
+    features = [np.zeros((2, 32), np.float32)]
+    swapped = np.array([[0.0, margin, -1.0]], np.float32)
+    assert measure_temporal(temporal, lambda _: {"LOGITS": swapped}, features).top1_agreement == agreement
 
 
 GOOD = Parity(max_abs_error=1e-6, min_cosine=1.0, top1_agreement=1.0)
@@ -268,7 +280,6 @@ def test_staging_reports_what_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_int8_and_fp16_repositories_run_in_every_engine(parity_video: Path, tmp_path: Path) -> None:
-
     frames = random_frames(30)
     reference = None
     for precision in ("fp32", "fp16", "int8"):

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 WEIGHTS_FILE = "model.safetensors"
-INT8_ZERO = 128
 
 
 class TorchEngine:
@@ -59,12 +58,12 @@ def _load(module: nn.Module, file: Path) -> None:
 
 
 def _widen(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Stored weights as float32 under PyTorch's names; int8 ones are (value - 128) * scale of their row."""
+    """Stored weights as float32 under PyTorch's names; int8 ones are value * scale of their row."""
     state = {}
     for name, value in stored.items():
         if name.endswith(".weight_int8"):
             scale = stored[name.removesuffix("int8") + "scale"]
-            state[name.removesuffix("_int8")] = (value.float() - INT8_ZERO) * scale[:, None]
+            state[name.removesuffix("_int8")] = value.float() * scale[:, None]
         elif not name.endswith(".weight_scale"):
             state[name] = value.float()
     return state

@@ -1,0 +1,71 @@
+"""int8 weights: close to what they stand for, and exact in every kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.extra.numpy as arrays
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from export.quantization import ACTIVATION_ZERO, quantize_weight
+
+WEIGHTS = arrays.arrays(
+    np.float32,
+    arrays.array_shapes(min_dims=2, max_dims=2, max_side=9),
+    elements=st.floats(-1e3, 1e3, width=32, allow_subnormal=False),
+)
+
+
+@given(WEIGHTS)
+def test_no_two_neighbours_can_saturate_16_bits(weight: Any) -> None:
+    values, scale = quantize_weight(weight)
+    assert values.dtype == np.int8
+    assert scale.dtype == np.float32
+    columns = values.astype(int)
+    for k in range(0, columns.shape[1] - 1, 2):
+        for products in (255 * columns[:, k : k + 2].clip(0), 255 * columns[:, k : k + 2].clip(None, 0)):
+            assert (abs(products.sum(axis=1)) <= 32767).all()
+    assert (abs(values * scale[:, None] - weight) <= 0.5001 * scale[:, None]).all()
+
+
+@pytest.mark.parametrize("kind", ["random", "all large", "pairs of one sign"])
+def test_the_kernel_adds_exactly(kind: str) -> None:
+    """The worst activations there are, against numpy: fails where a kernel saturates.
+
+    Weights of full range fail it on CPUs without VNNI.
+    """
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(48, 256)).astype(np.float32)
+    if kind != "random":
+        weight = np.where(kind == "all large", 1, np.sign(weight).repeat(2, 1)[:, :256]).astype(np.float32)
+        weight = np.broadcast_to(weight, (48, 256))
+    values, _ = quantize_weight(weight)
+    activations = np.where(rng.random((8, 256)) < 0.5, 1, 255).astype(np.uint8)
+    activations[0], activations[1] = 255, 1
+    found = _kernel(activations, values)
+    expected = (activations.astype(int) - ACTIVATION_ZERO) @ values.astype(int).T
+    np.testing.assert_array_equal(found, expected)
+
+
+def _kernel(activations: Any, values: Any) -> Any:
+    """What ONNX Runtime makes of them, through the operator that the graphs use."""
+    constants = {"b": np.ascontiguousarray(values.T), "one": np.float32(1), "zero": np.uint8(ACTIVATION_ZERO)}
+    node = helper.make_node(
+        "MatMulIntegerToFloat", ["a", "b", "one", "one", "zero"], ["y"], domain="com.microsoft"
+    )
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("a", TensorProto.UINT8, activations.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    return ort.InferenceSession(model.SerializeToString()).run(None, {"a": activations})[0]
