@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from benchmarks.commands import compare, latency, load, long, memory, parts
+from benchmarks.commands import capacity, compare, latency, load, long, memory, parts, peers
 from sfavivit.app import run_app
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -16,10 +16,12 @@ def describe() -> None:
 
 
 app.command("compare")(compare.compare)
+app.command("capacity")(capacity.capacity)
 app.command("latency")(latency.latency)
 app.command("load")(load.load)
 app.command("long")(long.long)
 app.command("memory")(memory.memory)
+app.command("peers")(peers.peers)
 app.command("picture")(parts.picture)
 app.command("triton-transport")(parts.triton_transport)
 app.command("fuzz")(parts.fuzz)

@@ -1,0 +1,48 @@
+"""``python -m benchmarks peers``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from benchmarks.figures import RESULTS
+
+
+def peers(
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="MODEL/MODE/PRECISION, repeatable, such as pytorch/compile/bf16 (default: sfavivit in fp32 "
+            "and int8; plain PyTorch eager and compiled, in fp32 and bf16; Hugging Face's three in fp32)."
+        ),
+    ] = None,
+    size: Annotated[str, typer.Option(help="Of all models: tiny, B, L, H or g.")] = "B",
+    frames: Annotated[int, typer.Option(help="Of a clip; Hugging Face's models have their own.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Clips of each, in turn.")] = 3,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each (default: all cores).")] = None,
+    patience_seconds: Annotated[
+        float, typer.Option(help="A clip predicted to take longer is not run; its row is the prediction.")
+    ] = 60.0,
+    models: Annotated[
+        Path | None, typer.Option(help="Folder to keep our repositories in (default: made again).")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+) -> None:
+    """This system against the same model in plain PyTorch, and Hugging Face's video models."""
+    from benchmarks import peers as systems  # noqa: PLC0415 - needs torch
+    from benchmarks.figures import report  # noqa: PLC0415 - with it
+    from benchmarks.peer_process import Peer, Settings  # noqa: PLC0415 - with it
+
+    asked = [Peer.parse(name) for name in peer] if peer else systems.DEFAULT_PEERS
+    with TemporaryDirectory() as scratch:
+        folder = (models or Path(scratch)) / f"{size}-{frames}"
+        cores = threads or len(os.sched_getaffinity(0))
+        settings = Settings(size, frames, cores, patience_seconds, folder)
+        measured = systems.measure(asked, settings, rounds)
+    report("peers", measured, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), out)

@@ -1,0 +1,233 @@
+"""One peer in a process of its own: two runtimes' threads in one process would get in each other's way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from benchmarks.models import CLASSES, random_model
+from benchmarks.operations import counted_operations, product_rate, timed
+from benchmarks.peer_models import HUGGING_FACE_FRAMES, FactorisedEncoder, factorised_encoder, hugging_face
+from sfavivit import Recognizer
+from sfavivit.dimensions import named_dimensions
+from sfavivit.engines.base import Frames
+from sfavivit.errors import EngineError, SfaVivitError, UsageError
+
+OURS, PYTORCH = "sfavivit", "pytorch"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MODES = {
+    OURS: ("onnxruntime", ("fp32", "int8")),
+    **{model: ("eager, compile, frozen", tuple(DTYPES)) for model in (PYTORCH, *HUGGING_FACE_FRAMES)},
+}
+"""Model -> how it can run, and in which precisions."""
+EXIT_SECONDS = 10.0
+
+Logits = NDArray[np.float32]
+
+
+class Peer(NamedTuple):
+    """A model and how it runs. ``mode`` frozen: compiled with its weights as constants, packed ahead."""
+
+    model: str
+    mode: str
+    precision: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """``MODEL/MODE/PRECISION``. Raises ``UsageError`` for anything else."""
+        model, mode, precision = (*text.split("/"), "", "", "")[:3]
+        modes, precisions = MODES.get(model, ("", ()))
+        if text.count("/") != 2 or mode not in modes.split(", ") or precision not in precisions:
+            known = "; ".join(f"{name}/({m})/({', '.join(p)})" for name, (m, p) in MODES.items())
+            raise UsageError(f"no such peer {text!r}; MODEL/MODE/PRECISION is one of {known}")
+        return cls(model, mode, precision)
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+    @property
+    def same_weights(self) -> bool:
+        return self.model in (OURS, PYTORCH)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all peers share.
+
+    ``frames`` of a clip, where the model does not say; ``folder``: of our repositories, one a precision;
+    ``patience_seconds``: a clip that is predicted to take longer is not run.
+    """
+
+    size: str
+    frames: int
+    threads: int
+    patience_seconds: float
+    folder: Path
+
+
+class Facts(NamedTuple):
+    """Known before the first round. ``predicted_seconds`` of a clip, where that exceeds the patience."""
+
+    frames: int
+    predicted_seconds: float | None
+    logits: Logits | None
+
+
+class PeerProcess:
+    """Starts the peer, lets it warm up, and runs it clip by clip when asked.
+
+    Raises:
+        SfaVivitError: what the peer raised.
+        EngineError: it died.
+    """
+
+    def __init__(self, peer: Peer, settings: Settings) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.peer = peer
+        self._pipe, child = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child, peer, settings))
+        self._process.start()
+        child.close()
+        try:
+            self.facts: Facts = self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def seconds(self) -> float:
+        """Of one clip, frames in memory to logits."""
+        taken: float = self._answer("run")
+        return taken
+
+    def _answer(self, question: str = "") -> Any:
+        try:
+            if question:
+                self._pipe.send(question)
+            answer = self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            self._process.join()
+            raise EngineError(
+                f"peer {self.peer} died with exit code {self._process.exitcode}; is there enough memory?"
+            ) from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """The peer ends once its clip is done, or is ended."""
+        self._pipe.close()
+        self._process.join(EXIT_SECONDS)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _serve(pipe: Connection, peer: Peer, settings: Settings) -> None:
+    """Answer every "run" with its seconds, until the other end is closed."""
+    try:
+        facts, run = open_peer(peer, settings)
+        pipe.send(facts)
+        while pipe.recv():
+            pipe.send(timed(run))
+    except EOFError:
+        return
+    except SfaVivitError as error:
+        pipe.send(error)
+    except Exception as error:  # of a compiler or a runtime: no more than a line of it is for users
+        line = " ".join(str(error).split())
+        pipe.send(EngineError(f"peer {peer} failed: {type(error).__name__}: {line:.300}"))
+
+
+def open_peer(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Logits]]:
+    """The peer in this process, run once or twice already; and what runs it once more."""
+    torch.set_num_threads(settings.threads)
+    torch.set_grad_enabled(False)
+    if peer.model == OURS:
+        return _open_ours(peer, settings)
+    return _open_torch(peer, settings)
+
+
+def noise(settings: Settings, side: int) -> Frames:
+    """The clip that models of the same weights see, uint8 [F, H, W, 3]."""
+    return np.random.default_rng(0).integers(0, 256, (settings.frames, side, side, 3), np.uint8)
+
+
+def _open_ours(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Logits]]:
+    recognizer = Recognizer.load(settings.folder / peer.precision, engine=peer.mode, threads=settings.threads)
+    frames = noise(settings, recognizer.manifest.dimensions.image_size)
+    head = recognizer.heads[0]
+
+    def run() -> Logits:
+        return recognizer.logits(recognizer.features(frames), head)[""]
+
+    return Facts(len(frames), None, run()), run
+
+
+def _open_torch(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Logits]]:
+    """Predict from the rate of one small matrix product, then compile and warm up what can be waited for."""
+    dtype = DTYPES[peer.precision]
+    seconds = counted_operations(lambda: _outline(peer, settings)) / product_rate(dtype)
+    own = HUGGING_FACE_FRAMES.get(peer.model, settings.frames)
+    if seconds > settings.patience_seconds:
+        return Facts(own, seconds, None), lambda: np.empty(0, np.float32)
+    module, arguments = _module(peer, settings)
+    module = module.to(dtype)
+    arguments = {name: value.to(dtype) for name, value in arguments.items()}
+    if peer.mode != "eager":
+        torch._inductor.config.freezing = peer.mode == "frozen"
+        module = torch.compile(module)  # type: ignore[assignment]  # calls like a module
+
+    def run() -> Logits:
+        with torch.inference_mode():
+            answer = module(**arguments)
+        logits: Tensor = answer if isinstance(answer, Tensor) else answer.logits
+        values: Logits = logits[0].float().numpy()
+        return values
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice of compilers
+        run()
+    return Facts(own, None, run() if peer.same_weights else None), run
+
+
+def _module(peer: Peer, settings: Settings) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The model and one clip for it, as float32."""
+    if peer.model != PYTORCH:
+        return _hugging_face(peer, settings)
+    ours = random_model(settings.size, frames=settings.frames)
+    frames = torch.from_numpy(noise(settings, ours.dims.image_size)).permute(3, 0, 1, 2)[None]
+    return factorised_encoder(ours), {"frames": frames.float() * (2 / 255) - 1}
+
+
+def _outline(peer: Peer, settings: Settings) -> tuple[nn.Module, dict[str, Tensor]]:
+    """As ``_module``, but for the values of weights and pixels."""
+    if peer.model != PYTORCH:
+        return _hugging_face(peer, settings)
+    dims = named_dimensions(settings.size, {"": CLASSES}, frames=settings.frames)
+    frames = torch.empty(1, 3, settings.frames, dims.image_size, dims.image_size)
+    return FactorisedEncoder(dims), {"frames": frames}
+
+
+def _hugging_face(peer: Peer, settings: Settings) -> tuple[nn.Module, dict[str, Tensor]]:
+    model: Any = hugging_face(peer.model, settings.size)
+    side = model.config.image_size
+    return model, {"pixel_values": torch.zeros(1, model.config.num_frames, 3, side, side)}

@@ -1,0 +1,137 @@
+"""This system against what one would use instead, clip by clip in turn on the same cores.
+
+Models of the same weights, on the same frames:
+    sfavivit     this library, whole clip: frames in memory -> spatial -> temporal -> logits
+    pytorch      the same model written in plain PyTorch; frames are floats already, which is not timed
+Other models of the same size, random weights, on as many frames as they were published for:
+    vivit        Hugging Face's VivitForVideoClassification (32 frames, all tokens in one attention)
+    videomae     VideoMAEForVideoClassification (16 frames)
+    timesformer  TimesformerForVideoClassification (8 frames)
+
+Frames a second make them comparable. ``seconds for 128 frames`` is a clip's time scaled up, which flatters
+models whose attention grows with the square of the clip. Each peer has its process, and they take turns: a
+round is one clip of each. The ratios of a round are the result; a machine that slows down slows all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from statistics import median
+from typing import cast
+
+import numpy as np
+
+from benchmarks.figures import Case, Figure, Row
+from benchmarks.models import random_repository
+from benchmarks.peer_models import HUGGING_FACE_FRAMES, has_transformers
+from benchmarks.peer_process import OURS, PYTORCH, Facts, Peer, PeerProcess, Settings
+from sfavivit.dimensions import named_dimensions
+from sfavivit.errors import EngineError, UsageError
+from sfavivit.repository import Precision
+
+LONG_FRAMES = 128
+LOGIT_TOLERANCE = 1e-4
+REFERENCE = Peer(OURS, "onnxruntime", "fp32")
+DEFAULT_PEERS = (
+    *(Peer(OURS, "onnxruntime", precision) for precision in ("fp32", "int8")),
+    *(Peer(PYTORCH, mode, precision) for precision in ("fp32", "bf16") for mode in ("eager", "compile")),
+    *(Peer(model, "eager", "fp32") for model in HUGGING_FACE_FRAMES if has_transformers()),
+)
+GROUPS: dict[str, Callable[[Peer], bool]] = {
+    "over PyTorch fp32": lambda peer: peer.model == PYTORCH and peer.precision == "fp32",
+    "over PyTorch": lambda peer: peer.model == PYTORCH,
+    "over Hugging Face": lambda peer: peer.model in HUGGING_FACE_FRAMES,
+}
+"""What we are compared with: the fastest peer of each."""
+
+
+def measure(peers: Sequence[Peer], settings: Settings, rounds: int) -> list[Row]:
+    """A row for each peer and for ``REFERENCE``, which is always among them.
+
+    Raises:
+        UsageError: a size that is unknown, or frames that are no whole tubelets.
+        EngineError: a peer that does not start, dies, or is not the model it should be.
+    """
+    dims = named_dimensions(settings.size, {"": 1})
+    if settings.frames < 1 or settings.frames % dims.tubelet_frames:
+        raise UsageError(f"--frames {settings.frames} is not a multiple of {dims.tubelet_frames} above zero")
+    asked = list(dict.fromkeys([REFERENCE, *peers]))
+    for peer in asked:
+        if peer.model == OURS:
+            precision = cast(Precision, peer.precision)
+            random_repository(settings.folder / precision, settings.size, precision, frames=settings.frames)
+    with ExitStack() as stack:
+        running = [stack.enter_context(PeerProcess(peer, settings)) for peer in asked]
+        facts = {process.peer: process.facts for process in running}
+        check_same_model(facts)
+        samples: dict[Peer, list[float]] = {peer: [] for peer in asked}
+        for _ in range(rounds):
+            for process in running:
+                if process.facts.predicted_seconds is None:
+                    samples[process.peer].append(process.seconds())
+    return rows(facts, samples, settings, dims.tubelet_frames)
+
+
+def check_same_model(facts: dict[Peer, Facts]) -> None:
+    """Raises ``EngineError`` where plain PyTorch does not give our logits, in fp32."""
+    for peer in facts:
+        difference = logit_difference(facts, peer) if peer.precision == "fp32" else None
+        if difference is not None and not difference <= LOGIT_TOLERANCE:
+            raise EngineError(
+                f"peer {peer} is not the same model: its logits are off by {difference:.2g}, "
+                f"more than {LOGIT_TOLERANCE:g}"
+            )
+
+
+def logit_difference(facts: dict[Peer, Facts], peer: Peer) -> float | None:
+    """From our fp32 logits; ``None`` for another model, or one that has not run."""
+    ours, theirs = facts[REFERENCE].logits, facts[peer].logits
+    if ours is None or theirs is None:
+        return None
+    return float(np.abs(ours - theirs).max())
+
+
+def rows(
+    facts: dict[Peer, Facts], samples: dict[Peer, list[float]], settings: Settings, tubelet_frames: int
+) -> list[Row]:
+    """``samples``: seconds of a clip, one a round; none where the clip was too slow to be run."""
+    found = []
+    for peer, fact in facts.items():
+        seconds = samples[peer] or [float(fact.predicted_seconds or 0)]
+        case: Case = {
+            **peer._asdict(),
+            "size": settings.size,
+            "frames": fact.frames,
+            "threads": settings.threads,
+            "predicted": not samples[peer],
+        }
+        figures = {
+            "throughput": Figure("frames/s", "higher", tuple(fact.frames / s for s in seconds)),
+            "clip": Figure("s", "lower", tuple(seconds)),
+            f"{LONG_FRAMES} frames": Figure(
+                "s", "lower", tuple(LONG_FRAMES / fact.frames * s for s in seconds)
+            ),
+        }
+        if peer.same_weights:
+            tubelets = tuple(fact.frames / tubelet_frames / s for s in seconds)
+            figures["tubelets"] = Figure("tubelets/s", "higher", tubelets)
+        if (difference := logit_difference(facts, peer)) is not None:
+            figures["logits off by"] = Figure("", "lower", (difference,))
+        if peer.model == OURS:
+            figures |= _ratios(peer, facts, samples)
+        found.append(Row(case, figures))
+    return found
+
+
+def _ratios(peer: Peer, facts: dict[Peer, Facts], samples: dict[Peer, list[float]]) -> dict[str, Figure]:
+    """How many times as many frames a second as the fastest of each group, round by round."""
+    figures = {}
+    for name, belongs in GROUPS.items():
+        group = [other for other, seconds in samples.items() if seconds and belongs(other)]
+        if group:
+            best = min(group, key=lambda other: median(samples[other]) / facts[other].frames)
+            scale = facts[peer].frames / facts[best].frames
+            pairs = zip(samples[best], samples[peer], strict=True)
+            figures[name] = Figure("x", "higher", tuple(scale * theirs / own for theirs, own in pairs))
+    return figures
