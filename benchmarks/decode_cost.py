@@ -1,0 +1,69 @@
+"""What decoding costs: processor seconds for a second of video, of ffmpeg and of who reads its frames."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import time
+from pathlib import Path
+
+from benchmarks.figures import Figure, Row
+from sfavivit.ffmpeg_program import find_ffmpeg
+from sfavivit.video import Sampling, VideoReader
+
+# Bits a second that such pictures usually have on the web: as they are to be decoded, they matter.
+PICTURES = {"640x360": 1.0e6, "1920x1080": 5.0e6}
+SAMPLING = Sampling(fps=12.5, shortest_side=256, crop_size=224)  # as of the published models
+CHUNK_FRAMES = 16
+RATE = 25
+
+
+def measure(folder: Path, video_seconds: float, rounds: int) -> list[Row]:
+    """Decode an H.264 video of each size in turn, ``rounds`` times, as a recognizer does."""
+    videos = {
+        picture: _write_video(folder / f"{picture}.mp4", picture, bits, video_seconds)
+        for picture, bits in PICTURES.items()
+    }
+    costs: dict[str, list[tuple[float, float]]] = {picture: [] for picture in videos}
+    for _ in range(rounds):
+        for picture, video in videos.items():
+            costs[picture].append(_decode(video))
+    rows = []
+    for picture, samples in costs.items():
+        cpu, speed = zip(*samples, strict=True)
+        figures = {
+            "decode CPU": Figure("CPU s per video s", "lower", cpu),
+            "speed": Figure("video s/s", "higher", speed),
+            "bit rate": Figure("Mbit/s", "neither", (_megabits(videos[picture], video_seconds),)),
+        }
+        rows.append(Row({"codec": "h264", "picture": picture, "rate": RATE}, figures))
+    return rows
+
+
+def _decode(video: Path) -> tuple[float, float]:
+    """CPU seconds for a second of video, and seconds of video in one of wall time."""
+    cpu, wall = _cpu_seconds(), time.perf_counter()
+    with VideoReader(video, SAMPLING, chunk_frames=CHUNK_FRAMES) as reader:
+        for _ in reader:
+            pass
+    seconds = reader.frames_read / SAMPLING.fps
+    return (_cpu_seconds() - cpu) / seconds, seconds / (time.perf_counter() - wall)
+
+
+def _cpu_seconds() -> float:
+    """Of this process, and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def _write_video(path: Path, picture: str, bits: float, seconds: float) -> Path:
+    """Moving shapes under noise, so that there are bits to decode, as of a camera."""
+    source = f"testsrc2=size={picture}:rate={RATE}:duration={seconds:g},noise=alls=12:allf=t"
+    encoder = ("-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-b:v", f"{bits:.0f}")
+    command = [find_ffmpeg().path, "-v", "error", "-y", "-f", "lavfi", "-i", source, *encoder, str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+def _megabits(video: Path, seconds: float) -> float:
+    return 8e-6 * video.stat().st_size / seconds
