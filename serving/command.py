@@ -49,7 +49,10 @@ def serve(
         Settings.max_waiting
     ),
     engine_slots: Annotated[
-        int | None, typer.Option(help="Engine calls at once (default: 2; max-streams for Triton).")
+        int | None,
+        typer.Option(
+            help="Engine calls at once (default: 1 for large models, 2 for small; max-streams for Triton)."
+        ),
     ] = None,
     engine_timeout_seconds: Annotated[
         float, typer.Option(help="Give up a call that Triton does not answer.")

@@ -55,7 +55,7 @@ class VideoRecognitionService:
         self._metrics = metrics
         self._tracing = tracing
         self.admission = Admission(settings.max_streams, settings.max_waiting)
-        self.gate = EngineGate(settings.slots)
+        self.gate = EngineGate(source.slots)
         # A streaming call feeds its decoder and reads from it at the same time, and may then be cancelled.
         self.pool = ThreadPoolExecutor(3 * settings.max_streams, thread_name_prefix="sfavivit-work")
 

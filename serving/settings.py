@@ -10,8 +10,6 @@ from sfavivit.engines import TRITON_SCHEME
 from sfavivit.errors import UsageError
 from sfavivit.video import Limits
 
-SLOTS_IN_PROCESS = 2
-
 
 @dataclass(frozen=True)
 class Security:
@@ -42,8 +40,8 @@ class Settings:
 
     ``max_streams`` requests run at once, ``max_waiting`` more wait, others are refused. ``idle_seconds``:
     how long a client may send nothing in the middle of an upload. ``drain_seconds``: how long running
-    requests may take to end after SIGTERM. ``engine_slots``: engine calls at once (None: 2 for an engine
-    of this process, so that the next is ready when one ends; ``max_streams`` for Triton, which batches them).
+    requests may take to end after SIGTERM. ``engine_slots``: engine calls at once (None: 1 or 2 for an engine
+    of this process, by the time of a call; ``max_streams`` for Triton, which batches them).
     ``engine_timeout_seconds``: how long Triton may take for one; ``engine_silent_seconds``: how
     long it may leave checks without an answer until all that waits for it is given up. Ports 0: any free one.
     """
@@ -90,11 +88,6 @@ class Settings:
     def remote(self) -> bool:
         """Whether the models are Triton's."""
         return self.location.startswith(TRITON_SCHEME)
-
-    @property
-    def slots(self) -> int:
-        """Engine calls at once."""
-        return self.engine_slots or (self.max_streams if self.remote else SLOTS_IN_PROCESS)
 
 
 def is_loopback(host: str) -> bool:

@@ -1,0 +1,41 @@
+"""How many calls of an engine the service makes at once."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from serving.models import Models, ModelSource, slots_in_process
+from serving.settings import Settings
+from sfavivit import Repository
+from sfavivit.engines.base import Features, Frames
+from sfavivit.engines.onnxruntime import OnnxRuntimeEngine
+
+
+class SlowEngine(OnnxRuntimeEngine):
+    """A large model, as far as time goes: a chunk takes 0.4 s."""
+
+    def spatial(self, frames: Frames) -> Features:
+        threading.Event().wait(0.05)
+        return super().spatial(frames)
+
+
+class FastEngine(OnnxRuntimeEngine):
+    """A model that a busy machine cannot make look large."""
+
+    def spatial(self, frames: Frames) -> Features:
+        return super().spatial(frames[:, :0])
+
+
+@pytest.mark.parametrize(("engine", "slots"), [(SlowEngine, 1), (FastEngine, 2)])
+def test_a_large_model_runs_alone_and_a_small_one_in_twos(
+    repository: Path, engine: type[OnnxRuntimeEngine], slots: int
+) -> None:
+    models = Repository.load(repository)
+    assert slots_in_process(Models(models, engine(models))) == slots
+
+
+def test_what_is_set_counts(repository: Path) -> None:
+    assert ModelSource(Settings(str(repository), engine_slots=5)).slots == 5
