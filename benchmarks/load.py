@@ -36,6 +36,7 @@ Kind = Literal["upload", "stream"]
 Ask = Callable[[], Awaitable[object]]
 
 HEAD_START_SECONDS = 0.2  # to set all timers before the first request is due
+MOST_LAG_SHARE = 0.2  # of the median latency
 MOST_SERVICE_TIMES = 200  # kept in a result, for a simulation to draw from
 
 UNITS: dict[str, tuple[str, Better]] = {
@@ -237,6 +238,17 @@ def summary(requests: Sequence[Request]) -> dict[str, float]:
         "failed": len(requests) - len(answered) - refused - unavailable,
         "send lag p99": np.percentile(lag, 99),
     }
+
+
+def late_rows(rows: Iterable[Row]) -> list[str]:
+    """One line for each row in which the client was late by a good part of the latency."""
+    late = []
+    for row in rows:
+        lag = row.figures.get("send lag p99")
+        if lag and lag.median > MOST_LAG_SHARE * row.figures["latency p50"].median:
+            settings = ", ".join(f"{name} {value}" for name, value in row.case.items())
+            late.append(f"void: {settings}: requests were sent up to {lag} late")
+    return late
 
 
 def _figures(rounds: Sequence[Mapping[str, float]]) -> dict[str, Figure]:

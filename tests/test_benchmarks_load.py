@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 from benchmarks.commands import load as load_command
-from benchmarks.figures import Row, read_result
+from benchmarks.figures import Figure, Row, read_result
 from benchmarks.load import (
     UNITS,
     Kind,
     Plan,
     Request,
     closed_loop,
+    late_rows,
     measure,
     open_loop,
     schedule,
@@ -119,6 +120,15 @@ def test_answers_refusals_and_failures_are_counted_apart() -> None:
         "send lag p99": pytest.approx(250),
     }
     assert figures.keys() <= UNITS.keys()
+
+
+def test_rows_of_a_client_that_was_late_are_void() -> None:
+    def row(lag: float) -> Row:
+        milliseconds = {"latency p50": 100.0, "send lag p99": lag}
+        figures = {name: Figure("ms", "lower", (value,)) for name, value in milliseconds.items()}
+        return Row({"loop": "open", "load": lag / 100}, figures)
+
+    assert late_rows([row(1), row(50)]) == ["void: loop open, load 0.5: requests were sent up to 50 ms late"]
 
 
 def test_refusals_of_a_full_service(repository: Path, video: Path) -> None:

@@ -75,3 +75,5 @@ def load(
         with nullcontext(address) if address else service_process(repository) as where:
             rows = loads.measure(where, clip, plan)
     report(name, rows, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), out)
+    for line in loads.late_rows(rows):
+        typer.echo(line, err=True)
