@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from benchmarks.commands import capacity, compare, latency, load, long, memory, parts, peers
+from benchmarks.commands import capacity, compare, latency, limit, load, long, memory, parts, peers
 from sfavivit.app import run_app
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -18,6 +18,7 @@ def describe() -> None:
 app.command("compare")(compare.compare)
 app.command("capacity")(capacity.capacity)
 app.command("latency")(latency.latency)
+app.command("limit")(limit.limit)
 app.command("load")(load.load)
 app.command("long")(long.long)
 app.command("memory")(memory.memory)

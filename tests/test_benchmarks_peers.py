@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import math
 import multiprocessing
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from benchmarks import limit
 from benchmarks.__main__ import app
 from benchmarks.figures import Row
+from benchmarks.matrix_kernels import kernels
 from benchmarks.models import random_model
 from benchmarks.operations import counted_operations, layer_shapes, spatial_operations
 from benchmarks.peer_models import HUGGING_FACE_FRAMES, factorised_encoder, hugging_face
@@ -21,6 +28,8 @@ from benchmarks.peers import REFERENCE, check_same_model, measure, rows
 from sfavivit.dimensions import named_dimensions
 from sfavivit.errors import EngineError, RepositoryError, UsageError
 from sfavivit.model import SpatialTransformer
+from sfavivit.repository import Repository
+from tests.conftest import random_frames
 
 FRAMES = 16
 EAGER, BF16 = Peer("pytorch", "eager", "fp32"), Peer("pytorch", "eager", "bf16")
@@ -165,3 +174,75 @@ def test_shapes_of_the_linear_layers() -> None:
     for name, (inputs, outputs) in layer_shapes(dims).items():
         (key,) = (key for key in block if key.endswith(f"{name}.weight"))
         assert block[key].shape == (outputs, inputs)
+
+
+def test_operations_of_our_graph_are_those_it_runs(repository: Path, tmp_path: Path) -> None:
+    """From the shapes that ONNX Runtime's profiler saw in the graph as it was exported."""
+    loaded = Repository.load(repository)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "profile")
+    session: Any = ort.InferenceSession(loaded.spatial_file("model.onnx"), options)
+    session.run(None, {"FRAMES": random_frames(6)[None]})
+    counted = 0
+    for event in json.loads(Path(session.end_profiling()).read_text()):
+        if event.get("args", {}).get("op_name") in ("Gemm", "MatMul") and "kernel_time" in event["name"]:
+            ((left,), (result,)) = (
+                event["args"][side][0].values() for side in ("input_type_shape", "output_type_shape")
+            )
+            counted += 2 * math.prod(result) * left[-1]
+    assert counted == 3 * spatial_operations(loaded.manifest.dimensions, last_block_for_cls=True)
+
+
+def test_the_limit_of_this_machine(tmp_path: Path) -> None:
+    found = limit.measure("tiny", ["fp32"], chunk_tubelets=3, rounds=2, folder=tmp_path)
+    by_kind: dict[Any, list[Row]] = defaultdict(list)
+    for row in found:
+        assert (row.case["size"], row.case["chunk tubelets"]) == ("tiny", 3)
+        by_kind[row.case["what"]].append(row)
+    products, (engine,), operators = by_kind.values()
+    assert {row.case["precision"] for row in products} >= {"fp32", "int8"}
+    for row in products:
+        single = [row.figures[layer].samples for layer in ("qkv", "proj", "fc1", "fc2")]
+        total = row.figures["all layers"].samples
+        assert len(total) == 2
+        assert np.all(np.min(single, axis=0) <= total) and np.all(total <= np.max(single, axis=0))
+    rate = np.array(engine.figures["rate"].samples)
+    fastest = max((row for row in products if row.case["precision"] == "fp32"), key=_median)
+    assert engine.figures["of the ceiling"].samples == pytest.approx(
+        rate / fastest.figures["all layers"].samples
+    )
+    assert {"Gemm", "LayerNormalization"} <= {row.case["name"] for row in operators}
+    np.testing.assert_allclose(np.sum([row.figures["time"].samples for row in operators], axis=0), 1)
+
+
+def _median(row: Row) -> float:
+    return row.figures["all layers"].median
+
+
+def test_a_precision_that_the_cpu_does_not_run() -> None:
+    result = CliRunner().invoke(app, ["limit", "--size", "tiny", "--precision", "fp64"])
+    assert isinstance(result.exception, UsageError)
+    assert "'fp64'" in str(result.exception)
+
+
+def test_every_kernel_multiplies() -> None:
+    """Those that give plain numbers give what numpy gives for the same random matrices."""
+    m, k, n = 5, 8, 6
+    draw = np.random.default_rng
+    expected = {
+        "fp32": draw(0).standard_normal((m, k), np.float32) @ draw(0).standard_normal((k, n), np.float32),
+    }
+    for kernel in kernels():
+        result = kernel.make(m, k, n)()
+        array = np.asarray(result[0] if isinstance(result, list) else _dense(result))
+        assert array.shape == (m, n)
+        if kernel.precision in expected:
+            np.testing.assert_allclose(array, expected[kernel.precision], atol=1e-5)
+
+
+def _dense(result: Any) -> Any:
+    if isinstance(result, Tensor):
+        return (result.dequantize() if result.is_quantized else result).float()
+    return result
