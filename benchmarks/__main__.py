@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from benchmarks.commands import capacity, compare, latency, limit, load, long, memory, parts, peers
+from benchmarks.commands import (
+    capacity,
+    cold,
+    compare,
+    latency,
+    limit,
+    load,
+    long,
+    memory,
+    parts,
+    peers,
+    pipeline,
+)
 from sfavivit.app import run_app
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -15,6 +27,7 @@ def describe() -> None:
     """Measure this system; results are JSON files in benchmarks/results."""
 
 
+app.command("cold")(cold.cold)
 app.command("compare")(compare.compare)
 app.command("capacity")(capacity.capacity)
 app.command("latency")(latency.latency)
@@ -23,6 +36,7 @@ app.command("load")(load.load)
 app.command("long")(long.long)
 app.command("memory")(memory.memory)
 app.command("peers")(peers.peers)
+app.command("pipeline")(pipeline.pipeline)
 app.command("picture")(parts.picture)
 app.command("triton-transport")(parts.triton_transport)
 app.command("fuzz")(parts.fuzz)

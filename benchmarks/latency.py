@@ -34,7 +34,7 @@ from benchmarks.models import random_repository
 from benchmarks.videos import write_video
 from export.exporter import DEFAULT_FPS
 from serving.gate import EngineGate, GatedEngine
-from serving.settings import SLOTS_IN_PROCESS
+from serving.models import Models, slots_in_process
 from serving.triton import TritonServer
 from sfavivit import Recognizer
 from sfavivit.engines.base import Engine, Features, Frames, Logits
@@ -145,11 +145,19 @@ def _round(
     parts = {**asdict(cold), "total": cold.total}
     result.add("fresh process", {stage: [took] for stage, took in parts.items()})
     recognizer = _load(setting, location)
-    recognizer.classify(clip)  # the first calls of an engine are slow
+    _warm_up(recognizer)
     result.add("clip", *_clips(recognizer, clip, setting, seconds))
     for count in streams:
         work = f"{count} stream{'s' if count > 1 else ''}"
         result.add(work, *_streams(recognizer, count, setting, seconds))
+
+
+def _warm_up(recognizer: Recognizer) -> None:
+    """The first calls of an engine are slow: one to each half."""
+    dims = recognizer.manifest.dimensions
+    session = recognizer.session()
+    session.push(np.zeros((dims.tubelet_frames, dims.image_size, dims.image_size, 3), np.uint8))
+    session.finish()
 
 
 class _Calls:
@@ -194,7 +202,9 @@ def _streams(
     recognizer: Recognizer, count: int, setting: Setting, seconds: float
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds of each stage of each chunk of each stream, and tubelets a second of all."""
-    gate = EngineGate(count if setting.engine == "triton" else SLOTS_IN_PROCESS)  # as the service has it
+    in_process = setting.engine != "triton"
+    models = Models(recognizer.catalog, recognizer.engine)
+    gate = EngineGate(slots_in_process(models) if in_process else count)  # as the service has it
     barrier = threading.Barrier(count)
 
     def stream(seed: int) -> tuple[dict[str, list[float]], float, float]:

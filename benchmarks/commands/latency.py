@@ -31,7 +31,7 @@ def latency(
         list[str] | None, typer.Option(help="tiny, B, L, H, g; repeatable (default: tiny, B).")
     ] = None,
     frames: Annotated[
-        list[int] | None, typer.Option(min=2, help="Of a window; repeatable (default: 32, 128).")
+        list[int] | None, typer.Option(min=2, help="Of a window; repeatable (default: 32, and 128 of tiny).")
     ] = None,
     chunk: Annotated[
         list[int] | None,
@@ -43,6 +43,7 @@ def latency(
     rounds: Annotated[int, typer.Option(min=1, help="In which the alternatives take turns.")] = 3,
     seconds: Annotated[float, typer.Option(min=0, help="Of clips, and of streams, in a round.")] = 2.0,
     keep: Annotated[Path | None, typer.Option(help="Folder for the repositories, to be used again.")] = None,
+    name: Annotated[str, typer.Option(help="Of the result, where it is another grid.")] = "latency",
     out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
 ) -> None:
     """Percentiles of each stage: of a clip, of streams, of a fresh process."""
@@ -51,17 +52,17 @@ def latency(
     for what, names, known in (("engine", engine, ENGINES), ("precision", precision, PRECISIONS)):
         if unknown := set(names or ()) - set(known):
             raise UsageError(f"unknown {what} {min(unknown)!r}; choose one of {', '.join(known)}")
-    grid = product(
-        engine or ["onnxruntime"],
-        cast(list[Precision], precision or ["fp32", "int8"]),
-        size or ["tiny", "B"],
-        frames or [32, 128],
-        chunk or [8],
-    )
-    settings = [latencies.Setting(*axes) for axes in dict.fromkeys(grid)]
+    settings = [
+        latencies.Setting(runtime, cast(Precision, bits), model, window, call)
+        for runtime, bits, model in product(
+            engine or ["onnxruntime"], precision or ["fp32", "int8"], size or ["tiny", "B"]
+        )
+        for window in frames or ([32, 128] if model == "tiny" else [32])
+        for call in chunk or [8]
+    ]
     with TemporaryDirectory() as folder:
         rows = latencies.measure(
-            settings,
+            list(dict.fromkeys(settings)),
             keep or Path(folder),
             streams=streams or [4],
             rounds=rounds,
@@ -70,4 +71,4 @@ def latency(
         )
     if not rows:
         raise UsageError("nothing was measured: this machine can run none of the settings")
-    report("latency", rows, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), out)
+    report(name, rows, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), out)
