@@ -19,7 +19,7 @@ from sfavivit.errors import (
     EngineUnavailableError,
     SfaVivitError,
 )
-from sfavivit.recognizer import CHUNK_TUBELETS
+from sfavivit.recognizer import Recognizer
 from sfavivit.repository import SPATIAL_MODEL, Catalog, temporal_model
 
 SHORT_CALL_SECONDS = 0.02
@@ -163,4 +163,5 @@ def slots_in_process(models: Models) -> int:
     models.engine.spatial(tubelet)  # the first call of an engine is slow
     started = time.perf_counter()
     models.engine.spatial(tubelet)
-    return 2 if (time.perf_counter() - started) * CHUNK_TUBELETS < SHORT_CALL_SECONDS else 1
+    chunk_seconds = (time.perf_counter() - started) * Recognizer(models.catalog, models.engine).chunk_tubelets
+    return 2 if chunk_seconds < SHORT_CALL_SECONDS else 1

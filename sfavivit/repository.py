@@ -101,7 +101,8 @@ class Parity(_Frozen):
     """How an engine file compared with PyTorch fp32 at export.
 
     ``max_abs_error`` is in the units of the output (features or logits); ``min_cosine`` is the smallest
-    cosine over rows (tubelets or clips); ``top1_agreement`` the share of parity clips with the same top-1, ties aside.
+    cosine over rows (tubelets or clips); ``top1_agreement`` the share of parity clips with the same top-1,
+    ties aside.
     """
 
     max_abs_error: float
