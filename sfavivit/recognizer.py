@@ -21,8 +21,8 @@ from sfavivit.video import CENTER, Limits, Source, VideoReader, check_range
 from sfavivit.views import CROPS, Views, ViewSession
 
 CHUNK_TUBELETS, CHUNK_ROWS = 8, 800
-"""Of an engine call, at most: what costs least CPU time, of the demo model (65 rows a tubelet) and of size B (197,
-of which 8 tubelets leave the cache: 0.26 CPU seconds each instead of 0.24 with 4, int8)."""
+"""Of an engine call, at most: what costs least CPU time, of the demo model (65 rows a tubelet) and of size B
+(197; 8 tubelets leave the cache: 0.26 CPU seconds each instead of 0.24 with 4, int8)."""
 DEFAULT_LIMITS = Limits()
 WINDOWS_PER_LENGTH = 8  # default stride: an eighth of the window; the temporal half is cheap
 
