@@ -8,6 +8,7 @@ from benchmarks.commands import (
     capacity,
     cold,
     compare,
+    gpu,
     latency,
     limit,
     load,
@@ -30,6 +31,7 @@ def describe() -> None:
 app.command("cold")(cold.cold)
 app.command("compare")(compare.compare)
 app.command("capacity")(capacity.capacity)
+app.command("gpu")(gpu.gpu)
 app.command("latency")(latency.latency)
 app.command("limit")(limit.limit)
 app.command("load")(load.load)
