@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from math import ceil, factorial, log
@@ -12,8 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from benchmarks import capacity, decode_cost
+from benchmarks.__main__ import app
 from benchmarks.capacity import EngineOn, Input, Line
 from benchmarks.commands import capacity as command
 from benchmarks.figures import Figure, Row, read_result, report
@@ -84,6 +88,8 @@ def test_shapes_of_service_times() -> None:
     assert set(service_shape(1000, rng, measured=np.array([2.0, 6.0])).tolist()) == {0.5, 1.5}
     assert (service_shape(10, rng) == 1).all()
 
+
+SCALING = Path(__file__).parent.parent / "docs" / "scaling.md"
 
 INPUTS = {
     name: Input(value, "", "")
@@ -156,9 +162,10 @@ def test_headroom() -> None:
         capacity.headroom(simulated, 0.01)
 
 
-def test_decoding_measured_through_the_real_decoder(tmp_path: Path) -> None:
+def test_decoding_measured_through_the_real_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_cost, "PICTURES", {"160x90": 1e5, "1280x720": 2e6})
     small, large = decode_cost.measure(tmp_path, video_seconds=0.8, rounds=2)
-    assert (small.case["picture"], large.case["picture"]) == ("640x360", "1920x1080")
+    assert (small.case["picture"], large.case["picture"]) == ("160x90", "1280x720")
     for row in (small, large):
         pairs = zip(row.figures["decode CPU"].samples, row.figures["speed"].samples, strict=True)
         for cpu, speed in pairs:  # no more than all cores, for all of the time
@@ -223,3 +230,17 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         command.capacity(size="L", out=tmp_path)
     with pytest.raises(UsageError, match="no 'decode CPU' of picture 8x8; give the value as an option"):
         command.capacity(picture="8x8", out=tmp_path)
+
+
+QUOTED = re.findall(
+    r"(?m)^    python -m benchmarks (capacity .*(?:\\\n.*)*)\n((?:\n?    .* = .*\n)+)", SCALING.read_text()
+)
+
+
+@pytest.mark.parametrize(("options", "lines"), QUOTED, ids=["machine", "box", "site"])
+def test_the_commands_in_the_docs_say_what_the_docs_say(options: str, lines: str, tmp_path: Path) -> None:
+    words = shlex.split(options.replace("\\\n", " "))
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path), "--requests", "50000"])
+    assert done.exit_code == 0, done.exception
+    said = {line.strip() for line in done.stdout.splitlines()}
+    assert not {line.strip() for line in lines.splitlines() if line} - said

@@ -55,7 +55,7 @@ def capacity(
     servers: Annotated[int, typer.Option(help="Machines that share one line of requests.")] = 1,
     most_wait: Annotated[
         float, typer.Option(help="Of 99 in 100 requests, in mean service times: sets the utilisation.")
-    ] = 15.0,
+    ] = 20.0,
     requests: Annotated[int, typer.Option(help="To simulate at each utilisation.")] = 200_000,
     measure: Annotated[bool, typer.Option("--measure", help="Measure decoding first.")] = False,
     name: Annotated[str, typer.Option(help="Of the result.")] = "capacity",
