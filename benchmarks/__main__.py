@@ -6,6 +6,7 @@ import typer
 
 from benchmarks.commands import (
     capacity,
+    charts,
     cold,
     compare,
     gpu,
@@ -17,6 +18,8 @@ from benchmarks.commands import (
     parts,
     peers,
     pipeline,
+    precision,
+    training_table,
 )
 from sfavivit.app import run_app
 
@@ -29,6 +32,7 @@ def describe() -> None:
 
 
 app.command("cold")(cold.cold)
+app.command("charts")(charts.charts)
 app.command("compare")(compare.compare)
 app.command("capacity")(capacity.capacity)
 app.command("gpu")(gpu.gpu)
@@ -39,7 +43,9 @@ app.command("long")(long.long)
 app.command("memory")(memory.memory)
 app.command("peers")(peers.peers)
 app.command("pipeline")(pipeline.pipeline)
+app.command("precision")(precision.precision)
 app.command("picture")(parts.picture)
+app.command("training-table")(training_table.training_table)
 app.command("triton-transport")(parts.triton_transport)
 app.command("fuzz")(parts.fuzz)
 app.command("service")(parts.service)
