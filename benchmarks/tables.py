@@ -7,23 +7,24 @@ from collections.abc import Mapping, Sequence
 from benchmarks.figures import Case, Figure, Result, Row
 from sfavivit.app import printable
 
-# How much work is asked for. Rows are rivals, of which one is the best, where these are the same.
-WORKLOAD = ("size", "frames", "seconds", "video_seconds", "overlap", "clients", "rate", "streams")
+# Ways to do the same work. Rows that differ in these alone are rivals, of which one is the best.
+WAYS = ("way", "engine", "model", "mode", "precision", "chunk", "name", "variant", "stages")
+LONG_TABLE_ROWS = 16
 
 
-def page(results: Sequence[Result], pictures: Mapping[str, str], without_figures: Sequence[str]) -> str:
-    """The whole file. ``pictures``: name of a benchmark -> path of its chart, relative to the file."""
+def page(results: Mapping[str, Result], pictures: Mapping[str, str], without_figures: Sequence[str]) -> str:
+    """The whole file. ``results``: by the name of their files; ``pictures``: paths of their charts."""
     parts = [
         "# Benchmarks",
         "Made by `python -m benchmarks charts` from the files in `benchmarks/results`; do not edit.\n"
-        "Medians, with the range of the repeats; the best of the rows that were asked for the same work is "
-        "bold.",
+        "Medians, with the range of the repeats; of the rows that do the same work in several ways, the best "
+        "is bold.",
     ]
-    for result in results:
-        parts += [f"## {_cell(result.benchmark)}", _origin(result)]
-        if picture := pictures.get(result.benchmark):
-            parts.append(f"![{_cell(result.benchmark)}]({picture})")
-        parts.append(table(result.rows))
+    for name, result in results.items():
+        parts += [f"## {_cell(name)}", _origin(result)]
+        if name in pictures:
+            parts.append(f"![{_cell(name)}]({pictures[name]})")
+        parts += [table(rows) for rows in _kinds(result.rows)]
     if without_figures:
         links = (f"[{name}](../benchmarks/results/{name}.json)" for name in without_figures)
         parts.append("Results of single values, not shown here: " + ", ".join(links) + ".")
@@ -49,20 +50,32 @@ def number(value: float) -> str:
 def table(rows: Sequence[Row]) -> str:
     """A column for each setting that varies and for each figure; what all rows share is said above."""
     shared, settings = split_settings([row.case for row in rows])
-    figures = {
-        (name, figure.unit): best_rows(rows, name) for row in rows for name, figure in row.figures.items()
-    }
-    heads = [*settings, *(f"{name} ({unit})" if unit else name for name, unit in figures)]
-    lines = [heads, ["---"] * len(settings) + ["---:"] * len(figures)]
+    units: dict[str, list[str]] = {}
+    for row in rows:
+        for name, figure in row.figures.items():
+            units.setdefault(name, []).append(figure.unit)
+    several = {name for name, all_ in units.items() if len(set(all_)) > 1}
+    heads = [name if name in several else label(name, all_[0]) for name, all_ in units.items()]
+    lines = [[*settings, *heads], ["---"] * len(settings) + ["---:"] * len(units)]
+    best = {name: best_rows(rows, name) for name in units}
     for row in rows:
         cells = [str(row.case.get(name, "")) for name in settings]
-        for (name, unit), best in figures.items():
-            figure = row.figures.get(name)
-            text = _median_and_range(figure) if figure and figure.unit == unit else ""
-            cells.append(f"**{text}**" if text and any(row is one for one in best) else text)
+        for name in units:
+            text = ""
+            if found := row.figures.get(name):
+                text = _median_and_range(found, any(row is one for one in best[name]))
+                text += f" {found.unit}" if name in several else ""
+            cells.append(text)
         lines.append(cells)
-    body = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-    return f"All rows: {describe_case(shared)}.\n\n{body}" if shared else body
+    text = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+    if len(rows) > LONG_TABLE_ROWS:
+        text = f"<details><summary>{len(rows)} rows</summary>\n\n{text}\n\n</details>"
+    return f"All rows: {describe_case(shared)}.\n\n{text}" if shared else text
+
+
+def label(name: str, unit: str) -> str:
+    """``latency p50 (ms)``."""
+    return name if unit in ("", name) else f"{name} ({unit})"
 
 
 def describe_case(case: Case) -> str:
@@ -71,19 +84,28 @@ def describe_case(case: Case) -> str:
 
 
 def best_rows(rows: Sequence[Row], name: str) -> list[Row]:
-    """The row with the best median of a figure in each group of rivals, if there are rivals."""
+    """Of each group of rivals, those with the best median of a figure; none where all are the same."""
     groups: dict[tuple[object, ...], list[tuple[Figure, Row]]] = {}
     for row in rows:
         figure = row.figures.get(name)
         if figure and figure.better != "neither":
-            groups.setdefault(tuple(row.case.get(key) for key in WORKLOAD), []).append((figure, row))
+            work = tuple(sorted((key, value) for key, value in row.case.items() if key not in WAYS))
+            groups.setdefault((figure.unit, *work), []).append((figure, row))
     best = []
     for group in groups.values():
         medians = [figure.median for figure, _ in group]
         first = max(medians) if group[0][0].better == "higher" else min(medians)
-        if len(group) > 1 and first in medians and len(set(medians)) > 1:
+        if len(set(medians)) > 1:
             best += [row for figure, row in group if figure.median == first]
     return best
+
+
+def _kinds(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows with the same settings' names belong into one table."""
+    kinds: dict[frozenset[str], list[Row]] = {}
+    for row in rows:
+        kinds.setdefault(frozenset(row.case), []).append(row)
+    return list(kinds.values())
 
 
 def _origin(result: Result) -> str:
@@ -93,9 +115,9 @@ def _origin(result: Result) -> str:
     return f"`{_cell(result.command)}` · {processor}, {cores} cores · commit {commit} · {date[:10]}"
 
 
-def _median_and_range(figure: Figure) -> str:
-    low, high = number(min(figure.samples)), number(max(figure.samples))
-    return number(figure.median) + ("" if low == high else f" ({low}–{high})")
+def _median_and_range(figure: Figure, is_best: bool) -> str:
+    median, low, high = (number(one) for one in (figure.median, min(figure.samples), max(figure.samples)))
+    return (f"**{median}**" if is_best else median) + ("" if low == high else f" ({low}–{high})")
 
 
 def _cell(text: str) -> str:
