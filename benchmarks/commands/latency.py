@@ -40,7 +40,7 @@ def latency(
     streams: Annotated[
         list[int] | None, typer.Option(min=1, help="Side by side; repeatable (default: 4).")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="In which the alternatives take turns.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="In which the alternatives take turns.")] = 4,
     seconds: Annotated[float, typer.Option(min=0, help="Of clips, and of streams, in a round.")] = 2.0,
     keep: Annotated[Path | None, typer.Option(help="Folder for the repositories, to be used again.")] = None,
     name: Annotated[str, typer.Option(help="Of the result, where it is another grid.")] = "latency",

@@ -20,7 +20,7 @@ def long(
         typer.Option(min=0, help="Of a window with the next; repeatable (default: 0, 0.5, 0.75, 0.875)."),
     ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="Of video.")] = 120.0,
-    rounds: Annotated[int, typer.Option(min=1, help="In which the alternatives take turns.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="In which the alternatives take turns.")] = 4,
     size: Annotated[str, typer.Option(help="tiny, B, L, H, g.")] = "tiny",
     precision: Annotated[Precision, typer.Option(help="Of the spatial engine.")] = "fp32",
     frames: Annotated[int, typer.Option(min=2, help="Of a window.")] = 128,
