@@ -61,6 +61,11 @@ class Setting:
         """Of its repository's folder."""
         return f"{self.size}-{self.precision}-{self.frames}"
 
+    def __str__(self) -> str:
+        return (
+            f"{self.engine} {self.precision} {self.size}, {self.frames} frames, {self.chunk} tubelets a call"
+        )
+
 
 Stages = dict[tuple[str, str], list[float]]
 """(work, stage) -> seconds of each value in one round."""

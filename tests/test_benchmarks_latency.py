@@ -46,7 +46,7 @@ def test_latency_of_every_stage(models: Path) -> None:
         left_out=words.append,
     )
     assert len(words) == 1
-    assert "tensorrt" in words[0] and "\n" not in words[0]
+    assert "tensorrt fp32 tiny, 8 frames" in words[0] and "\n" not in words[0]
     found = {(row.case["chunk"], row.case["work"], row.case["stage"]): row for row in rows}
     assert {row.case["engine"] for row in rows} == {"onnxruntime"}
     assert len(found) == len(rows) == len(chunks) * (5 + 5 + 4 + 4)

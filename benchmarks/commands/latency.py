@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, cast, get_args
 
 import typer
-from rich.console import Console
 
 from benchmarks.figures import RESULTS, report
 from sfavivit.engines import ENGINES
@@ -67,7 +67,7 @@ def latency(
             streams=streams or [4],
             rounds=rounds,
             seconds=seconds,
-            left_out=Console(stderr=True).print,
+            left_out=partial(typer.echo, err=True),
         )
     if not rows:
         raise UsageError("nothing was measured: this machine can run none of the settings")
