@@ -73,6 +73,9 @@ def serve(
     idle_seconds: Annotated[
         float, typer.Option(help="Give up a client that sends nothing.")
     ] = Settings.idle_seconds,
+    min_bytes_per_second: Annotated[
+        float, typer.Option(help="Give up a client that sends less while it is waited for.")
+    ] = Settings.min_bytes_per_second,
     drain_seconds: Annotated[
         float, typer.Option(help="For running requests, after SIGTERM.")
     ] = Settings.drain_seconds,
@@ -97,6 +100,7 @@ def serve(
         max_streams=max_streams,
         max_waiting=max_waiting,
         idle_seconds=idle_seconds,
+        min_bytes_per_second=min_bytes_per_second,
         drain_seconds=drain_seconds,
         engine_slots=engine_slots,
         engine_timeout_seconds=engine_timeout_seconds,

@@ -80,7 +80,7 @@ class VideoRecognitionService:
     async def Classify(self, requests: AsyncIterator[Any], context: Any) -> pb.ClassifyResponse:
         """A whole file in, its actions out."""
         async with self._job() as job:
-            conversation = Conversation(requests, self._settings.idle_seconds)
+            conversation = self._conversation(requests)
             config = await conversation.config()
             query = query_of(config)
             check_range(query.start_seconds, query.end_seconds)
@@ -94,7 +94,7 @@ class VideoRecognitionService:
     ) -> AsyncGenerator[pb.StreamingClassifyResponse, None]:
         """A file or frames in, answers out meanwhile."""
         async with self._job() as job:
-            conversation = Conversation(requests, self._settings.idle_seconds)
+            conversation = self._conversation(requests)
             config: pb.StreamingClassifyConfig = await conversation.config()
             query = query_of(config.recognition)
             check_range(query.start_seconds, query.end_seconds)
@@ -118,7 +118,7 @@ class VideoRecognitionService:
     ) -> AsyncGenerator[pb.ExtractFeaturesResponse, None]:
         """A whole file in, its features out."""
         async with self._job() as job:
-            conversation = Conversation(requests, self._settings.idle_seconds)
+            conversation = self._conversation(requests)
             config: pb.ExtractFeaturesConfig = await conversation.config()
             end = seconds_of(config.end_offset) if config.HasField("end_offset") else None
             query = Query(start_seconds=seconds_of(config.start_offset), end_seconds=end)
@@ -145,7 +145,7 @@ class VideoRecognitionService:
     async def ScoreFeatures(self, requests: AsyncIterator[Any], context: Any) -> pb.ScoreFeaturesResponse:
         """Features in, actions out."""
         async with self._job() as job:
-            conversation = Conversation(requests, self._settings.idle_seconds)
+            conversation = self._conversation(requests)
             config: pb.ScoreFeaturesConfig = await conversation.config()
             query = query_of(config.recognition)
             check_range(query.start_seconds, None)
@@ -175,6 +175,10 @@ class VideoRecognitionService:
                 await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, job.cancel))
                 for observer in (self._metrics, self._tracing):
                     observer.stages(job.timings(), job.engine.queue_seconds)
+
+    def _conversation(self, requests: AsyncIterator[Any]) -> Conversation:
+        settings = self._settings
+        return Conversation(requests, settings.idle_seconds, settings.min_bytes_per_second)
 
     @asynccontextmanager
     async def _upload(self, job: Job, conversation: Conversation, declared_size: int) -> AsyncIterator[Spool]:

@@ -39,11 +39,12 @@ class Settings:
     """All of a service's settings.
 
     ``max_streams`` requests run at once, ``max_waiting`` more wait, others are refused. ``idle_seconds``:
-    how long a client may send nothing in the middle of an upload. ``drain_seconds``: how long running
-    requests may take to end after SIGTERM. ``engine_slots``: engine calls at once (None: 1 or 2 for an engine
-    of this process, by the time of a call; ``max_streams`` for Triton, which batches them).
-    ``engine_timeout_seconds``: how long Triton may take for one; ``engine_silent_seconds``: how
-    long it may leave checks without an answer until all that waits for it is given up. Ports 0: any free one.
+    how long a client may send nothing in the middle of an upload; ``min_bytes_per_second``: and how little.
+    ``drain_seconds``: how long running requests may take to end after SIGTERM. ``engine_slots``: engine calls
+    at once (None: 1 or 2 for an engine of this process, by the time of a call; ``max_streams`` for Triton,
+    which batches them). ``engine_timeout_seconds``: how long Triton may take for one;
+    ``engine_silent_seconds``: how long it may leave checks without an answer until all that waits for it is
+    given up. Ports 0: any free one.
     """
 
     location: str
@@ -59,6 +60,7 @@ class Settings:
     max_streams: int = 16
     max_waiting: int = 32
     idle_seconds: float = 30.0
+    min_bytes_per_second: float = 1024.0
     drain_seconds: float = 30.0
     health_seconds: float = 1.0
     engine_slots: int | None = None
@@ -72,6 +74,7 @@ class Settings:
             "max_upload_bytes",
             "max_streams",
             "idle_seconds",
+            "min_bytes_per_second",
             "health_seconds",
             "engine_slots",
             "engine_timeout_seconds",

@@ -25,6 +25,7 @@ from sfavivit.errors import CancelledRequestError, DeadlineError, ServiceBusyErr
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.client import VideoRecognitionClient
 from sfavivit.protocol.requests import streaming_config
+from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from tests.conftest import random_frames
 from tests.service import FASTSTART, address_of, encode_videos, eventually, running_service
 from tests.video_files import encode, ffmpeg
@@ -164,6 +165,24 @@ def test_a_stream_that_is_cancelled_in_line_leaves_the_line(
         for upload in held:
             upload.release()
         assert all(future.result(20) for future in futures)
+    assert idle(server)
+
+
+def test_a_client_that_trickles_is_given_up(client: VideoRecognitionClient, server: VideoServer) -> None:
+    """A few bytes just before its time is over win it no more than those bytes are worth."""
+    silent = threading.Event()
+
+    def requests() -> Iterator[Any]:
+        yield streaming_config(Query(), None)
+        while not silent.wait(1.0):
+            yield pb.StreamingClassifyRequest(content=b"x")
+
+    started = time.monotonic()
+    with pytest.raises(grpc.RpcError, match="bytes came in 3 s of waiting; send at least 1024") as caught:
+        list(client._stub.StreamingClassify(requests(), timeout=15))
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert time.monotonic() - started < 10
+    silent.set()
     assert idle(server)
 
 
