@@ -15,15 +15,19 @@ from benchmarks.tables import number, split_settings
 from sfavivit.errors import UsageError
 from sfavivit.reports.plot import PALETTE
 
-MAX_BARS = 40
+MAX_ROWS = 200  # to show: a picture must stay one
 LEAST_POINTS = 3  # of a line
 MOST_OPERATORS = 6
 ENGINE, OTHERS = "spatial engine", "others"  # as ``limit`` calls them
 ACCURACY, COST = "top-1", "cost"  # as ``training-table`` calls them
-TITLES = {
-    "cold": "A fresh process answers a clip of two seconds",
-    "decode": "CPU time to decode a second of video",
-    "long": "A long video in overlapping windows",
+# The figure that is shown of a benchmark without a chart of its own, and what it shows.
+SHOWN = {
+    "cold": ("time", "A fresh process answers a clip of two seconds"),
+    "decode": ("decode CPU", "What it costs to decode a second of video"),
+    "gpu": ("tubelets", "The spatial engine on a GPU"),
+    "long": ("time", "A long video in overlapping windows"),
+    "pipeline": ("ratio", "Classifying against the larger of decoding alone and inference alone"),
+    "precision": ("same top-1", "Videos with the same answer as in fp32"),
 }
 
 
@@ -36,7 +40,7 @@ def draw(result: Result) -> bytes:
     if not result.rows:
         raise UsageError(f"the result of {result.benchmark!r} has no rows to draw; measure again")
     names = (name for name in CHARTS if f"{result.benchmark}_".startswith(f"{name}_"))
-    chart = CHARTS.get(next(names, ""), draw_first_figure)
+    chart = CHARTS.get(next(names, ""), draw_one_figure)
     with style.context("default"):  # whatever the user has configured
         try:
             return drawing.png(chart(result))
@@ -46,27 +50,29 @@ def draw(result: Result) -> bytes:
             ) from error
 
 
-def draw_first_figure(result: Result) -> Picture:
-    """The first figure that has a better direction: against the setting that is a number, else as bars."""
-    name = next((key for key, value in result.rows[0].figures.items() if value.better != "neither"), "")
-    rows = [row for row in result.rows if name in row.figures]
+def draw_one_figure(result: Result) -> Picture:
+    """A figure against the setting that is a number, where there is one such, else as bars; by size.
+
+    Of a benchmark that is not in ``SHOWN`` it is the first figure that has a better direction.
+    """
+    first = next((name for name, figure in result.rows[0].figures.items() if figure.better != "neither"), "")
+    name, title = SHOWN.get(result.benchmark, (first, f"{result.benchmark}: {first}"))
+    rows = [row for row in result.rows if name in row.figures][:MAX_ROWS]
     if not rows:
-        raise KeyError("a figure that can be better")
+        raise KeyError(name or "a figure that can be better")
     shared, settings = split_settings([row.case for row in rows])
-    numbers = [setting for setting in settings if _is_scale(rows, setting)]
-    title = ", ".join([TITLES.get(result.benchmark, f"{result.benchmark}: {name}"), *_values(shared, shared)])
-    if len(numbers) != 1:
-        picture, [[axis]] = drawing.new_picture(title, [drawing.bars_inches(len(rows[:MAX_BARS]))])
-        _bars(axis, rows[:MAX_BARS], settings, name)
-        return picture
-    series: dict[str, list[tuple[float, Figure]]] = {}
-    for row in rows:
-        label = ", ".join(_values(row.case, [setting for setting in settings if setting not in numbers]))
-        series.setdefault(label, []).append((float(row.case[numbers[0]]), row.figures[name]))
-    picture, [[axis]] = drawing.new_picture(title, [LINE_INCHES])
-    drawing.lines(axis, series)
-    axis.set_ylim(bottom=0)
-    axis.set(xlabel=plain(numbers[0].replace("_", " ")), ylabel=label_of(name, rows[0].figures[name].unit))
+    sizes = _distinct(rows, "size") if "size" in settings else [""]
+    groups = [[row for row in rows if not size or str(row.case["size"]) == size] for size in sizes]
+    settings = [setting for setting in settings if setting != "size"]
+    scales = [setting for setting in settings if _is_scale(rows, setting)]
+    heights = [LINE_INCHES if len(scales) == 1 else drawing.bars_inches(len(group)) for group in groups]
+    picture, grid = drawing.new_picture(", ".join([title, *_values(shared, shared)]), heights)
+    for [axis], group, size in zip(grid, groups, sizes, strict=True):
+        axis.set_title(plain(f"size {size}" if size else ""), loc="left", fontsize=10)
+        if len(scales) == 1:
+            _lines(axis, group, settings, scales[0], name)
+        else:
+            _bars(axis, group, settings, name)
     return picture
 
 
@@ -250,6 +256,16 @@ def _bars(axis: Axes, rows: Sequence[Row], settings: Sequence[str], name: str) -
     notes = [number(figure.median) for figure in figures]
     drawing.bars(axis, labels, figures, [PALETTE[0]] * len(rows), notes)
     axis.set_xlabel(label_of(name, figures[0].unit))
+
+
+def _lines(axis: Axes, rows: Sequence[Row], settings: Sequence[str], scale: str, name: str) -> None:
+    series: dict[str, list[tuple[float, Figure]]] = {}
+    for row in rows:
+        label = ", ".join(_values(row.case, [setting for setting in settings if setting != scale]))
+        series.setdefault(label, []).append((float(row.case[scale]), row.figures[name]))
+    drawing.lines(axis, series)
+    axis.set_ylim(bottom=0)
+    axis.set(xlabel=plain(scale.replace("_", " ")), ylabel=label_of(name, rows[0].figures[name].unit))
 
 
 def _is_scale(rows: Sequence[Row], setting: str) -> bool:

@@ -103,10 +103,11 @@ def point(axis: Axes, across: Figure, up: Figure, colour: str, name: str) -> Non
 
 def lines(axis: Axes, series: Mapping[str, Points]) -> None:
     """Medians joined by lines, with their ranges."""
-    for k, (name, points) in enumerate(series.items()):
+    for number_, (name, points) in enumerate(series.items()):
         places, figures = zip(*points, strict=True)
         medians = [figure.median for figure in figures]
-        colour, marker = PALETTE[k % len(PALETTE)], MARKERS[k % len(MARKERS)]
+        turn, place = divmod(number_, len(PALETTE))
+        colour, marker = PALETTE[place], MARKERS[(place + turn) % len(MARKERS)]
         bars = axis.errorbar(places, medians, _ranges(figures), color=colour, marker=marker, ms=5, capsize=2)
         bars.set_label(plain(name))
     axis.grid(color=GRID, lw=0.8)

@@ -74,7 +74,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def label(name: str, unit: str) -> str:
-    """``latency p50 (ms)``."""
+    """``latency p50 (ms)``, ``tubelets/s``."""
+    if unit.startswith(f"{name}/"):
+        return unit
     return name if unit in ("", name) else f"{name} ({unit})"
 
 
