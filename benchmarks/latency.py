@@ -100,10 +100,12 @@ def measure(
     cannot run, and why.
 
     Raises:
-        SfaVivitError: a setting that no machine can run.
+        UsageError: no such size, or a window of which no clip can be made.
+        SfaVivitError: what is in ``folder`` is no usable repository.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for setting in settings:
+        _clip(setting, folder)
         random_repository(folder / setting.name, setting.size, setting.precision, frames=setting.frames)
     results: dict[Setting, _Rounds] = {}
     for setting in settings:

@@ -160,6 +160,7 @@ def test_a_video_that_repeats_itself(recognizer: Recognizer, tmp_path: Path) -> 
         (["latency", "--engine", "warp"], "warp"),
         (["latency", "--precision", "fp7"], "fp7"),
         (["latency", "--size", "XXL"], "XXL"),
+        (["latency", "--frames", "256"], "20.48 s"),
         (
             ["latency", "--size", "tiny", "--frames", "8", "--engine", "tensorrt", "--precision", "fp32"],
             "none of",
