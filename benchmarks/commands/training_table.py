@@ -1,0 +1,42 @@
+"""``python -m benchmarks training-table``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.figures import RESULTS, report
+from benchmarks.machine import ROOT
+
+
+def training_table(
+    work: Annotated[
+        Path, typer.Option(help="Folder for runs and costs; what is there is not measured again.")
+    ] = ROOT / "runs" / "training-table",
+    seeds: Annotated[int, typer.Option(min=0, help="To train with; 0: only make the table.")] = 3,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="Measure an epoch of each kind in place of training.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Of costs.")] = 3,
+    training: Annotated[int, typer.Option(min=8, help="Videos to learn from.")] = 400,
+    held_out: Annotated[int, typer.Option(min=1, help="Videos to judge by.")] = 200,
+    epochs: Annotated[int, typer.Option(min=1, help="Of the longest stages (the paper: 30).")] = 12,
+    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+) -> None:
+    """The paper's table on synthetic videos whose class is the order of two events, and which claims hold."""
+    from benchmarks import training_claims, training_table  # noqa: PLC0415 - needs torch
+    from benchmarks.long_order_training import Scale  # noqa: PLC0415 - as above
+    from training.watch import say  # noqa: PLC0415 - as above
+
+    table = training_table.TrainingTable(work, Scale(training, held_out, epochs))
+    if costs:
+        table.measure_costs(rounds, say)
+    else:
+        for seed in range(seeds):
+            table.train(seed, say)
+    rows = training_claims.table_rows(table)
+    report("training_table", rows, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), out)

@@ -1,0 +1,135 @@
+"""The paper's table on synthetic videos: ways to train one model, what each gives and what it costs.
+
+Accuracies and costs are measured by themselves, since costs need a quiet machine:
+
+    WORK/settings.json          what all of it was measured with
+    WORK/*.npy                  frames of the videos
+    WORK/seed-0/short+long/     the last stage of a chain: model.safetensors, and epochs.json when it is done
+    WORK/costs.json             seconds and memory of an epoch, from processes of their own
+
+What is there is not trained again: chains share their first stages, and a run that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks.long_order import Clips, make_clips
+from benchmarks.long_order_training import Chain, Scale, StageTraining, kind, recipe_of, variants
+from sfavivit.checkpoints import load_checkpoint, save_checkpoint
+from sfavivit.durable_file import write_durably
+from sfavivit.errors import UsageError
+from training.config import StageConfig
+from training.record import EpochRow, near_peak_epoch
+from training.stages import stage_model
+
+TRAINING_SEED, HELD_OUT_SEED = 1, 2
+SETTINGS, MODEL, EPOCHS, COSTS = "settings.json", "model.safetensors", "epochs.json", "costs.json"
+THREADS = 1  # the model is too small for more
+
+Say = Callable[[str], None]
+
+
+class Cost(NamedTuple):
+    """Samples of an epoch's seconds, and of the memory that its training takes beyond model and clips."""
+
+    seconds: list[float]
+    memory_bytes: list[int]
+
+
+class TrainingTable:
+    """The folder ``work``: what has been measured at ``scale``, and what is missing.
+
+    Raises:
+        UsageError: ``work`` holds measurements at another scale.
+    """
+
+    def __init__(self, work: Path, scale: Scale) -> None:
+        self.work, self.scale = work, scale
+        self.variants = variants(scale.epochs)
+        work.mkdir(parents=True, exist_ok=True)
+        settings = work / SETTINGS
+        if not settings.exists():
+            write_durably(settings, json.dumps(asdict(scale)).encode())
+        if (found := json.loads(settings.read_text())) != asdict(scale):
+            raise UsageError(f"{work} holds runs with {found}, not {asdict(scale)}: name another --work")
+
+    def clips(self) -> tuple[Clips, Clips]:
+        """To learn from, and held out."""
+        training = make_clips(self.work / "training.npy", self.scale.training, TRAINING_SEED)
+        return training, make_clips(self.work / "held_out.npy", self.scale.held_out, HELD_OUT_SEED)
+
+    def train(self, seed: int, say: Say) -> None:
+        """All variants with the weights and clips of ``seed``."""
+        torch.set_num_threads(THREADS)
+        training, held_out = self.clips()
+        for chain in self.variants.values():
+            for length in range(1, len(chain) + 1):
+                self._train_stage(chain[:length], seed, training, held_out, say)
+
+    def _train_stage(self, chain: Chain, seed: int, training: Clips, held_out: Clips, say: Say) -> None:
+        folder = self._folder(chain, seed)
+        if (folder / EPOCHS).exists():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        previous = load_checkpoint(self._folder(chain[:-1], seed) / MODEL) if len(chain) > 1 else None
+        stage = StageTraining(recipe_of(self.scale, seed), chain[-1], previous, training)
+        rows = [stage.epoch(number, held_out) for number in range(stage.epochs)]
+        save_checkpoint(stage.model, folder / MODEL)
+        write_durably(folder / EPOCHS, json.dumps([row._asdict() for row in rows]).encode())
+        say(
+            f"seed {seed}, {folder.name}: top-1 {rows[-1].top1:.1%}, near-peak epoch {near_peak_epoch(rows)} "
+            f"of {len(rows)}, {sum(row.seconds for row in rows):.0f} s"
+        )
+
+    def _folder(self, chain: Chain, seed: int) -> Path:
+        return self.work / f"seed-{seed}" / "+".join(stage.name for stage in chain)
+
+    def epochs(self, chain: Chain) -> list[list[EpochRow]]:
+        """Of the last stage of ``chain``, for each seed that is done."""
+        files = sorted(self.work.glob(f"seed-*/{self._folder(chain, 0).name}/{EPOCHS}"))
+        return [[EpochRow(**row) for row in json.loads(file.read_text())] for file in files]
+
+    def measure_costs(self, rounds: int, say: Say) -> None:
+        """An epoch of every kind of stage, in turn, each in a process of its own; replaces what there is."""
+        self.clips()
+        kinds = {kind(stage): stage for chain in self.variants.values() for stage in chain}
+        costs: dict[str, Cost] = {name: Cost([], []) for name in kinds}
+        for _ in range(rounds):
+            for name, stage in kinds.items():
+                with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                    seconds, memory = process.submit(epoch_cost, self, stage).result()
+                costs[name].seconds.append(seconds)
+                costs[name].memory_bytes.append(memory)
+                say(f"{name}: {seconds:.2f} s an epoch, {memory >> 20} MiB")
+        text = json.dumps({name: cost._asdict() for name, cost in costs.items()})
+        write_durably(self.work / COSTS, text.encode())
+
+    def costs(self) -> dict[str, Cost]:
+        """By kind of stage; empty before they are measured."""
+        file = self.work / COSTS
+        return (
+            {name: Cost(**cost) for name, cost in json.loads(file.read_text()).items()}
+            if file.exists()
+            else {}
+        )
+
+
+def epoch_cost(table: TrainingTable, stage: StageConfig) -> tuple[float, int]:
+    """Seconds and bytes of a stage's first epoch, in this process; what it starts from is not trained."""
+    torch.set_num_threads(THREADS)
+    recipe = recipe_of(table.scale, 0)
+    previous = stage_model(recipe, recipe.stages[0], None, None) if stage.needs_previous else None
+    training, held_out = table.clips()
+    resident = Clips(np.array(training.frames), training.labels)
+    row = StageTraining(recipe, stage, previous, resident).epoch(0, held_out)
+    return row.seconds, row.peak_memory_bytes
