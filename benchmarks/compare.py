@@ -12,7 +12,6 @@ A figure changed where both of these hold:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -108,9 +107,6 @@ def _by_case(result: Result, which: str) -> dict[_CaseKey, Row]:
         key = tuple(sorted(row.case.items()))
         if key in rows:
             raise UsageError(f"the {which} result has two rows of one case, {row.case}; measure again")
-        for name, figure in row.figures.items():
-            if not figure.samples or not all(map(math.isfinite, figure.samples)):
-                raise UsageError(f"the {which} result has unusable samples of {name!r}: {figure.samples}")
         rows[key] = row
     return rows
 

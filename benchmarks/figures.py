@@ -13,13 +13,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic.type_adapter import TypeAdapter
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks import machine
 from sfavivit.dimensions import validation_summary
@@ -38,7 +39,7 @@ class Figure:
 
     unit: str
     better: Better
-    samples: tuple[float, ...]
+    samples: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
 
     @property
     def median(self) -> float:
@@ -77,13 +78,19 @@ def report(name: str, rows: Sequence[Row], command: str, out: Path = RESULTS) ->
     result = Result(name, command, machine.describe(), tuple(rows))
     out.mkdir(parents=True, exist_ok=True)
     write_durably(out / f"{name}.json", (json.dumps(_plain(result), indent=1) + "\n").encode())
-    columns = [*dict.fromkeys(key for row in rows for key in (*row.case, *row.figures))]
-    table = Table(*columns, box=None)
-    for row in rows:
-        values = {**row.case, **row.figures}
-        table.add_row(*(str(values.get(column, "")) for column in columns))
-    Console().print(table)
+    Console().print(_table(rows))
     return result
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    """A line a figure: a line a case would not fit a terminal."""
+    table = Table("case", "figure", "median (range)", box=None)
+    for row in rows:
+        case = ", ".join(f"{key} {value}" for key, value in row.case.items())
+        for name, figure in row.figures.items():
+            table.add_row(Text(case), Text(name), Text(str(figure)))
+            case = ""
+    return table
 
 
 def read_result(path: Path) -> Result:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from typer.testing import CliRunner
 from typer.testing import Result as TyperResult
 
@@ -110,13 +111,22 @@ def test_results_that_cannot_be_compared() -> None:
     for other, message in [
         (replace(one, benchmark="c"), "a result of 'b' cannot be compared with one of 'c'"),
         (replace(one, rows=(*one.rows, *one.rows)), "the new result has two rows of one case, {'size': 'B'}"),
-        (result_of([]), "the new result has unusable samples of 'time': ()"),
-        (result_of([1, float("nan")]), "the new result has unusable samples of 'time': (1.0, nan)"),
         (result_of([1], "higher"), "in 's' (lower is better) in the old result, in 's' (higher is better)"),
     ]:
         with pytest.raises(UsageError) as caught:
             compare(one, other)
         assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("samples", [[], [1, float("nan")], [float("inf")]])
+def test_a_figure_has_samples_that_are_numbers(samples: list[float], tmp_path: Path) -> None:
+    with pytest.raises(ValidationError):
+        result_of(samples)
+    row = {"case": {}, "figures": {"time": {"unit": "s", "better": "lower", "samples": samples}}}
+    fields = {"benchmark": "b", "command": "c", "machine": {}, "rows": [row]}
+    (tmp_path / "b.json").write_text(json.dumps(fields))
+    with pytest.raises(UsageError, match="not a result with figures: rows.0.figures.time.samples"):
+        read_result(tmp_path / "b.json")
 
 
 def run(*arguments: str | Path) -> TyperResult:
