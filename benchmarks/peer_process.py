@@ -158,7 +158,7 @@ def _serve(pipe: Connection, peer: Peer, settings: Settings) -> None:
 
 
 def open_peer(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Logits]]:
-    """The peer in this process, run once or twice already; and what runs it once more."""
+    """The peer in this process, run once already (compiled, warm); and what runs it once more."""
     torch.set_num_threads(settings.threads)
     torch.set_grad_enabled(False)
     if peer.model == OURS:
@@ -205,8 +205,8 @@ def _open_torch(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Log
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice of compilers
-        run()
-    return Facts(own, None, run() if peer.same_weights else None), run
+        first = run()
+    return Facts(own, None, first if peer.same_weights else None), run
 
 
 def _module(peer: Peer, settings: Settings) -> tuple[nn.Module, dict[str, Tensor]]:
