@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("sfavivit", "numpy", "onnxruntime", "torch", "imageio-ffmpeg")
+PACKAGES = (
+    "sfavivit",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "torch",
+    "transformers",
+    "imageio-ffmpeg",
+)
 
 
 def describe() -> dict[str, Any]:
