@@ -55,7 +55,7 @@ class TrainingTable:
 
     def __init__(self, work: Path, scale: Scale) -> None:
         self.work, self.scale = work, scale
-        self.variants = variants(scale.epochs)
+        self.variants = variants(scale)
         work.mkdir(parents=True, exist_ok=True)
         settings = work / SETTINGS
         if not settings.exists():
@@ -117,11 +117,8 @@ class TrainingTable:
     def costs(self) -> dict[str, Cost]:
         """By kind of stage; empty before they are measured."""
         file = self.work / COSTS
-        return (
-            {name: Cost(**cost) for name, cost in json.loads(file.read_text()).items()}
-            if file.exists()
-            else {}
-        )
+        found = json.loads(file.read_text()) if file.exists() else {}
+        return {name: Cost(**cost) for name, cost in found.items()}
 
 
 def epoch_cost(table: TrainingTable, stage: StageConfig) -> tuple[float, int]:

@@ -29,7 +29,7 @@ from training.clips import TrainingClips
 
 __all__ = ["one_thread"]  # for every test here
 
-SMALL = Scale(training=8, held_out=6, epochs=1)
+SMALL = Scale(training=8, held_out=6, epochs=1, short_epochs=1)
 STAGES = {"short", "full", "frozen", "short+anew", "brief", "brief+long", "short+long", "brief+middle"}
 
 
@@ -83,7 +83,7 @@ def test_a_killed_run_keeps_what_was_finished_and_the_table_is_complete(
     costs["128 frames, frozen, adapter"] = {"seconds": [5.0, 7.0], "memory_bytes": [4 << 20] * 2}
     (work / "invented.json").write_text(json.dumps(costs))
     rows = table_rows(table)
-    assert [row.case.get("variant") for row in rows[:7]] == list(variants(1))
+    assert [row.case.get("variant") for row in rows[:7]] == list(variants(SMALL))
     figures = rows[6].figures  # 8 frames, 32 frames, 128 frames: an epoch of each
     assert figures["cost"].samples == (9, 13)
     assert figures["epoch"].samples == (5, 7)
@@ -96,7 +96,7 @@ def test_a_killed_run_keeps_what_was_finished_and_the_table_is_complete(
 def test_costs_of_a_kind_of_stage_are_measured_once_for_all_variants(work: Path, tmp_path: Path) -> None:
     table = TrainingTable(Path(shutil.copytree(work, tmp_path / "work")), SMALL)
     assert table.costs() == {}
-    chains = variants(1)
+    chains = variants(SMALL)
     table.variants = {name: chains[name][:1] for name in ("SFA B", "SFA C", "SFA D")}
     table.measure_costs(1, ignore)
     (costs,) = table.costs().values()
@@ -107,18 +107,19 @@ def test_costs_of_a_kind_of_stage_are_measured_once_for_all_variants(work: Path,
 
 def test_a_folder_of_another_scale_is_refused(work: Path) -> None:
     with pytest.raises(UsageError, match="holds runs with .*'epochs': 1.*: name another --work"):
-        TrainingTable(work, Scale(training=8, held_out=6, epochs=2))
+        TrainingTable(work, Scale(training=8, held_out=6, epochs=2, short_epochs=1))
 
 
 def test_the_command_writes_a_result_that_can_be_read(work: Path, tmp_path: Path) -> None:
-    options = ["--seeds", "0", "--training", "8", "--held-out", "6", "--epochs", "1", "--out", str(tmp_path)]
-    done = CliRunner().invoke(app, ["training-table", "--work", str(work), *options])
+    scale = ["--training", "8", "--held-out", "6", "--epochs", "1", "--short-epochs", "1"]
+    options = ["--work", str(work), "--seeds", "0", "--out", str(tmp_path), *scale]
+    done = CliRunner().invoke(app, ["training-table", *options])
     assert done.exit_code == 0, done.output
     assert len(read_result(tmp_path / "training_table.json").rows) >= 7
 
 
 def test_frames_are_those_that_the_trainer_takes_from_the_files(work: Path, tmp_path: Path) -> None:
-    recipe, stage = recipe_of(SMALL, 3), variants(1)["SFA D"][0]
+    recipe, stage = recipe_of(SMALL, 3), variants(SMALL)["SFA D"][0]
     clips, _ = TrainingTable(work, SMALL).clips()
     examples = []
     for number in range(8):
@@ -150,7 +151,7 @@ def test_claims_are_computed_from_the_figures() -> None:
         values = {"top-1": top1, "near-peak epoch": peak, "cost": cost, "peak memory": memory}
         return {name: Figure("", "neither", (value,)) for name, value in values.items()}
 
-    table = dict.fromkeys(variants(3), figures(90, 3, 40, 50))
+    table = dict.fromkeys(variants(SMALL), figures(90, 3, 40, 50))
     table[LONG_FULL] = figures(92, 8, 100, 200)
     table["SFA B"] = figures(91.5, 4, 51, 250)
     table["SFA C"] = figures(96, 5, 50, 200)
