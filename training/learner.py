@@ -18,7 +18,8 @@ from training.trainer import StepResult
 class ClipLearner(nn.Module):
     """The model and its loss: the sum over the outputs, the mean over the clips.
 
-    A clip counts as right when all its outputs are (EPIC-Kitchens: verb and noun). Mixup and label smoothing
+    A clip counts as right when all its outputs are (EPIC-Kitchens: the action, of verb and noun), and for
+    each output that is. Mixup and label smoothing
     are for training only. A frozen spatial half is computed as in use, and keeps nothing for a backward pass.
     """
 
@@ -54,13 +55,14 @@ def batch_result(
     smoothing: float,
 ) -> StepResult:
     """Of logits {output: [B, C]}, where ``valid`` bool [B]: the loss is the sum over outputs, the mean over
-    clips; a clip is right when all its outputs are. The rest as for ``clip_losses``.
+    clips; ``correct`` int64 [1 + outputs] counts the clips right in all outputs, and in each. The rest as for
+    ``clip_losses``.
     """
     losses = [
         clip_losses(logits.float(), labels[name], shares, smoothing) for name, logits in outputs.items()
     ]
-    right = [logits.argmax(1) == labels[name] for name, logits in outputs.items()]
-    correct = torch.stack([*right, valid]).all(0).sum()
+    right = torch.stack([(logits.argmax(1) == labels[name]) & valid for name, logits in outputs.items()])
+    correct = torch.cat([right.all(0, keepdim=True), right]).sum(1)
     examples = valid.sum()
     loss = (torch.stack(losses).sum(0) * valid).sum() / examples.clamp(min=1)
     return StepResult(loss, correct, examples)

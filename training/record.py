@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ NEAR_PEAK = 0.01  # within one point of the best top-1, as the paper counts
 
 class EpochRow(NamedTuple):
     """An epoch, counted from 1. Accuracies are shares of clips; ``top1`` is that of the validation list.
+
+    A clip is right when all its outputs are: with a verb and a noun, ``top1`` is that of the action.
+    ``output_top1``: {output: its own}, where there are several.
 
     ``seconds``: of training, without the evaluation. ``peak_memory_bytes``: resident memory of the first
     process, without its workers. ``peak_cuda_bytes``: of its first GPU; 0 without one. ``broken_videos``:
@@ -33,12 +37,24 @@ class EpochRow(NamedTuple):
     peak_memory_bytes: int
     peak_cuda_bytes: int
     broken_videos: int
+    output_top1: dict[str, float] = {}  # noqa: RUF012 - never changed
+
+    @property
+    def top1_name(self) -> str:
+        """What ``top1`` is called among others."""
+        return "action top-1" if self.output_top1.keys() == {"verb", "noun"} else "top-1"
 
 
 def near_peak_epoch(rows: Sequence[EpochRow]) -> int | None:
     """The first epoch within one point of the best top-1; None before the first epoch."""
     best = max((row.top1 for row in rows), default=0.0)
     return next((row.epoch for row in rows if row.top1 >= best - NEAR_PEAK), None)
+
+
+def write_epochs(path: Path, rows: Sequence[EpochRow]) -> None:
+    """A CSV of one row or more; where there are several outputs, with a column ``top1_<output>`` for each."""
+    columns = [*EpochRow._fields[:-1], *(f"top1_{output}" for output in rows[0].output_top1)]
+    write_table(path, columns, ([*row[:-1], *row.output_top1.values()] for row in rows))
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -78,7 +94,10 @@ class StepLog:
 
 
 def write_curves(path: Path, runs: Mapping[str, Sequence[EpochRow]]) -> None:
-    """A PNG: loss and top-1 over the epochs of runs {name: rows}, their near-peak epochs marked."""
+    """A PNG: loss and top-1 over the epochs of runs {name: rows}, their near-peak epochs marked.
+
+    Where there are several outputs, a thin line for each, beside that of all of them together.
+    """
     from matplotlib.figure import Figure  # noqa: PLC0415 - takes a second, for a file at the end
 
     figure = Figure(figsize=(10, 4), dpi=144, layout="constrained")
@@ -89,11 +108,15 @@ def write_curves(path: Path, runs: Mapping[str, Sequence[EpochRow]]) -> None:
         colour = line.get_color()
         loss_axis.plot(epochs, [row.validation_loss for row in rows], ":", color=colour)
         top1_axis.plot(epochs, [100 * row.top1 for row in rows], marker=".", color=colour, label=name)
+        for output, style in zip(rows[0].output_top1 if rows else (), cycle(("--", "-.", ":"))):
+            values = [100 * row.output_top1[output] for row in rows]
+            top1_axis.plot(epochs, values, style, linewidth=1, color=colour, label=f"{name}, {output}")
         if near := near_peak_epoch(rows):
             top1 = next(100 * row.top1 for row in rows if row.epoch == near)
             top1_axis.plot(near, top1, marker="o", markersize=9, fillstyle="none", color=colour)
     loss_axis.set(xlabel="epoch", title="loss (dotted: validation)")
-    top1_axis.set(xlabel="epoch", title="validation top-1, % (circle: within a point of the best)")
+    top1_name = next((row.top1_name for rows in runs.values() for row in rows), "top-1")
+    top1_axis.set(xlabel="epoch", title=f"validation {top1_name}, % (circle: within a point of the best)")
     for axis in (loss_axis, top1_axis):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3)

@@ -24,7 +24,7 @@ from training.config import Recipe, StageConfig
 from training.learner import ClipLearner
 from training.memory import peak_cuda_bytes, peak_memory_bytes, reset_peaks
 from training.optimiser import epoch_schedule
-from training.record import EpochRow, StepLog, write_curves, write_table
+from training.record import EpochRow, StepLog, write_curves, write_epochs, write_table
 from training.trainer import StepFigures, Trainer, saved_extra
 
 MODEL, RECIPE, STATE = "model.safetensors", "recipe.json", "state.ckpt"
@@ -166,19 +166,21 @@ class StageRun:
 
     def _finish_epoch(self, monitor: Monitor) -> None:
         progress, epoch, trainer = self._progress, self._progress.epoch, self._trainer
-        loss, top1 = trainer.evaluate(self._validation_batches())
+        measured = trainer.measure(self._validation_batches())
+        outputs = [name for name, _ in self._dims.outputs]
         row = EpochRow(
             epoch=len(progress.rows) + 1,
             steps=trainer.step,
             learning_rate=trainer.optimiser.param_groups[0]["lr"],
             loss=epoch.loss / epoch.steps,
             accuracy=epoch.accuracy / epoch.steps,
-            validation_loss=loss,
-            top1=top1,
+            validation_loss=measured.loss,
+            top1=measured.accuracy,
             seconds=epoch.seconds,
             peak_memory_bytes=epoch.peak_memory_bytes,
             peak_cuda_bytes=epoch.peak_cuda_bytes,
             broken_videos=self._gather_broken(),
+            output_top1=dict(zip(outputs, measured.parts, strict=True)) if len(outputs) > 1 else {},
         )
         progress.rows.append(row)
         progress.epoch = _Epoch()
@@ -189,7 +191,7 @@ class StageRun:
 
     def _write_records(self) -> None:
         rows = self._progress.rows
-        write_table(self._folder / METRICS, EpochRow._fields, rows)
+        write_epochs(self._folder / METRICS, rows)
         write_table(self._folder / BROKEN, ("id", "reason"), sorted(self._progress.broken.items()))
         write_curves(self._folder / CURVES, {self._stage.name: rows})
 

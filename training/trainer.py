@@ -31,7 +31,11 @@ from training.optimiser import Schedule, build_optimiser
 
 
 class StepResult(NamedTuple):
-    """What a learner says of a batch: mean loss, and how many of how many examples were right (scalars)."""
+    """What a learner says of a batch: mean loss, and how many of how many examples were right (scalars).
+
+    ``correct`` may be a vector: first the examples that were right in everything, then those that were right
+    in each thing that was asked.
+    """
 
     loss: Tensor
     correct: Tensor
@@ -45,6 +49,14 @@ class StepFigures(NamedTuple):
     learning_rate: float
     loss: float
     accuracy: float
+
+
+class Measured(NamedTuple):
+    """An evaluation: ``accuracy`` in everything, and in each thing that the learner counted apart."""
+
+    loss: float
+    accuracy: float
+    parts: tuple[float, ...]
 
 
 class Trainer:
@@ -79,7 +91,7 @@ class Trainer:
             group["lr"] = rate
         results = [self._backward(part, len(parts), last=k == len(parts) - 1) for k, part in enumerate(parts)]
         norm = self._clip_gradients()
-        loss, correct, examples = self._sums(results)
+        loss, correct, *_, examples = self._sums(results)
         loss /= len(parts) * self.fabric.world_size
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise TrainingError(
@@ -109,9 +121,14 @@ class Trainer:
             self.fabric.backward(result.loss / parts)
         return StepResult(*(value.detach() for value in result))
 
-    @torch.no_grad()
     def evaluate(self, batches: Iterable[Any]) -> tuple[float, float]:
-        """Mean loss and accuracy over the examples of all processes, each of which gives as many batches.
+        """Loss and accuracy of ``measure``."""
+        measured = self.measure(batches)
+        return measured.loss, measured.accuracy
+
+    @torch.no_grad()
+    def measure(self, batches: Iterable[Any]) -> Measured:
+        """Means over the examples of all processes, each of which gives as many batches.
 
         Raises:
             TrainingError: there are no examples.
@@ -119,14 +136,16 @@ class Trainer:
         self.learner.eval()
         results: Iterator[StepResult] = (self.learner(self.fabric.to_device(batch)) for batch in batches)
         weighted = [result._replace(loss=result.loss * result.examples) for result in results]
-        loss, correct, examples = self._sums(weighted)
+        loss, *correct, examples = self._sums(weighted)
         if not examples:
             raise TrainingError("there is nothing to measure on: no validation video can be read")
-        return loss / examples, correct / examples
+        accuracy, *parts = (count / examples for count in correct)
+        return Measured(loss / examples, accuracy, tuple(parts))
 
     def _sums(self, results: Sequence[StepResult]) -> list[float]:
-        """Sums of loss, correct and examples over the results of all processes."""
-        sums = torch.stack([torch.stack([value.float() for value in result]) for result in results]).sum(0)
+        """Sums of loss, correct (all of its numbers) and examples over the results of all processes."""
+        rows = [torch.cat([value.float().flatten() for value in result]) for result in results]
+        sums = torch.stack(rows).sum(0)
         reduced = self.fabric.all_reduce(sums, reduce_op="sum")
         assert isinstance(reduced, Tensor)
         return [float(value) for value in reduced]

@@ -61,8 +61,10 @@ class StageBar:
         memory = f"{row.peak_memory_bytes / 1e9:.2f} GB"
         cuda = f", GPU {row.peak_cuda_bytes / 1e9:.2f} GB" if row.peak_cuda_bytes else ""
         broken = f", {row.broken_videos} broken videos" if row.broken_videos else ""
+        outputs = ", ".join(f"{output} {top1:.1%}" for output, top1 in row.output_top1.items())
+        top1 = f"{row.top1_name} {row.top1:.1%}" + (f" ({outputs})" if outputs else "")
         say(
-            f"{self._name} epoch {row.epoch} of {self._epochs}: top-1 {row.top1:.1%}, loss {row.loss:.3f} "
+            f"{self._name} epoch {row.epoch} of {self._epochs}: {top1}, loss {row.loss:.3f} "
             f"(validation {row.validation_loss:.3f}), {row.seconds:.0f} s, {memory}{cuda}{broken}"
         )
 
