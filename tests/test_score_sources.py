@@ -6,9 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import fsspec
@@ -27,6 +25,7 @@ from sfavivit.video import OpenSource
 from sfavivit.views import Views
 from tests.conftest import random_frames
 from tests.video_files import encode
+from tests.web_files import served
 
 BOTH = ScoreOptions(("default", "long"))
 
@@ -149,20 +148,8 @@ def memory() -> Iterator[Any]:
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[str]:
     """Address of a web server that has the files of ``tmp_path``."""
-
-    class Handler(SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, directory=str(tmp_path))
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with served(tmp_path) as address:
+        yield address
 
 
 def test_videos_from_elsewhere(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfavivit.annotations import VideoItem
-from sfavivit.errors import AnnotationError, UsageError
+from sfavivit.errors import AnnotationError, UsageError, VideoNotFoundError
 from tests.training_files import toy_recipe
 from tests.video_files import encode, numbered, numbers_shown, sampling
 from training.batches import NOTHING, Place, Share, training_parts, validation_parts
@@ -37,6 +38,16 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_clip_lies_where_it_is_asked_for(videos: Path, at: float, first: int) -> None:
     item = VideoItem("a", str(videos / "a.mp4"), {})
     assert numbers_shown(read_clip(item, sampling(12.5), 8, at=at)) == list(range(first, first + 16, 2))
+
+
+def test_a_clip_of_a_video_at_a_url(videos: Path) -> None:
+    files = fsspec.filesystem("memory")  # type: ignore[no-untyped-call]
+    files.pipe("/clips/a.mp4", (videos / "a.mp4").read_bytes())
+    for url in ("memory://clips/a.mp4", f"file://{videos}/a.mp4"):
+        item = VideoItem("a", url, {})
+        assert numbers_shown(read_clip(item, sampling(12.5), 8, at=0.5)) == list(range(42, 58, 2))
+    with pytest.raises(VideoNotFoundError, match="'memory://clips/b.mp4': no such file"):
+        read_clip(VideoItem("b", "memory://clips/b.mp4", {}), sampling(12.5), 8, at=0.5)
 
 
 @pytest.mark.parametrize(("at", "first"), [(0.0, 25), (1.0, 59)])

@@ -31,6 +31,7 @@ from tests.conftest import SIDE, WINDOW_FRAMES, build_model
 from tests.test_feature_source import entries, forbid_decoders
 from tests.video_files import encode
 from training import ondemand_engine
+from training.__main__ import app
 from training.head import head_of, head_optimiser, new_head
 from training.head_config import HeadRecipe, VariantConfig, load_head_recipe
 from training.head_job import HeadJob, HeadLists, HeadPlan, HeadReport
@@ -378,7 +379,22 @@ def test_the_command(own: Path, videos: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert f"head 'mine' version 1 is in {own} (" in done.stderr
     assert "held-out top-1 100.0% of 12 videos (verb, 2 classes)" in done.stderr
+    assert "held-out action top-1 " in done.stderr
     assert (tmp_path / "out/confusion_mine_verb.csv").exists()
+
+
+def test_the_command_takes_a_list_with_splits(own: Path, videos: Path, tmp_path: Path) -> None:
+    """... whose videos are at URLs; test videos are left alone."""
+    lines = (videos / "list.csv").read_text().splitlines()[1:13]
+    splits = ["train"] * 8 + ["val"] * 3 + ["test"]
+    rows = [f"file://{videos}/{line},{split}" for line, split in zip(lines, splits, strict=True)]
+    source = tmp_path / "list.csv"
+    source.write_text("\n".join(["video,label,split", *rows]))
+    words = ["head", "--manifest", str(source), "--repository", str(own), "--name", "mine", "--epochs", "1"]
+    folders = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
+    app([*words, *folders], standalone_mode=False)
+    report = HeadReport(**json.loads((tmp_path / "out/report.json").read_text()))
+    assert (report.training_videos, report.held_out_videos, report.passes_computed) == (8, 3, 11)
 
 
 @pytest.mark.parametrize(
@@ -390,15 +406,15 @@ def test_the_command(own: Path, videos: Path, tmp_path: Path) -> None:
         (("--set", "optimiser.epoch=3"), "optimiser.epoch"),
         (("--recipe", "none.toml"), "no recipe 'none.toml'"),
         (("--manifest", "none.csv"), "'none.csv' cannot be read"),
+        (("--held-out", "0.5", "--validation", "{list}"), "--held-out 0.5 is for a list that does not say"),
     ],
 )
 def test_wrong_use(own: Path, videos: Path, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
-    from training.__main__ import app  # noqa: PLC0415 - the application, for these cases only
-
     given = {"--manifest": str(videos / "list.csv"), "--repository": str(own), "--name": "mine"}
     words = [word for pair in given.items() if pair[0] not in options for word in pair]
     folders = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
     with pytest.raises(SfaVivitError) as caught:
+        options = tuple(option.replace("{list}", str(videos / "list.csv")) for option in options)
         app(["head", *words, *folders, *options], standalone_mode=False)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -11,12 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from sfavivit.annotations import read_items
 from sfavivit.checkpoints import load_checkpoint
 from sfavivit.errors import AnnotationError, SfaVivitError, TrainingError, UsageError
 from tests.training_files import motion_list, one_thread, recipe_file
+from tests.web_files import served
 from training.__main__ import app
+from training.clips import read_clip
+from training.config import load_recipe
 from training.record import EpochRow, near_peak_epoch, write_curves
 
 __all__ = ["one_thread"]  # for every test here
@@ -203,6 +208,89 @@ def test_a_list_without_a_readable_video_ends_the_run_in_one_line(files: Files, 
     assert "\n" not in str(caught.value)
 
 
+ACTIONS = ("model.outputs={ verb = 2, noun = 2 }",)
+
+
+def test_verbs_nouns_and_actions_are_measured(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each as the finished model says; in what is recorded and shown, and by a run that was interrupted."""
+    actions = files[1].with_name("actions.csv")
+    lines = [f"{k}.mp4,{'right' if k % 2 else 'left'},{k // 2 % 2}" for k in range(8)]
+    actions.write_text("\n".join(["video,verb,noun", *lines]))
+    lists = (files[0], actions, actions)
+
+    def interrupt(*_: object) -> None:
+        raise RuntimeError("interrupted")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="interrupted"):
+        patch.setattr("training.run.write_epochs", interrupt)
+        train("stage1", lists, tmp_path, settings=ACTIONS)
+    capsys.readouterr()
+    train("stage1", lists, tmp_path, "--resume", settings=ACTIONS)
+    shown = capsys.readouterr().err
+
+    model = load_checkpoint(tmp_path / "stage1/model.safetensors").eval()
+    right: dict[str, list[bool]] = {"verb": [], "noun": []}
+    for item in read_items(str(actions)):
+        clip = read_clip(item, load_recipe(str(files[0])).sampling, 4, at=0.5)
+        answers = model(torch.from_numpy(clip)[None])
+        right["verb"].append(
+            bool(answers["verb"].argmax() == ("left", "right").index(str(item.labels["verb"])))
+        )
+        right["noun"].append(bool(answers["noun"].argmax() == int(item.labels["noun"])))
+    both = np.mean(np.logical_and(right["verb"], right["noun"]))
+    verb, noun = np.mean(right["verb"]), np.mean(right["noun"])
+    first, last = rows(tmp_path / "stage1" / "metrics.csv")
+    assert [float(last[name]) for name in ("top1", "top1_verb", "top1_noun")] == [both, verb, noun]
+    assert first.keys() == last.keys() and first["epoch"] == "1"
+    assert f"epoch 2 of 2: action top-1 {both:.1%} (verb {verb:.1%}, noun {noun:.1%}), loss" in shown
+    assert f"best action top-1 {max(float(first['top1']), both):.1%}, near-peak epoch" in shown
+
+
+def test_one_list_of_urls_with_splits(files: Files, tmp_path: Path) -> None:
+    """By the real command, whose videos are fetched in a process of their own; test videos are left alone."""
+    with served(files[1].parent) as address:
+        lines = [f"{address}/{k}.mp4,{'right' if k % 2 else 'left'}" for k in range(6)]
+        splits = ["train"] * 4 + ["validation"] * 2
+        everything = [f"{line},{split}" for line, split in zip(lines, splits, strict=True)]
+        one = tmp_path / "list.csv"
+        one.write_text("\n".join(["video,label,split", *everything, f"{address}/absent.mp4,?,test"]))
+        words = ["stage1", str(files[0]), "--train", str(one), "--out", str(tmp_path / "out")]
+        words += ["--accelerator", "cpu", "--workers", "1", "--set", "optimiser.epochs=1"]
+        done = subprocess.run(
+            [sys.executable, "-m", "training", *words], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    (epoch,) = rows(tmp_path / "out/stage1/metrics.csv")
+    assert (epoch["steps"], epoch["broken_videos"]) == ("1", "0")
+    assert epoch["top1"] in {"0.0", "0.5", "1.0"}
+
+
+@pytest.mark.parametrize(
+    ("header", "more", "error", "message"),
+    [
+        ("video,label", (), UsageError, "nothing says what to measure on: give --validation, or"),
+        ("video,split", (), AnnotationError, "is of split 'left'; write train, validation or test"),
+    ],
+)
+def test_a_list_that_does_not_say_what_to_measure_on(
+    files: Files, tmp_path: Path, header: str, more: tuple[str, ...], error: type[SfaVivitError], message: str
+) -> None:
+    one = tmp_path / "list.csv"
+    one.write_text(f"{header}\na.mp4,left\nb.mp4,right\n")
+    with pytest.raises(error, match=message) as caught:
+        app(["stage1", str(files[0]), "--train", str(one), "--out", str(tmp_path)], standalone_mode=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_address_that_nothing_can_fetch(files: Files, tmp_path: Path) -> None:
+    one = tmp_path / "list.csv"
+    one.write_text("video,label,split\ngopher://a.mp4,left,train\ngopher://b.mp4,right,val\n")
+    with pytest.raises(UsageError, match="gopher://b.mp4' cannot be fetched: Protocol not known"):
+        app(["stage1", str(files[0]), "--train", str(one), "--out", str(tmp_path)], standalone_mode=False)
+
+
 @pytest.mark.parametrize(
     ("more", "error", "message"),
     [
@@ -250,6 +338,14 @@ def test_near_peak_is_the_first_epoch_within_a_point_of_the_best() -> None:
     assert near_peak_epoch([]) is None
 
 
+def test_near_peak_is_that_of_the_action() -> None:
+    history = [
+        row(k + 1, top1)._replace(output_top1={"verb": verb, "noun": 0.5})
+        for k, (top1, verb) in enumerate([(0.1, 0.9), (0.3, 0.5)])
+    ]
+    assert near_peak_epoch(history) == 2
+
+
 def test_curves_of_several_runs_are_one_picture(tmp_path: Path) -> None:
     def colours(runs: dict[str, list[EpochRow]]) -> int:
         write_curves(tmp_path / "curves.png", runs)
@@ -258,3 +354,13 @@ def test_curves_of_several_runs_are_one_picture(tmp_path: Path) -> None:
 
     history = [row(k + 1, k / 5) for k in range(5)]
     assert colours({"one": history, "two": history[:3]}) > colours({"one": history[:3]})
+
+
+def test_curves_have_a_line_for_every_output(tmp_path: Path) -> None:
+    def ink(outputs: dict[str, float]) -> int:
+        history = [row(k + 1, k / 9)._replace(output_top1=outputs) for k in range(5)]
+        write_curves(tmp_path / "curves.png", {"one": history})
+        with Image.open(tmp_path / "curves.png") as picture:
+            return int((np.asarray(picture.convert("L")) < 200).sum())
+
+    assert ink({"verb": 0.9, "noun": 0.2}) > ink({"verb": 0.9}) > ink({})

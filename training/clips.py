@@ -14,6 +14,8 @@ from torch.utils.data import Dataset
 
 from sfavivit.annotations import VideoItem
 from sfavivit.errors import InvalidInputError, VideoError
+from sfavivit.scoring.fetch import open_video
+from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
 from sfavivit.video import CENTER, Crop, Sampling, VideoReader
 from training.augmentation import augment
 from training.batches import NOTHING, Place
@@ -130,7 +132,7 @@ def read_clip(
     """``frames`` frames of a video, uint8 [F, S, S, 3], from its start (``at`` 0) to its end (1).
 
     A shorter video is repeated, as in the training of ViViT. One that does not say how long it is gives its
-    first frames.
+    first frames. One at a URL is fetched again for each clip.
 
     Raises:
         VideoError, InvalidInputError: it has no frames there.
@@ -139,7 +141,7 @@ def read_clip(
     stop: int | None = None
     read = 0
     with VideoReader(
-        item.video,
+        open_video(item.video, DEFAULT_FETCH_BYTES),
         sampling,
         chunk_frames=CHUNK_FRAMES,
         start_seconds=item.start_seconds,

@@ -7,27 +7,39 @@ from typing import Annotated, Literal
 
 import typer
 
-from sfavivit.annotations import read_items
 from sfavivit.errors import UsageError
 from sfavivit.repository import read_manifest
 from training.head_config import load_head_recipe
 from training.head_job import BROKEN, HeadJob, HeadLists, HeadPlan, HeadReport
+from training.lists import read_lists
 from training.watch import say
 
 DEFAULT_HEAD = "default"
+DEFAULT_HELD_OUT = 0.2
 
 
 def head(
-    manifest: Annotated[str, typer.Option(help="List of labelled videos (CSV, JSON, Parquet ...).")],
+    manifest: Annotated[
+        str,
+        typer.Option(
+            help="List of labelled videos, as paths or URLs (CSV, JSON, Parquet ...). With a column split, "
+            "its rows of train are learned from, those of validation measured on, those of test left alone."
+        ),
+    ],
     repository: Annotated[Path, typer.Option(help="Model repository that gets the head.")],
     name: Annotated[str, typer.Option(help="Of the head; a name that is there gets a new version.")],
     store: Annotated[Path, typer.Option(help="Feature store, made if need be.")] = Path("runs/features"),
     out: Annotated[Path | None, typer.Option(help="Folder for reports (default: runs/NAME).")] = None,
     held_out: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of every class to measure on, not to learn from.")
-    ] = 0.2,
+        float | None,
+        typer.Option(
+            min=0,
+            max=0.9,
+            help="Share of every class to measure on, where no list says on what (default: 0.2).",
+        ),
+    ] = None,
     validation: Annotated[
-        str | None, typer.Option(help="A list to measure on, in place of a share of the first.")
+        str | None, typer.Option(help="A list to measure on, if the other has no rows of validation.")
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Where relative videos of the lists start from.")] = None,
     from_head: Annotated[
@@ -72,13 +84,14 @@ def head(
         variants=variants,
         accelerator=accelerator,
     )
-    lists = HeadLists(
-        manifest,
-        read_items(manifest, root=root),
-        read_items(validation, root=root) if validation else None,
-        held_out,
-    )
-    _say(HeadJob(plan, lists).run(), plan)
+    training, measured = read_lists(manifest, validation, root=root)
+    if measured is not None and held_out is not None:
+        raise UsageError(
+            f"--held-out {held_out:g} is for a list that does not say what to measure on; "
+            f"{validation or manifest!r} says so: leave --held-out out"
+        )
+    share = DEFAULT_HELD_OUT if held_out is None else held_out
+    _say(HeadJob(plan, HeadLists(manifest, training, measured, share)).run(), plan)
 
 
 def _start(repository: Path, wanted: str | None) -> str:
@@ -108,3 +121,6 @@ def _say(report: HeadReport, plan: HeadPlan) -> None:
             say(f"held-out accuracy ({what}): no video has a class that the head knows")
             continue
         say(f"held-out top-1 {counts['top1']:.1%} of {counts['evaluated']} videos ({what})")
+    action = report.held_out.get("action")
+    if action and action["top1"] is not None:
+        say(f"held-out action top-1 {action['top1']:.1%} of {action['evaluated']} videos (verb and noun)")

@@ -34,10 +34,7 @@ def _count(items: Sequence[VideoItem], output: str, source: str) -> int:
     labels = {item.labels[output]: item.id for item in items if output in item.labels}
     numbers = [label for label in labels if isinstance(label, int)]
     for label, video in labels.items():
-        bad = (
-            not 0 <= label < MAX_CLASSES if isinstance(label, int) else [label.strip()] != label.splitlines()
-        )
-        if bad:
+        if not _is_class(label):
             raise AnnotationError(
                 f"{source!r}: {video!r:.200} has the label {label!r:.80}; a class is one line of text, or a "
                 f"number below {MAX_CLASSES}"

@@ -10,15 +10,16 @@ import typer
 from lightning_fabric import Fabric
 
 from export.outputs import read_label_files
-from sfavivit.annotations import read_items
 from sfavivit.app import printable
 from sfavivit.checkpoints import load_checkpoint
 from sfavivit.errors import RepositoryError, UsageError
 from sfavivit.model import SfaVivit
 from sfavivit.repository import parse_labels
+from sfavivit.scoring.fetch import check_schemes
 from training.classes import Example, class_names, number_labels
 from training.config import Recipe, StageConfig, load_recipe
 from training.hardware import Precision, Strategy, make_fabric
+from training.lists import read_lists
 from training.record import near_peak_epoch
 from training.run import BROKEN, Job, StageRun, finished_model, model_file
 from training.stages import check_start, stage_model
@@ -28,9 +29,17 @@ RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name of one in training/recipes, or path of a .toml file.")
 ]
 TrainingList = Annotated[
-    str, typer.Option("--train", help="List of labelled videos (CSV, JSON, Parquet ...).")
+    str,
+    typer.Option(
+        "--train",
+        help="List of labelled videos, as paths or URLs (CSV, JSON, Parquet ...). With a column split, its "
+        "rows of train are learned from, those of validation measured on, those of test left alone.",
+    ),
 ]
-ValidationList = Annotated[str, typer.Option("--validation", help="List of labelled videos to measure on.")]
+ValidationList = Annotated[
+    str | None,
+    typer.Option("--validation", help="A list to measure on, if the other has no rows of validation."),
+]
 Out = Annotated[Path, typer.Option(help="Folder for models, states and records.")]
 Initial = Annotated[
     Path | None, typer.Option(help="Checkpoint of the model that the first stage starts from.")
@@ -85,8 +94,8 @@ def train_stages(
     context: typer.Context,
     recipe: RecipeName,
     train: TrainingList,
-    validation: ValidationList,
     out: Out,
+    validation: ValidationList = None,
     image_checkpoint: ImageCheckpoint = None,
     initial: Initial = None,
     settings: Settings = None,
@@ -140,10 +149,10 @@ def _train_stage(
     with stage_bar(stage.name, recipe.optimiser_of(stage).epochs, shown=shown) as bar:
         rows = StageRun(fabric, recipe, stage, start, job).run(bar)
     if shown:
-        best = max(row.top1 for row in rows)
+        best = max(rows, key=lambda row: row.top1)
         say(
-            f"{stage.name}: best top-1 {best:.1%}, near-peak epoch {near_peak_epoch(rows)} of {len(rows)}, "
-            f"model in {model_file(job.folder, stage)}"
+            f"{stage.name}: best {best.top1_name} {best.top1:.1%}, near-peak epoch {near_peak_epoch(rows)} "
+            f"of {len(rows)}, model in {model_file(job.folder, stage)}"
         )
         if broken := rows[-1].broken_videos:
             say(f"{broken} videos could not be read; see {job.folder / stage.name / BROKEN}")
@@ -153,16 +162,20 @@ def _train_stage(
 
 
 def _read_lists(
-    recipe: Recipe, train: str, validation: str, root: Path | None, label_options: Sequence[str]
+    recipe: Recipe, train: str, validation: str | None, root: Path | None, label_options: Sequence[str]
 ) -> Lists:
     outputs = recipe.model.outputs
-    items = read_items(train, root=root)
+    items, measured = read_lists(train, validation, root=root)
+    if measured is None:
+        raise UsageError(
+            f"nothing says what to measure on: give --validation, or {train!r} a column split that says "
+            "train or validation"
+        )
+    check_schemes([*items, *measured])
     given = _given_names(label_options, outputs) if label_options else None
     names = given or class_names(items, outputs, train)
     return Lists(
-        number_labels(items, names, train),
-        number_labels(read_items(validation, root=root), names, validation),
-        names,
+        number_labels(items, names, train), number_labels(measured, names, validation or train), names
     )
 
 

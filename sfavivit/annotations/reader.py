@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sfavivit.annotations.forms import Form, form_of
 from sfavivit.annotations.items import VideoFolder, VideoItem
-from sfavivit.annotations.tables import READERS, VIDEO_EXTENSIONS, Row, Rows, folder_rows, path_rows
+from sfavivit.annotations.tables import READERS, VIDEO_EXTENSIONS, Rows, folder_rows, path_rows
 from sfavivit.errors import AnnotationError, UsageError
 
 STDIN = "-"
@@ -48,10 +48,32 @@ def read_items(source: str, *, root: Path | None = None, split: str | None = Non
         AnnotationError: no such list, a form that is not known, or a row that cannot be right.
         UsageError: a Parquet file without pyarrow.
     """
-    items: list[VideoItem] = []
+    return [item for _, item in _read(source, root, split)]
+
+
+def read_splits(source: str, *, root: Path | None = None) -> dict[str | None, list[VideoItem]]:
+    """The videos of ``source`` by what its column ``split`` says of them, as ``read_items`` reads them all.
+
+    Of the names in use for a split, ``train`` and ``val`` are given; ``{None: all}`` without such a column.
+
+    Raises:
+        AnnotationError, UsageError: as ``read_items``; so a video cannot be in two splits.
+    """
+    splits: dict[str | None, list[VideoItem]] = {}
+    for split, item in _read(source, root):
+        splits.setdefault(split, []).append(item)
+    return splits
+
+
+def _read(
+    source: str, root: Path | None, wanted_split: str | None = None
+) -> Iterator[tuple[str | None, VideoItem]]:
+    """The split and the item of each row."""
     numbers: dict[str, int] = {}
     with _open(source) as table:
-        form, rows = _recognised(table, split)
+        form, column, rows = _recognised(table)
+        if wanted_split is not None:
+            rows = _of_split(rows, column, wanted_split, table.name)
         folder = VideoFolder(table.folder if root is None or os.path.isdir(source) else root)  # noqa: PTH112
         for number, row in rows:
             try:
@@ -65,8 +87,7 @@ def read_items(source: str, *, root: Path | None = None, split: str | None = Non
                     f"{table.where(number)} has the id of {table.unit} {earlier}, {item.id!r:.200}; "
                     "remove one, or give each an id of its own"
                 )
-            items.append(item)
-    return items
+            yield _split_name(row.get(column)) if column else None, item
 
 
 @contextmanager
@@ -95,8 +116,8 @@ def _open(source: str) -> Iterator[_Table]:
             yield _Table(name, unit, path.parent, reader(stream, name))
 
 
-def _recognised(table: _Table, split: str | None) -> tuple[Form, Rows]:
-    """The form of a table by its first row, and the rows of the split."""
+def _recognised(table: _Table) -> tuple[Form, str | None, Rows]:
+    """The form of a table and the column of its splits, by its first row; and all rows."""
     first = next(table.rows, None)
     if first is None:
         raise AnnotationError(f"{table.name} lists no videos")
@@ -107,12 +128,11 @@ def _recognised(table: _Table, split: str | None) -> tuple[Form, Rows]:
         raise AnnotationError(
             f"{table.where(number)}: a list of videos has a column 'video'; the columns are {columns:.200}"
         )
-    rows: Rows = chain([first], table.rows)
-    return form, rows if split is None else _of_split(rows, row, split, table.name)
+    column = next((column for column in _SPLIT_COLUMNS if column in row), None)
+    return form, column, chain([first], table.rows)
 
 
-def _of_split(rows: Rows, first: Row, split: str, name: str) -> Rows:
-    column = next((column for column in _SPLIT_COLUMNS if column in first), None)
+def _of_split(rows: Rows, column: str | None, split: str, name: str) -> Rows:
     if column is None:
         raise AnnotationError(f"{name} does not say what split its videos belong to; ask for no split")
     wanted, found_any = _split_name(split), False
@@ -127,6 +147,6 @@ def _of_split(rows: Rows, first: Row, split: str, name: str) -> Rows:
         raise AnnotationError(f"{name} has no videos of split {split!r}; it has {sorted(seen)!r:.200}")
 
 
-def _split_name(name: str) -> str:
-    name = name.strip().lower()
+def _split_name(value: object) -> str:
+    name = str(value or "").strip().lower()
     return _SPLIT_NAMES.get(name, name)
