@@ -197,6 +197,7 @@ def measured_results(folder: Path) -> None:
 def test_the_command_takes_what_was_measured(tmp_path: Path) -> None:
     measured_results(tmp_path)
     line = [sys.executable, "-m", "benchmarks", "capacity", "--out", str(tmp_path), "--requests", "5000"]
+    line += ["--cores", "2"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "tubelets_per_second = 5 tubelets/s (measured: latency, onnxruntime int8)" in done.stdout
