@@ -27,7 +27,7 @@ class StalledError(Exception):
 class DecoderProcess:
     """Starts ``command`` with ``stdin`` as its descriptor 0; ``DecodeError`` when that fails.
 
-    ``on_log`` gets what the child writes to its log, and how many bytes of output had been read by then.
+    ``on_log`` gets what the child writes to its log.
     ``pipe_bytes`` is how far the child may write ahead of the reader.
 
     ``kill`` may be called from any thread at any time; everything else belongs to one thread at a time.
@@ -40,11 +40,10 @@ class DecoderProcess:
         *,
         stdin: int,
         environment: Mapping[str, str],
-        on_log: Callable[[bytes, int], None],
+        on_log: Callable[[bytes], None],
         stall_seconds: float,
         pipe_bytes: int,
     ) -> None:
-        self.bytes_read = 0
         self._owner = os.getpid()
         self._on_log = on_log
         self._stall_seconds = stall_seconds
@@ -77,7 +76,6 @@ class DecoderProcess:
                 if not count:
                     self._selector.unregister(self._output)
                 filled += count
-                self.bytes_read += count
                 deadline = time.monotonic() + self._stall_seconds
         return filled
 
@@ -122,7 +120,7 @@ class DecoderProcess:
     def _drain_log(self) -> None:
         data = os.read(self._log, _LOG_READ_BYTES)
         if data:
-            self._on_log(data, self.bytes_read)
+            self._on_log(data)
         else:
             self._selector.unregister(self._log)
 

@@ -66,26 +66,24 @@ class FfmpegLog:
     """Takes the log as it comes; keeps the facts of the header, the first error, and counts.
 
     ``duration_seconds``: the container's, None while or when unknown. ``errors``: lines at level error or
-    worse. ``first_error``: the first of them, fit for a one-line message. ``first_error_at``: how much
-    output had been read when it came, bytes.
+    worse. ``first_error``: the first of them, fit for a one-line message.
     """
 
     def __init__(self) -> None:
         self.duration_seconds: float | None = None
         self.first_error: str | None = None
-        self.first_error_at = 0
         self.errors = 0
         self._last_line = "it gives no reason"
         self._rest = b""
         self._in_header = True
         self._meaning: _Meaning | None = None
 
-    def feed(self, data: bytes, output_bytes: int) -> None:
-        """Take ``data``, which came when ``output_bytes`` of output had been read."""
+    def feed(self, data: bytes) -> None:
+        """Take the next part of the log."""
         *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest[:MAX_LINE_BYTES]
         for line in lines:
-            self._take(line[:MAX_LINE_BYTES].decode(errors="replace"), output_bytes)
+            self._take(line[:MAX_LINE_BYTES].decode(errors="replace"))
 
     def limit(self) -> VideoError | None:
         """The limit that ffmpeg ran into, if it did."""
@@ -98,15 +96,14 @@ class FfmpegLog:
             return self._meaning.error(self._meaning.message)
         return DecodeError(f"ffmpeg could not decode one picture: {self.first_error or self._last_line}")
 
-    def _take(self, line: str, output_bytes: int) -> None:
+    def _take(self, line: str) -> None:
         self._last_line = quoted(line) or self._last_line
         match = _LINE.match(line)
         if not match:
             return
         level, text = match["level"], match["text"]
         if level in ("error", "fatal", "panic"):
-            if not self.errors:
-                self.first_error, self.first_error_at = quoted(text), output_bytes
+            self.first_error = self.first_error or quoted(text)
             self.errors += 1
             self._explain(text)
         elif self._in_header:

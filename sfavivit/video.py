@@ -79,7 +79,7 @@ class Limits:
 _MICROSECONDS = 1_000_000
 _LATEST_SECONDS = 1e9  # beyond any video, and exact in microseconds
 
-# What ffmpeg may write ahead. No more, since its log is dated by the frames that have been read.
+# What ffmpeg may write ahead. No more, since errors say how many frames had been read.
 _FRAMES_AHEAD = 4
 
 _LEAST_MEMORY_BYTES = 512 << 20  # what ffmpeg maps to start at all, and some
@@ -98,7 +98,8 @@ class VideoReader:
 
     A file that breaks gives the frames that ffmpeg can make of it, and ``damage`` says so afterwards. This
     covers a file that ends too early as well as errors that the decoder hides by filling in from
-    neighbouring pictures; None means that ffmpeg reported no error at all.
+    neighbouring pictures; None means that ffmpeg reported no error at all. It says what, and how often, not
+    where: ffmpeg's log does not, and when a line of it comes depends on the machine.
 
     ``close`` may be called from another thread, and ends an iteration there; ``damage`` then says that.
 
@@ -184,10 +185,14 @@ class VideoReader:
     ) -> None:
         self.close()
 
+    def cancel(self) -> None:
+        """Kill ffmpeg with its group, which ends an iteration in any thread; does not wait for that."""
+        self._closed = True
+        self._process.kill()
+
     def close(self) -> None:
         """Kill ffmpeg with its group and wait until it is gone. May be called again, from any thread."""
-        self._closed = True
-        self._process.kill()  # which also ends a wait for frames in another thread, and frees the lock
+        self.cancel()  # which also ends a wait for frames in another thread, and frees the lock
         with self._iterating:
             if not self._ended:
                 self._ended = True
@@ -238,7 +243,7 @@ class VideoReader:
             self._wanted -= count
         if status is not None or self._wanted == 0:
             self._ended = True
-            self._judge(status or 0)
+            self._judge(status)
             self._process.close()
             frames = frames[:count].copy()  # a view would keep the whole chunk alive
         return frames if count else None
@@ -255,31 +260,33 @@ class VideoReader:
         if self._skipped + self.frames_read > math.ceil(limit * self._sampling.fps):
             raise self._limit(f"longer than the limit of {limit:g} s")
 
-    def _judge(self, status: int) -> None:
-        """At the end: a limit, no frames at all, or frames and possibly damage."""
+    def _judge(self, status: int | None) -> None:
+        """At the end: a limit, no frames at all, or frames and possibly damage.
+
+        ``status``: of ffmpeg; None when it has not ended, since all frames that are wanted are there.
+        """
         log = self._log
         if self._closed:
             self.damage = self._closed_after()
         elif error := log.limit():
             raise type(error)(f"{self._name}: {error}, near second {self._seconds(self.frames_read):.1f}")
-        elif status < 0:
+        elif status is not None and status < 0:
             where = f"near second {self._seconds(self.frames_read):.1f}"
             raise DecodeError(f"{self._name}: the decoder died of signal {-status} {where}")
         elif not self.frames_read and self._skipped:
-            end = self._skipped / self._sampling.fps
+            seconds = self._skipped / self._sampling.fps
             raise InvalidInputError(
-                f"{self._name}: ends at second {end:.1f}, before the start ({self._start_seconds:g} s)"
+                f"{self._name}: ends at second {seconds:.1f}, before the start ({self._start_seconds:g} s)"
             )
         elif not self.frames_read:
             error = log.failure()
             raise type(error)(f"{self._name}: {error}")
         elif log.errors or status:
-            broken = (log.first_error_at // self._frame_bytes) / self._sampling.fps
             whole = f" of {log.duration_seconds:g}" if log.duration_seconds else ""
-            self.damage = (
-                f"broken near second {broken:.1f} ({log.first_error}; {log.errors} errors in all), "
-                f"the frames end at second {self._seconds(self.frames_read):.1f}{whole}"
-            )
+            # How far a decoder that is cut short has come, and how many errors it has met, is chance.
+            count = "" if status is None else f"; {log.errors} errors in all"
+            end = f"the frames end at second {self._seconds(self.frames_read):.1f}{whole}"
+            self.damage = f"broken ({log.first_error}{count}), {end}"
 
     def _seconds(self, frames: int) -> float:
         """Where in the file the frame of that number is, counted from the start asked for."""

@@ -163,9 +163,9 @@ def test_impossible_limits_and_chunks_are_refused(tmp_path: Path) -> None:
 def test_the_log_takes_anything_and_stays_small(parts: list[bytes], endless: int) -> None:
     log = FfmpegLog()
     for part in parts:
-        log.feed(part + b"[error] " + part, 0)
+        log.feed(part + b"[error] " + part)
     for _ in range(endless):
-        log.feed(b"x" * MAX_LINE_BYTES, 0)
+        log.feed(b"x" * MAX_LINE_BYTES)
     assert len(log._rest) <= MAX_LINE_BYTES
     assert "\n" not in str(log.failure())
     assert len(str(log.failure())) < 300

@@ -118,7 +118,7 @@ def test_a_stalled_decoder(video: Path) -> None:
 def test_an_endless_log_is_no_progress(script: str) -> None:
     taken = 0
 
-    def take(data: bytes, _: int) -> None:
+    def take(data: bytes) -> None:
         nonlocal taken
         taken += len(data)
 
