@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -43,6 +44,82 @@ class _End:
 _Item = Frames | list[StoredFeatures] | _End
 
 
+@dataclass
+class _Reading:
+    """What the thread of a source does: what the store has, or else the frames.
+
+    It does not know the source, which can therefore be forgotten.
+    """
+
+    recognizer: Recognizer
+    video: Source
+    sampling: Sampling
+    limits: Limits
+    start_seconds: float
+    end_seconds: float | None
+    crops: tuple[Crop, ...]
+    store: FeatureStore | None
+    reader: VideoReader | None = None
+    stopped: bool = False
+
+    def stop(self) -> None:
+        """Have ``items`` end; does not wait."""
+        self.stopped = True
+        if self.reader:
+            self.reader.cancel()
+
+    def items(self) -> Iterator[_Item]:
+        """All that is read; called in the thread."""
+        if self.store is None:
+            yield from self._decode(self.video)
+            yield self._end([])
+            return
+        name = display_name(self.video)
+        with os.fdopen(open_source(self.video), "rb", buffering=0) as file:
+            if not file.seekable():
+                raise UsageError(f"{name}: a stream cannot be looked up in a feature store; give a file")
+            try:
+                digest = VideoDigest(file, lambda: self.stopped)
+                if digest.sha256 is None:
+                    return
+                keys = self._keys(digest.sha256)
+                entries = [entry for key in keys if (entry := self.store.get(key))]
+                if len(entries) == len(keys):
+                    yield entries
+                    return
+                yield from self._decode(OpenSource(os.dup(file.fileno()), name))
+                yield self._end(keys if digest.holds() else [])
+            except OSError as error:
+                raise VideoError(f"{name}: cannot be read: {error.strerror or error}") from error
+
+    def _keys(self, video_sha256: str) -> list[FeatureKey]:
+        """The key of each crop."""
+        spatial_sha256 = self.recognizer.manifest.spatial_sha256
+        start = float(self.start_seconds)
+        end = None if self.end_seconds is None else float(self.end_seconds)
+        return [
+            FeatureKey(video_sha256, spatial_sha256, self.sampling, crop, start, end) for crop in self.crops
+        ]
+
+    def _end(self, keys: list[FeatureKey]) -> _End:
+        assert self.reader is not None
+        return _End(self.reader.damage, keys)
+
+    def _decode(self, video: Source) -> Iterator[Frames]:
+        self.reader = VideoReader(
+            video,
+            self.sampling,
+            chunk_frames=self.recognizer.chunk_tubelets * self.recognizer.manifest.dimensions.tubelet_frames,
+            limits=self.limits,
+            start_seconds=self.start_seconds,
+            end_seconds=self.end_seconds,
+            crops=self.crops,
+        )
+        with self.reader:
+            if not self.stopped:
+                yield from self.reader
+
+
 class FeatureSource:
     """Iterate, once, over the features of a video in chunks; each tubelet of each crop is computed once.
 
@@ -61,7 +138,8 @@ class FeatureSource:
     ``decode_seconds``, ``spatial_seconds``: what has been spent. ``frames_used``: frames of a crop so far.
     ``warning``: what was wrong with the video, at the end. ``from_store``: nothing had to be computed.
 
-    ``close`` may be called from any thread, and ends an iteration there; ``warning`` then says that.
+    ``close`` may be called from any thread, and ends an iteration there; ``warning`` then says that. A source
+    that is forgotten ends its thread and its decoder, too, a moment later.
 
     Raises, from the iteration:
         VideoError: the video gives no frames, or breaks a limit.
@@ -86,12 +164,8 @@ class FeatureSource:
         self._recognizer = recognizer
         self._sampling = sampling or recognizer.manifest.sampling
         self._video = video
-        self._limits = limits
-        self._end_seconds = end_seconds
         self._store = store
         self._extractors = [FeatureExtractor(recognizer) for _ in crops]
-        self._reader: VideoReader | None = None
-        self._stopped = False
         self._ended = False
         self._kept: list[list[Features]] = [[] for _ in crops]
         self._tubelet_frames = recognizer.manifest.dimensions.tubelet_frames
@@ -100,7 +174,11 @@ class FeatureSource:
         self.frames_used = 0
         self.warning: str | None = None
         self.from_store = False
-        self._items = ReadAhead(self._read(), self._stop)
+        self._reading = _Reading(
+            recognizer, video, self._sampling, limits, start_seconds, end_seconds, crops, store
+        )
+        self._items = ReadAhead(self._reading.items(), self._reading.stop)
+        weakref.finalize(self, self._items.abandon)  # for a source that is forgotten
 
     @property
     def name(self) -> str:
@@ -111,7 +189,8 @@ class FeatureSource:
 
     @property
     def decode_seconds(self) -> float:
-        return self._reader.decode_seconds if self._reader else 0.0
+        reader = self._reading.reader
+        return reader.decode_seconds if reader else 0.0
 
     @property
     def spatial_seconds(self) -> float:
@@ -120,7 +199,8 @@ class FeatureSource:
     @property
     def container_duration_seconds(self) -> float | None:
         """Of the whole file by its header, when that is known."""
-        return self._reader.container_duration_seconds if self._reader else None
+        reader = self._reading.reader
+        return reader.container_duration_seconds if reader else None
 
     def __enter__(self) -> Self:
         return self
@@ -181,59 +261,3 @@ class FeatureSource:
             parts.clear()
             timestamps = self.start_seconds + np.arange(len(features)) * tubelet_seconds
             self._store.put(key, StoredFeatures(features, timestamps, self.frames_used, end.damage))
-
-    def _read(self) -> Iterator[_Item]:
-        """In the thread: what the store has, or else the frames."""
-        if self._store is None:
-            yield from self._decode(self._video)
-            yield self._end([])
-            return
-        name = display_name(self._video)
-        with os.fdopen(open_source(self._video), "rb", buffering=0) as file:
-            if not file.seekable():
-                raise UsageError(f"{name}: a stream cannot be looked up in a feature store; give a file")
-            try:
-                digest = VideoDigest(file, lambda: self._stopped)
-                if digest.sha256 is None:
-                    return
-                keys = self._keys(digest.sha256)
-                entries = [entry for key in keys if (entry := self._store.get(key))]
-                if len(entries) == len(keys):
-                    yield entries
-                    return
-                yield from self._decode(OpenSource(os.dup(file.fileno()), name))
-                yield self._end(keys if digest.holds() else [])
-            except OSError as error:
-                raise VideoError(f"{name}: cannot be read: {error.strerror or error}") from error
-
-    def _keys(self, video_sha256: str) -> list[FeatureKey]:
-        """The key of each crop."""
-        spatial_sha256 = self._recognizer.manifest.spatial_sha256
-        start = float(self.start_seconds)
-        end = None if self._end_seconds is None else float(self._end_seconds)
-        return [
-            FeatureKey(video_sha256, spatial_sha256, self._sampling, crop, start, end) for crop in self.crops
-        ]
-
-    def _end(self, keys: list[FeatureKey]) -> _End:
-        assert self._reader is not None
-        return _End(self._reader.damage, keys)
-
-    def _decode(self, video: Source) -> Iterator[Frames]:
-        self._reader = VideoReader(
-            video,
-            self._sampling,
-            chunk_frames=self._recognizer.chunk_tubelets * self._tubelet_frames,
-            limits=self._limits,
-            start_seconds=self.start_seconds,
-            end_seconds=self._end_seconds,
-            crops=self.crops,
-        )
-        with self._reader:
-            if not self._stopped:
-                yield from self._reader
-
-    def _stop(self) -> None:
-        self._stopped = True
-        if self._reader:
-            self._reader.close()

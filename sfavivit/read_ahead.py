@@ -20,7 +20,8 @@ class ReadAhead(Generic[Item]):
     ``stop`` is called, from another thread, when they are no longer wanted and the iterable must end early.
     What the iterable raises is raised to the consumer, after the items before it.
 
-    ``close`` may be called from any thread, and again; items that were not taken are dropped.
+    ``close`` may be called from any thread, and again; items that were not taken are dropped. ``abandon`` is
+    for a finalizer, which may run in any thread at any moment: ``stop`` must not wait then.
     """
 
     def __init__(self, items: Iterable[Item], stop: Callable[[], None]) -> None:
@@ -54,6 +55,11 @@ class ReadAhead(Generic[Item]):
                 self._queue.get_nowait()
         with suppress(Full):
             self._queue.put_nowait(None)  # for a consumer that is waiting
+
+    def abandon(self) -> None:
+        """Have the thread end by itself. There must be no consumer any more."""
+        self._stopped.set()
+        self._stop()
 
     def _make(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +82,13 @@ def store(tmp_path: Path) -> FeatureStore:
 
 
 def essence(answer: Recognition) -> Any:
-    """Everything but the timings, logits as bytes. (Where a warning sees the damage is not exact.)"""
+    """Everything but the timings, logits as bytes."""
     results = [
         (head, output, result.labels, result.timeline, result.logits.tobytes())
         for head, outputs in answer.heads.items()
         for output, result in outputs.items()
     ]
-    return results, answer.video, answer.duration_seconds, answer.frames_used, bool(answer.warning)
+    return results, answer.video, answer.duration_seconds, answer.frames_used, answer.warning
 
 
 def entries(store: FeatureStore) -> list[Path]:
@@ -487,6 +489,25 @@ def test_a_source_that_is_closed_early_keeps_and_leaves_nothing(
         assert len(found) == chunks
         assert "closed before the end" in (source.warning or "")
         assert not list(source)
+    assert not entries(store)
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("chunks", [0, 1])
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_source_that_is_forgotten_leaves_nothing(
+    recognizer: Recognizer, store: FeatureStore, video: Path, stored: bool, chunks: int
+) -> None:
+    """Its thread, which would wait for ever for somebody to take its frames, ends; and nobody calls close."""
+    others = set(threading.enumerate())
+    source = recognizer.source(video, store=store if stored else None)
+    (thread,) = set(threading.enumerate()) - others
+    taken = list(islice(source, chunks))
+    assert len(taken) == chunks and thread.is_alive()
+    del source
+    gc.collect()
+    thread.join(60)
+    assert not thread.is_alive()
     assert not entries(store)
 
 
