@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sfavivit.app import printable
 from sfavivit.durable_file import write_durably
 from sfavivit.errors import UsageError
+from sfavivit.spreadsheet import plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,13 +41,14 @@ def write_confusion(folder: Path, stem: str, confusion: Counts, labels: Sequence
         UsageError: a file cannot be written, or matplotlib is not installed (the CSV files are written).
     """
     counts, right = confusion.sum(1), confusion.diagonal()
-    table = ([label, *row] for label, row in zip(labels, confusion.tolist(), strict=True))
+    names = [plain_text(label) for label in labels]
+    table = ([name, *row] for name, row in zip(names, confusion.tolist(), strict=True))
     per_class = (
-        [label, count, hits, f"{hits / count:.6f}" if count else ""]
-        for label, count, hits in zip(labels, counts.tolist(), right.tolist(), strict=True)
+        [name, count, hits, f"{hits / count:.6f}" if count else ""]
+        for name, count, hits in zip(names, counts.tolist(), right.tolist(), strict=True)
     )
     return [
-        _write(folder / f"confusion_{stem}.csv", _csv(["truth \\ prediction", *labels], table)),
+        _write(folder / f"confusion_{stem}.csv", _csv(["truth \\ prediction", *names], table)),
         _write(folder / f"per_class_{stem}.csv", _csv(["label", "count", "correct", "top1"], per_class)),
         _write(folder / f"confusion_{stem}.png", confusion_picture(confusion, labels, stem)),
     ]

@@ -219,6 +219,15 @@ def test_files_say_what_was_counted(tmp_path: Path) -> None:
     assert evaluation.write(tmp_path, "long") == files, "written again over what is there"
 
 
+def test_no_field_of_a_table_is_a_formula(tmp_path: Path) -> None:
+    """Label files come from anywhere, and tables are opened in spreadsheets."""
+    evaluation = Evaluation({"": ["=1+2", "@SUM(A1)", "-open", "plain - text"]})
+    evaluation.add({"": 2}, {"": one_hot(4, 2)})
+    confusion, per_class = map(read_csv, evaluation.write(tmp_path, "x")[:2])
+    shown = ["'=1+2", "'@SUM(A1)", "'-open", "plain - text"]
+    assert confusion[0][1:] == [row[0] for row in confusion[1:]] == [row[0] for row in per_class[1:]] == shown
+
+
 def test_nothing_evaluated_nothing_written(tmp_path: Path) -> None:
     evaluation = Evaluation({"": "ab"})
     evaluation.add({}, {"": one_hot(2)})

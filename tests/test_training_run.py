@@ -22,7 +22,7 @@ from tests.web_files import served
 from training.__main__ import app
 from training.clips import read_clip
 from training.config import load_recipe
-from training.record import EpochRow, near_peak_epoch, write_curves
+from training.record import EpochRow, near_peak_epoch, write_broken, write_curves
 
 __all__ = ["one_thread"]  # for every test here
 
@@ -328,6 +328,11 @@ def test_stage_two_without_stage_one_is_refused(files: Files, tmp_path: Path) ->
 
 def row(epoch: int, top1: float) -> EpochRow:
     return EpochRow(epoch, epoch * 3, 0.1, 1.0, 0.5, 1.1, top1, 2.0, 1, 0, 0)
+
+
+def test_a_broken_video_is_no_formula(tmp_path: Path) -> None:
+    write_broken(tmp_path / "broken.csv", {"b.mp4": "no such file", "=1+2.mp4": "cut off"})
+    assert (tmp_path / "broken.csv").read_text() == "id,reason\n'=1+2.mp4,cut off\nb.mp4,no such file\n"
 
 
 def test_near_peak_is_the_first_epoch_within_a_point_of_the_best() -> None:

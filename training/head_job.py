@@ -24,13 +24,12 @@ from sfavivit.results import Recognition
 from sfavivit.scoring.fetch import check_schemes, open_video
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
 from training.classes import number_labels
-from training.clips import Broken
 from training.head import Trained, head_of, new_head, train_head, training_steps
 from training.head_config import HeadRecipe
 from training.head_lists import head_classes, hold_out
 from training.head_windows import FeatureExample
 from training.ondemand_engine import open_on_demand
-from training.record import write_table
+from training.record import write_broken
 from training.stored_features import FeatureCache, FeatureFiller, StoredVideo
 from training.watch import work_bar
 
@@ -235,7 +234,7 @@ class HeadJob:
     def _write(self, report: HeadReport) -> None:
         out = self._plan.out
         try:
-            write_table(out / BROKEN, Broken._fields, sorted(self._broken.items()))
+            write_broken(out / BROKEN, self._broken)
             write_durably(out / REPORT, (json.dumps(asdict(report), indent=2) + "\n").encode())
         except OSError as error:
             raise UsageError(f"{str(out)!r} cannot be written: {error.strerror}") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sfavivit.durable_file import write_durably
+from sfavivit.spreadsheet import plain_text
 from training.trainer import StepFigures
 
 NEAR_PEAK = 0.01  # within one point of the best top-1, as the paper counts
@@ -66,6 +67,12 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]
     write_durably(path, text.getvalue().encode())
 
 
+def write_broken(path: Path, broken: Mapping[str, str]) -> None:
+    """A CSV of the videos that could not be read, {id: reason}."""
+    rows = ((plain_text(name), plain_text(reason)) for name, reason in sorted(broken.items()))
+    write_table(path, ("id", "reason"), rows)
+
+
 class StepLog:
     """``steps.csv``: written as training goes; after a kill, lines that are done again are cut off."""
 
@@ -116,7 +123,8 @@ def write_curves(path: Path, runs: Mapping[str, Sequence[EpochRow]]) -> None:
             top1_axis.plot(near, top1, marker="o", markersize=9, fillstyle="none", color=colour)
     loss_axis.set(xlabel="epoch", title="loss (dotted: validation)")
     top1_name = next((row.top1_name for rows in runs.values() for row in rows), "top-1")
-    top1_axis.set(xlabel="epoch", title=f"validation {top1_name}, % (circle: within a point of the best)")
+    top1_axis.set(xlabel="epoch", ylabel="% of the validation clips")
+    top1_axis.set_title(f"{top1_name} (circle: within a point of the best)")
     for axis in (loss_axis, top1_axis):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3)

@@ -24,7 +24,7 @@ from training.config import Recipe, StageConfig
 from training.learner import ClipLearner
 from training.memory import peak_cuda_bytes, peak_memory_bytes, reset_peaks
 from training.optimiser import epoch_schedule
-from training.record import EpochRow, StepLog, write_curves, write_epochs, write_table
+from training.record import EpochRow, StepLog, write_broken, write_curves, write_epochs
 from training.trainer import StepFigures, Trainer, saved_extra
 
 MODEL, RECIPE, STATE = "model.safetensors", "recipe.json", "state.ckpt"
@@ -192,7 +192,7 @@ class StageRun:
     def _write_records(self) -> None:
         rows = self._progress.rows
         write_epochs(self._folder / METRICS, rows)
-        write_table(self._folder / BROKEN, ("id", "reason"), sorted(self._progress.broken.items()))
+        write_broken(self._folder / BROKEN, self._progress.broken)
         write_curves(self._folder / CURVES, {self._stage.name: rows})
 
     def _training_batches(self) -> Iterator[list[ClipBatch]]:

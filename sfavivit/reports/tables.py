@@ -8,28 +8,26 @@ import json
 from collections.abc import Sequence
 
 from sfavivit.reports.video_report import VideoReport
+from sfavivit.spreadsheet import plain_text
 
 CSV_COLUMNS = ("video", "head", "output", "start_seconds", "end_seconds", "label", "confidence")
 ACTIVITYNET_VERSION = "VERSION 1.3"
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def segments_csv(reports: Sequence[VideoReport]) -> str:
     """RFC 4180, a row for each segment; videos that failed have none.
 
-    A name or label that a spreadsheet would take for a formula (it starts with ``= + - @``, a tab or a line
-    break) gets a leading apostrophe, which spreadsheets take as "this is text" (OWASP, "CSV Injection"). A
-    program that needs such labels to the letter reads the JSON.
+    Names and labels are ``plain_text``; a program that needs them to the letter reads the JSON.
     """
     table = io.StringIO(newline="")
     writer = csv.writer(table)
     writer.writerow(CSV_COLUMNS)
     for report in reports:
         for output in report.outputs:
-            names = [_text(name) for name in (report.video, output.head, output.output)]
+            names = [plain_text(name) for name in (report.video, output.head, output.output)]
             for segment in output.result.timeline:
                 times = (f"{segment.start_seconds:.3f}", f"{segment.end_seconds:.3f}")
-                writer.writerow([*names, *times, _text(segment.label), f"{segment.confidence:.6f}"])
+                writer.writerow([*names, *times, plain_text(segment.label), f"{segment.confidence:.6f}"])
     return table.getvalue()
 
 
@@ -60,7 +58,3 @@ def _detections(report: VideoReport) -> list[dict[str, object]]:
         for output in report.outputs
         for segment in output.result.timeline
     ]
-
-
-def _text(value: str) -> str:
-    return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
