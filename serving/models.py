@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from sfavivit.recognizer import Recognizer
 from sfavivit.repository import SPATIAL_MODEL, Catalog, temporal_model
 
 SHORT_CALL_SECONDS = 0.02
-"""Up to here, two engine calls at once gain more than they cost: see ``slots_in_process``."""
+"""Up to here, several engine calls at once gain more than they cost: see ``slots_in_process``."""
 
 Metadata = Sequence[tuple[str, str]]
 
@@ -154,9 +155,9 @@ class ModelSource:
 def slots_in_process(models: Models) -> int:
     """How many calls an engine of this process should have at once, by how long a chunk takes it.
 
-    Two hide the hand-over from one stream to the next, about a millisecond: 3.1 ms a chunk of the demo model
-    become 2.4. But they share the cores' caches: 1.45 s for eight chunks of size B become 1.53
-    (``python -m benchmarks service``).
+    Calls of a small model use one core each (``default_threads``), so as many as there are cores. A large one
+    uses them all, and two calls at once would only share their caches: 1.45 s for eight chunks of size B
+    become 1.53 (``python -m benchmarks service``).
     """
     dims = models.catalog.manifest.dimensions
     tubelet = np.zeros((1, dims.tubelet_frames, dims.image_size, dims.image_size, 3), np.uint8)
@@ -164,4 +165,4 @@ def slots_in_process(models: Models) -> int:
     started = time.perf_counter()
     models.engine.spatial(tubelet)
     chunk_seconds = (time.perf_counter() - started) * Recognizer(models.catalog, models.engine).chunk_tubelets
-    return 2 if chunk_seconds < SHORT_CALL_SECONDS else 1
+    return max(2, len(os.sched_getaffinity(0))) if chunk_seconds < SHORT_CALL_SECONDS else 1

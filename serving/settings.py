@@ -41,8 +41,8 @@ class Settings:
     ``max_streams`` requests run at once, ``max_waiting`` more wait, others are refused. ``idle_seconds``:
     how long a client may send nothing in the middle of an upload; ``min_bytes_per_second``: and how little.
     ``drain_seconds``: how long running requests may take to end after SIGTERM. ``engine_slots``: engine calls
-    at once (None: 1 or 2 for an engine of this process, by the time of a call; ``max_streams`` for Triton,
-    which batches them). ``engine_timeout_seconds``: how long Triton may take for one;
+    at once (None: for an engine of this process 1, or as many as cores if they are short; ``max_streams`` for
+    Triton, which batches them). ``engine_timeout_seconds``: how long Triton may take for one;
     ``engine_silent_seconds``: how long it may leave checks without an answer until all that waits for it is
     given up. Ports 0: any free one.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from serving.models import Models, ModelSource, slots_in_process
 from serving.settings import Settings
 from sfavivit import Repository
+from sfavivit.dimensions import named_dimensions
 from sfavivit.engines.base import Features, Frames
-from sfavivit.engines.onnxruntime import OnnxRuntimeEngine
+from sfavivit.engines.onnxruntime import OnnxRuntimeEngine, default_threads
 
 
 class SlowEngine(OnnxRuntimeEngine):
@@ -29,8 +31,18 @@ class FastEngine(OnnxRuntimeEngine):
         return super().spatial(frames[:, :0])
 
 
-@pytest.mark.parametrize(("engine", "slots"), [(SlowEngine, 1), (FastEngine, 2)])
-def test_a_large_model_runs_alone_and_a_small_one_in_twos(
+CORES = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(("size", "threads"), [("tiny", CORES), ("B", CORES), ("demo", 1)])
+def test_threads_of_a_call(size: str, threads: int) -> None:
+    demo = size == "demo"
+    dims = named_dimensions("tiny", {"": 2}, hidden_size=64) if demo else named_dimensions(size, {"": 2})
+    assert default_threads(dims) == threads
+
+
+@pytest.mark.parametrize(("engine", "slots"), [(SlowEngine, 1), (FastEngine, max(2, CORES))])
+def test_a_large_model_runs_alone_and_a_small_one_on_every_core(
     repository: Path, engine: type[OnnxRuntimeEngine], slots: int
 ) -> None:
     models = Repository.load(repository)
