@@ -51,7 +51,7 @@ def serve(
     engine_slots: Annotated[
         int | None,
         typer.Option(
-            help="Engine calls at once (default: 1 of a large model, cores of a small; for Triton max-streams)."
+            help="Engine calls at once (default: 1 for large models, cores for small; Triton: max-streams)."
         ),
     ] = None,
     engine_timeout_seconds: Annotated[
