@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from export.quantization import ACTIVATION_STEPS, ACTIVATION_ZERO, quantize_weight
+from export.resnet_graph import feature_maps
 from sfavivit.dimensions import ModelDimensions, TransformerDimensions, exact_div
 from sfavivit.repository import FEATURES, FRAMES, Precision, logits_tensor
 
@@ -211,25 +212,48 @@ def spatial_graph(
     cut while pixels are still bytes: a quarter of the traffic.
     """
     g = GraphBuilder(weights, precision)
-    t, p, side = dims.tubelet_frames, dims.patch_size, dims.image_size // dims.patch_size
     frames = g.op("Cast", FRAMES, to=TensorProto.FLOAT) if cast_first else FRAMES
-    cut = g.op("Reshape", frames, g.ints(-1, t, side, p, side, p, 3))
-    cut = g.op("Transpose", cut, perm=[0, 2, 4, 1, 3, 5, 6])
-    pixels = g.op("Reshape", cut, g.ints(-1, dims.patch_values))
-    pixels = pixels if cast_first else g.op("Cast", pixels, to=TensorProto.FLOAT)
-    scaled = g.op("Sub", g.op("Mul", pixels, g.scalar(2 / 255, np.float32)), g.scalar(1.0, np.float32))
-    reduced = g.dtype is not np.float32
-    scaled = g.op("Cast", scaled, to=_onnx_type(g.dtype)) if reduced else scaled
-    rows = g.linear(g.activations(scaled), "patch_embed")
+    rows = _embedded(g, frames, dims, cast_first)
     tokens = g.op("Reshape", rows, g.ints(-1, dims.patches, dims.hidden_size))
     cls = _encoder(g, tokens, dims.hidden_size, dims.spatial)
-    cls = g.op("Cast", cls, to=TensorProto.FLOAT) if reduced else cls
+    cls = g.op("Cast", cls, to=TensorProto.FLOAT) if g.dtype is not np.float32 else cls
     batch = g.op("Slice", g.op("Shape", frames), g.ints(0), g.ints(1))
     shape = g.op("Concat", batch, g.ints(-1, dims.hidden_size), axis=0)
     g.nodes.append(helper.make_node("Reshape", [cls, shape], [FEATURES], name=FEATURES))
     takes = [FRAMES, TensorProto.UINT8, ["batch", "frames", dims.image_size, dims.image_size, 3]]
     gives = [FEATURES, TensorProto.FLOAT, ["batch", "tubelets", dims.hidden_size]]
     return _finish(g, "spatial", [takes], [gives])
+
+
+def _embedded(g: GraphBuilder, frames: str, dims: ModelDimensions, cast_first: bool) -> str:
+    """Frames [B, F, H, W, 3] -> embedded patches [B * F / t * patches, D]."""
+    if dims.resnet:
+        return g.linear(g.activations(_map_patches(g, frames, dims, cast_first)), "patch_embed")
+    t, p, side = dims.tubelet_frames, dims.patch_size, dims.image_size // dims.patch_size
+    cut = g.op("Reshape", frames, g.ints(-1, t, side, p, side, p, 3))
+    cut = g.op("Transpose", cut, perm=[0, 2, 4, 1, 3, 5, 6])
+    pixels = g.op("Reshape", cut, g.ints(-1, dims.patch_values))
+    return g.linear(g.activations(_scaled(g, pixels, cast_first)), "patch_embed")
+
+
+def _map_patches(g: GraphBuilder, frames: str, dims: ModelDimensions, cast_first: bool) -> str:
+    """Patches of the ResNet's feature maps: [B * F / t * patches, t * C]."""
+    assert dims.resnet
+    images = g.op("Reshape", frames, g.ints(-1, dims.image_size, dims.image_size, 3))
+    images = _scaled(g, g.op("Transpose", images, perm=[0, 3, 1, 2]), cast_first)
+    # Only an fp32 repository can be exported again; a plan's graph is for TensorRT alone.
+    keep_weights = g.precision == "fp32" and not cast_first
+    maps = feature_maps(g, images, dims.image_size, dims.resnet, keep_weights=keep_weights)
+    cut = g.op("Reshape", maps, g.ints(-1, dims.tubelet_frames, dims.resnet.channels, dims.patches))
+    cut = g.op("Transpose", cut, perm=[0, 3, 1, 2])
+    return g.op("Reshape", cut, g.ints(-1, dims.patch_values))
+
+
+def _scaled(g: GraphBuilder, pixels: str, is_float: bool) -> str:
+    """Pixels of [0, 255] in [-1, 1], in the precision of the graph."""
+    pixels = pixels if is_float else g.op("Cast", pixels, to=TensorProto.FLOAT)
+    scaled = g.op("Sub", g.op("Mul", pixels, g.scalar(2 / 255, np.float32)), g.scalar(1.0, np.float32))
+    return scaled if g.dtype is np.float32 else g.op("Cast", scaled, to=_onnx_type(g.dtype))
 
 
 def temporal_graph(dims: ModelDimensions, weights: dict[str, Array]) -> GraphAndWeights:

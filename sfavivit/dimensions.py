@@ -11,13 +11,24 @@ import re
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from sfavivit.errors import UsageError
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 Count = Annotated[int, Field(gt=0, le=1 << 20)]
+
+NORM_GROUPS = 32
+"""Of every group norm of a BiT ResNet (arXiv 1912.11370, section 3.3)."""
 
 # "" is the unnamed single output; EPIC-Kitchens models have "verb" and "noun".
 OUTPUT_NAME = re.compile(r"([a-z][a-z0-9_]{0,31})?")
@@ -40,6 +51,33 @@ class TransformerDimensions:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ResNetDimensions:
+    """The ResNet in front of a hybrid's transformer: BiT's (arXiv 1912.11370), as in timm's ``vit_*_r50_*``.
+
+    ``blocks``: bottleneck blocks of each stage. ``width``: channels of the stem; stage i has ``4 * width *
+    2**i``. The stem divides the resolution by 4, every stage but the first by 2.
+    """
+
+    blocks: Annotated[tuple[Annotated[int, Field(gt=0, le=256)], ...], Field(min_length=1, max_length=6)]
+    width: Count = 64
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        exact_div(self.width, NORM_GROUPS, "ResNet width over groups of a norm")
+        return self
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the image for one position of the feature map, along a side."""
+        return 1 << (len(self.blocks) + 1)
+
+    @property
+    def channels(self) -> int:
+        """Of the feature map."""
+        return self.width * self.stride
+
+
+@dataclass(frozen=True, config=STRICT)
 class AdapterDimensions:
     """Two fully connected layers on each tubelet's feature: D -> width -> D.
 
@@ -57,7 +95,8 @@ class ModelDimensions:
     """SFA-ViViT: spatial transformer per tubelet, adapter, temporal transformer over tubelets.
 
     ``outputs`` are (name, classes) pairs, one linear classifier each. ``max_tubelets`` is the number of
-    learned temporal positions (128 frames = 64 tubelets of 2).
+    learned temporal positions (128 frames = 64 tubelets of 2). ``resnet`` makes a hybrid: patches are then
+    single positions of its feature maps, and ``patch_size`` is its stride.
     """
 
     hidden_size: Count
@@ -69,10 +108,22 @@ class ModelDimensions:
     max_tubelets: Count
     outputs: tuple[tuple[str, Count], ...]
     adapter: AdapterDimensions | None = None
+    resnet: ResNetDimensions | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent_resnet(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Files of plain ViTs stay as they were before there were hybrids, and readable for older code.
+        fields: dict[str, Any] = write(self)
+        return fields if self.resnet else {name: fields[name] for name in fields if name != "resnet"}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         exact_div(self.image_size, self.patch_size, "image size over patch size")
+        if self.resnet and self.patch_size != self.resnet.stride:
+            stride = self.resnet.stride
+            raise ValueError(
+                f"patch size of a hybrid must be its ResNet's stride {stride}, got {self.patch_size}"
+            )
         for part in (self.spatial, self.temporal):
             exact_div(self.hidden_size, part.heads, "hidden size over attention heads")
         names = [name for name, _ in self.outputs]
@@ -89,8 +140,8 @@ class ModelDimensions:
 
     @property
     def patch_values(self) -> int:
-        """Pixels values of one tubelet patch: t * p * p * 3."""
-        return self.tubelet_frames * self.patch_size**2 * 3
+        """What the embedding sees of one tubelet patch: t * p * p * 3 pixel values, or t * C of a hybrid."""
+        return self.tubelet_frames * (self.resnet.channels if self.resnet else self.patch_size**2 * 3)
 
     @property
     def max_frames(self) -> int:
@@ -122,6 +173,14 @@ SIZES: dict[str, tuple[int, int, int, int, int]] = {
     "g": (40, 16, 1408, 6144, 14),
 }
 
+# Size of the transformer, and the ResNet in front of it: R50+ViT-B/16 and R50+ViT-L/32, which timm names
+# vit_base_r50_s16 and vit_large_r50_s32. "R-tiny" is this project's.
+HYBRIDS: dict[str, tuple[str, ResNetDimensions]] = {
+    "R-tiny": ("tiny", ResNetDimensions((1, 1), width=32)),
+    "R50-B": ("B", ResNetDimensions((3, 4, 9))),
+    "R50-L": ("L", ResNetDimensions((3, 4, 6, 3))),
+}
+
 
 def named_dimensions(
     size: str,
@@ -132,25 +191,27 @@ def named_dimensions(
     adapter: bool = True,
     **overrides: Any,
 ) -> ModelDimensions:
-    """The dimensions of a published size (``tiny``, ``B``, ``L``, ``H``, ``g``).
+    """The dimensions of a published size: one of ``SIZES`` or ``HYBRIDS``.
 
     Raises:
         UsageError: an unknown size, or dimensions that do not fit together.
     """
-    if size not in SIZES:
-        raise UsageError(f"unknown model size {size!r}; choose one of {', '.join(SIZES)}")
-    layers, heads, hidden, mlp, patch = SIZES[size]
+    transformer, resnet = HYBRIDS.get(size, (size, None))
+    if transformer not in SIZES:
+        raise UsageError(f"unknown model size {size!r}; choose one of {', '.join((*SIZES, *HYBRIDS))}")
+    layers, heads, hidden, mlp, patch = SIZES[transformer]
     tubelet_frames = overrides.pop("tubelet_frames", 2)
     fields: dict[str, Any] = {
         "hidden_size": hidden,
-        "image_size": 64 if size == "tiny" else 224,
-        "patch_size": patch,
+        "image_size": 64 if transformer == "tiny" else 224,
+        "patch_size": resnet.stride if resnet else patch,
         "tubelet_frames": tubelet_frames,
         "spatial": TransformerDimensions(layers, heads, mlp),
         "temporal": TransformerDimensions(temporal_layers, heads, mlp),
         "max_tubelets": math.ceil(frames / tubelet_frames),
         "outputs": tuple(outputs.items()),
         "adapter": AdapterDimensions(width=hidden) if adapter else None,
+        "resnet": resnet,
     }
     try:
         return ModelDimensions(**(fields | overrides))

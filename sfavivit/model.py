@@ -1,7 +1,8 @@
 """SFA-ViViT in PyTorch: the reference that every engine is measured against.
 
     frames uint8 [B, F, H, W, 3]
-        │  tubelets of t frames x p x p pixels, scaled to [-1, 1], one linear map each
+        │  scaled to [-1, 1]; of a hybrid, through the ResNet frame by frame (``resnet.py``)
+        │  tubelets of t frames x p x p pixels (or one position of t feature maps), one linear map each
         │  + CLS, + positions shared over time
     SpatialTransformer ─────────────► features float32 [B, T, D]      (T = F / t)
         │  Adapter (two fully connected layers, per tubelet)
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from sfavivit.dimensions import AdapterDimensions, ModelDimensions, TransformerDimensions
 from sfavivit.errors import InvalidInputError
+from sfavivit.resnet import ResNet
 
 LAYER_NORM_EPS = 1e-6  # flax.linen.LayerNorm's default, which Scenic uses
 POSITION_STD = 0.02
@@ -107,6 +109,7 @@ class SpatialTransformer(nn.Module):
     def __init__(self, dims: ModelDimensions) -> None:
         super().__init__()
         self.dims = dims
+        self.resnet = ResNet(dims.resnet) if dims.resnet else None
         self.patch_embed = nn.Linear(dims.patch_values, dims.hidden_size)
         self.encoder = Encoder(dims.hidden_size, dims.patches, dims.spatial)
 
@@ -116,19 +119,28 @@ class SpatialTransformer(nn.Module):
         Raises:
             InvalidInputError: frames of another size, or F not a multiple of the tubelet length.
         """
-        d, t, p = self.dims, self.dims.tubelet_frames, self.dims.patch_size
+        d, t = self.dims, self.dims.tubelet_frames
         size = (d.image_size, d.image_size, 3)
         if frames.ndim != 5 or frames.shape[2:] != size or frames.shape[1] % t:
             raise InvalidInputError(
                 f"frames have shape {tuple(frames.shape)}; expected "
                 f"[B, multiple of {t}, {d.image_size}, {d.image_size}, 3]"
             )
-        b, f, h, w, _ = frames.shape
-        tubelets = frames.reshape(b, f // t, t, h // p, p, w // p, p, 3)
-        patches = tubelets.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, d.patches, d.patch_values)
-        tokens = self.patch_embed(patches.to(self.patch_embed.weight.dtype) * (2 / 255) - 1)
+        b, f = frames.shape[:2]
+        tokens = self.patch_embed(self._patches(frames.flatten(0, 1)))
         features: Tensor = self.encoder(tokens)
         return features.view(b, f // t, d.hidden_size)
+
+    def _patches(self, frames: Tensor) -> Tensor:
+        """uint8 [N * t, H, W, 3] -> what the embedding sees, [N, patches, patch values]."""
+        d, t, p = self.dims, self.dims.tubelet_frames, self.dims.patch_size
+        side, dtype = d.image_size // p, self.patch_embed.weight.dtype
+        if self.resnet is None:
+            patches = frames.reshape(-1, t, side, p, side, p, 3).permute(0, 2, 4, 1, 3, 5, 6)
+            return patches.reshape(-1, d.patches, d.patch_values).to(dtype) * (2 / 255) - 1
+        maps: Tensor = self.resnet(frames.permute(0, 3, 1, 2).to(dtype) * (2 / 255) - 1)
+        positions = maps.permute(0, 2, 3, 1).reshape(-1, t, d.patches, maps.shape[1])
+        return positions.transpose(1, 2).reshape(-1, d.patches, d.patch_values)
 
 
 class Adapter(nn.Module):

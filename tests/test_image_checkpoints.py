@@ -49,6 +49,11 @@ def image_weights(side: int = 2) -> dict[str, Tensor]:
 
 def vit(w: dict[str, Tensor], image: Tensor) -> Tensor:
     """float [N, 3, H, W] in [-1, 1] -> class token [N, D]: an image ViT (arXiv 2010.11929, equations 1-4)."""
+    return encode(w, F.conv2d(image, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=PATCH))
+
+
+def encode(w: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Embedded patches [N, D, h, w] -> class token [N, D]: all that comes after the embedding."""
 
     def linear(x: Tensor, name: str) -> Tensor:
         return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
@@ -56,7 +61,6 @@ def vit(w: dict[str, Tensor], image: Tensor) -> Tensor:
     def norm(x: Tensor, name: str) -> Tensor:
         return F.layer_norm(x, (WIDTH,), w[f"{name}.weight"], w[f"{name}.bias"], 1e-6)
 
-    x = F.conv2d(image, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=PATCH)
     x = torch.cat([w["cls_token"].expand(len(x), -1, -1), x.flatten(2).mT], dim=1) + w["pos_embed"]
     for i in range(DEPTH):
         qkv = linear(norm(x, f"blocks.{i}.norm1"), f"blocks.{i}.attn.qkv").chunk(3, dim=-1)

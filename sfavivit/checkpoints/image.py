@@ -1,4 +1,4 @@
-"""A ViT image checkpoint as the start of the spatial half."""
+"""A ViT or hybrid image checkpoint as the start of the spatial half."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ _WRAPPERS = ("model", "state_dict")  # where training scripts keep the weights i
 
 @torch.no_grad()
 def initialise_spatial(model: SfaVivit, path: str | os.PathLike[str]) -> None:
-    """Overwrite the spatial half of ``model`` with an image ViT's weights in timm naming.
+    """Overwrite the spatial half of ``model`` with an image ViT's or hybrid's weights in timm naming.
 
-    The 2D patch kernel goes to the central frame (index t // 2) of the tubelet kernel and the other frames
-    start at zero, as Scenic's ``central_frame_initializer`` does (arXiv 2103.15691, equation 9). A grid of
-    positions of another size is interpolated. The image classifier is ignored; all else must fit. Pixels
-    are scaled to [-1, 1] here, as for timm's models with mean = std = 0.5 (those of arXiv 2106.10270).
+    The 2D patch kernel, 1x1 of a hybrid, goes to the central frame (index t // 2) of the tubelet kernel and
+    the other frames start at zero, as Scenic's ``central_frame_initializer`` does (arXiv 2103.15691, equation
+    9). A grid of positions of another size is interpolated. The image classifier is ignored; all else must
+    fit. Pixels are scaled to [-1, 1] here, as for timm's models with mean = std = 0.5 (those of arXiv
+    2106.10270).
 
     Raises:
         CheckpointError: not such a file, or of other dimensions than the model's; the model is unchanged.
@@ -71,11 +72,13 @@ def _image_weights(path: Path) -> dict[str, object]:
 def _targets(spatial: SpatialTransformer) -> dict[str, Tensor]:
     """timm's name of each weight and the view of the model that it goes to."""
     dims, encoder, embed = spatial.dims, spatial.encoder, spatial.patch_embed
-    p = dims.patch_size
-    frames = embed.weight.view(dims.hidden_size, dims.tubelet_frames, p, p, 3)
+    kernel = 1 if spatial.resnet else dims.patch_size
+    frames = embed.weight.view(dims.hidden_size, dims.tubelet_frames, kernel, kernel, -1)
+    resnet = spatial.resnet.named_parameters() if spatial.resnet else ()
     return {
         "cls_token": encoder.cls,
         "pos_embed": encoder.pos,
+        **{f"patch_embed.backbone.{name}": tensor for name, tensor in resnet},
         "patch_embed.proj.weight": frames[:, dims.tubelet_frames // 2].permute(0, 3, 1, 2),
         "patch_embed.proj.bias": embed.bias,
         **{f"blocks.{name}": tensor for name, tensor in encoder.blocks.named_parameters()},
