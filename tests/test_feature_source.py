@@ -467,6 +467,7 @@ def decoders() -> list[psutil.Process]:
 def nothing_left(recognizer: Recognizer, video: Path) -> Iterator[None]:
     """No thread, descriptor or process more than before."""
     recognizer.classify(video)  # starts the thread that starts decoders, which stays
+    gc.collect()  # what tests before this one left open
     before = open_files(), set(threading.enumerate()), decoders()
     yield
     assert (open_files(), set(threading.enumerate()), decoders()) == before
