@@ -12,6 +12,7 @@ and hold what an exporter cannot know:
 - int8 scales each row of activations by itself, so that a tubelet's feature never depends on what else is
   in its batch. ``DynamicQuantizeLinear`` has one scale for the whole tensor: features would change with the
   chunking, and streams mixed by Triton's batcher would see each other;
+- the int8 patch embedding multiplies the pixels' own bytes: its activations are exact;
 - int8 is for ONNX Runtime, so it may use ``MatMulIntegerToFloat``, which applies the weights' scales while
   its results are still in registers.
 
@@ -114,6 +115,18 @@ class GraphBuilder:
             "MatMulIntegerToFloat", x.values, weight, unit, scale, zero, domain=ONNX_RUNTIME_DOMAIN
         )
         return self.op("Add", self.op("Mul", product, x.scale), bias)
+
+    def linear_of_bytes(self, x: str, name: str, factor: float, offset: float) -> str:
+        """``(factor * x + offset) @ weight.T + bias`` for uint8 x [M, K], which needs no quantisation."""
+        self._quantize_weight(name)
+        weight = self._initializer(f"{name}.weight_int8", None)
+        scale = self._initializer(f"{name}.weight_scale", None)
+        sums = self.op("ReduceSum", self.op("Cast", weight, to=TensorProto.FLOAT), self.ints(1), keepdims=0)
+        moved = self.op("Mul", self.op("Mul", sums, scale), self.scalar(offset))
+        bias = self.op("Add", self.weight(f"{name}.bias"), moved)
+        columns = self.op("Transpose", weight, perm=[1, 0])
+        inputs = (x, columns, self.scalar(factor), scale, self.scalar(0, np.uint8), "", bias)
+        return self.op("MatMulIntegerToFloat", *inputs, domain=ONNX_RUNTIME_DOMAIN)
 
     def _quantize_weight(self, name: str) -> None:
         if f"{name}.weight_int8" not in self.stored:
@@ -233,7 +246,9 @@ def _embedded(g: GraphBuilder, frames: str, dims: ModelDimensions, cast_first: b
     cut = g.op("Reshape", frames, g.ints(-1, t, side, p, side, p, 3))
     cut = g.op("Transpose", cut, perm=[0, 2, 4, 1, 3, 5, 6])
     pixels = g.op("Reshape", cut, g.ints(-1, dims.patch_values))
-    return g.linear(g.activations(_scaled(g, pixels, cast_first)), "patch_embed")
+    if g.precision == "int8":
+        return g.linear_of_bytes(pixels, "patch_embed", 2 / 255, -1.0)
+    return g.linear(_scaled(g, pixels, cast_first), "patch_embed")
 
 
 def _map_patches(g: GraphBuilder, frames: str, dims: ModelDimensions, cast_first: bool) -> str:
