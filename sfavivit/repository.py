@@ -224,7 +224,14 @@ class Manifest(_Frozen):
 
 
 def _spatial_dimensions(dims: ModelDimensions) -> tuple[object, ...]:
-    return (dims.hidden_size, dims.image_size, dims.patch_size, dims.tubelet_frames, dims.spatial)
+    return (
+        dims.hidden_size,
+        dims.image_size,
+        dims.patch_size,
+        dims.tubelet_frames,
+        dims.spatial,
+        dims.resnet,
+    )
 
 
 def check_head_name(head: str) -> None:

@@ -38,7 +38,7 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 class ModelConfig(Section):
-    """A published size (``sfavivit.dimensions.SIZES``) and, for trials, smaller parts of it.
+    """A published size (``SIZES`` and ``HYBRIDS`` of ``sfavivit.dimensions``) and, for trials, smaller parts.
 
     ``outputs``: {name: classes}; a single output is named ``""``. ``adapter_width`` None: the hidden size.
     """

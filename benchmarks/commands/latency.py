@@ -35,7 +35,7 @@ def latency(
     ] = None,
     chunk: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Tubelets of a call to the spatial engine; repeatable (default: 8)."),
+        typer.Option(min=1, help="Tubelets of a call to the spatial engine; repeatable (default: 4)."),
     ] = None,
     streams: Annotated[
         list[int] | None, typer.Option(min=1, help="Side by side; repeatable (default: 4).")
@@ -58,7 +58,7 @@ def latency(
             engine or ["onnxruntime"], precision or ["fp32", "int8"], size or ["tiny", "B"]
         )
         for window in frames or ([32, 128] if model == "tiny" else [32])
-        for call in chunk or [8]
+        for call in chunk or [4]
     ]
     with TemporaryDirectory() as folder:
         rows = latencies.measure(

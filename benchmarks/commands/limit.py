@@ -18,7 +18,7 @@ def limit(
     precision: Annotated[
         list[str] | None, typer.Option(help="Of the engine, repeatable (default: fp32 and int8).")
     ] = None,
-    chunk_tubelets: Annotated[int, typer.Option(min=1, help="Tubelets of an engine call.")] = 8,
+    chunk_tubelets: Annotated[int, typer.Option(min=1, help="Tubelets of an engine call.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Of everything, in turn.")] = 5,
     models: Annotated[
         Path | None, typer.Option(help="Folder to keep our repositories in (default: made again).")
