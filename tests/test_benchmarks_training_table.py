@@ -115,7 +115,10 @@ def test_the_command_writes_a_result_that_can_be_read(work: Path, tmp_path: Path
     options = ["--work", str(work), "--seeds", "0", "--out", str(tmp_path), *scale]
     done = CliRunner().invoke(app, ["training-table", *options])
     assert done.exit_code == 0, done.output
-    assert len(read_result(tmp_path / "training_table.json").rows) >= 7
+    result = read_result(tmp_path / "training_table.json")
+    assert len(result.rows) >= 7
+    once = f"python -m benchmarks training-table {' '.join(scale)}"
+    assert result.command == f"{once} && {once} --costs", "what makes it, in two passes"
 
 
 def test_frames_are_those_that_the_trainer_takes_from_the_files(work: Path, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -42,11 +40,6 @@ def training_table(
         for seed in range(seeds):
             table.train(seed, say)
     rows = training_claims.table_rows(table)
-    report("training_table", rows, _command(scale), out)
-
-
-def _command(scale: Scale) -> str:
-    """Both passes, which may have been made at different times."""
-    options = [f"--{name.replace('_', '-')} {value}" for name, value in asdict(scale).items()]
-    once = " ".join(["python -m benchmarks training-table", *options])
-    return f"{once} && {once} --costs"
+    scale = f"--training {training} --held-out {held_out} --epochs {epochs} --short-epochs {short_epochs}"
+    passes = [f"python -m benchmarks training-table {scale}{option}" for option in ("", " --costs")]
+    report("training_table", rows, " && ".join(passes), out)
