@@ -86,15 +86,20 @@ def claims(figures: Mapping[str, Mapping[str, Figure]]) -> Iterator[Claim]:
             yield Claim(f"{name} costs half of E or less, all stages", cost, "x", cost <= 0.5)
             memory = sfa[MEMORY].median / full[MEMORY].median
             yield Claim(f"{name} takes less memory than E", memory, "x", memory < 1)
-        if TOP1 in full and TOP1 in sfa:
+        if _comparable(sfa, full):
             epochs = _mean(sfa, NEAR_PEAK) / _mean(full, NEAR_PEAK)
             yield Claim(f"{name} is near its peak in half of E's epochs or less", epochs, "x", epochs <= 0.5)
             lead = _mean(sfa, TOP1) - _mean(full, TOP1)
             yield Claim(f"{name} is within a point of E, or better", lead, "points", lead >= -POINT)
     for name in (NOT_INITIALISED, NEW_TEMPORAL):
-        if TOP1 in figures[name] and TOP1 in figures["SFA C"]:
+        if _comparable(figures[name], figures["SFA C"]):
             loss = _mean(figures["SFA C"], TOP1) - _mean(figures[name], TOP1)
             yield Claim(f"{name}: over a point worse than SFA C", loss, "points", loss > POINT)
+
+
+def _comparable(first: Mapping[str, Figure], second: Mapping[str, Figure]) -> bool:
+    """Whether both were trained, with as many seeds: a run may be in the middle."""
+    return TOP1 in first and TOP1 in second and len(first[TOP1].samples) == len(second[TOP1].samples)
 
 
 def _mean(figures: Mapping[str, Figure], name: str) -> float:

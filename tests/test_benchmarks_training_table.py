@@ -165,6 +165,11 @@ def test_claims_are_computed_from_the_figures() -> None:
     assert list(held.values())[-2:] == [True, True]
     assert next(claims(table)).measured == pytest.approx(0.51)
 
+    table["SFA B"]["top-1"] = Figure("%", "higher", (91.5, 92))
+    fewer = [claim.text for claim in claims(table)]
+    assert len(fewer) == len(held) - 2, "one seed is not compared with two"
+    assert [text for text in fewer if text.startswith("SFA B")] == list(held)[:2]
+
 
 def test_clips_are_made_once(tmp_path: Path) -> None:
     path = tmp_path / "clips.npy"

@@ -19,7 +19,7 @@ def training_table(
     costs: Annotated[
         bool, typer.Option("--costs", help="Measure an epoch of each kind in place of training.")
     ] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Of costs.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Of costs.")] = 5,
     training: Annotated[int, typer.Option(min=8, help="Videos to learn from.")] = 400,
     held_out: Annotated[int, typer.Option(min=1, help="Videos to judge by.")] = 200,
     epochs: Annotated[int, typer.Option(min=1, help="On 128 frames (the paper: 30).")] = 12,
