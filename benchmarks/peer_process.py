@@ -143,6 +143,7 @@ class PeerProcess:
 
 def _serve(pipe: Connection, peer: Peer, settings: Settings) -> None:
     """Answer every "run" with its seconds, until the other end is closed."""
+    torch.set_grad_enabled(False)
     try:
         facts, run = open_peer(peer, settings)
         pipe.send(facts)
@@ -160,7 +161,6 @@ def _serve(pipe: Connection, peer: Peer, settings: Settings) -> None:
 def open_peer(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Logits]]:
     """The peer in this process, run once already (compiled, warm); and what runs it once more."""
     torch.set_num_threads(settings.threads)
-    torch.set_grad_enabled(False)
     if peer.model == OURS:
         return _open_ours(peer, settings)
     return _open_torch(peer, settings)

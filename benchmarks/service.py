@@ -38,8 +38,10 @@ import psutil
 from numpy.typing import NDArray
 
 from benchmarks.empty_engine import EmptyEngine
+from serving.models import Models, slots_in_process
 from serving.triton import TritonServer
 from sfavivit import Recognizer
+from sfavivit.engines import open_models
 from sfavivit.protocol.answers import Query, ServedWindow
 from sfavivit.protocol.client import VideoRecognitionClient
 
@@ -50,9 +52,10 @@ def measure(repository: Path, seconds: float, rounds: int) -> list[dict[str, Any
     """Each engine alone, and the service over it: ``seconds`` of video in each of 16 streams.
 
     The engine alone does all that a session does with the frames: spatial, temporal, windows. In the
-    process, one stream after the other, which is what it does best; over Triton all at once, for its batches.
+    process with as many streams at once as suit it best; over Triton with all of them, for its batches.
     """
-    rows = [_compare("onnxruntime", repository, str(repository), seconds, rounds, at_once=1)]
+    at_once = slots_in_process(Models(*open_models(repository)))
+    rows = [_compare("onnxruntime", repository, str(repository), seconds, rounds, at_once=at_once)]
     with Path(os.devnull).open("w") as log, TritonServer(repository, log=log) as triton:
         assert triton.process is not None
         engine = psutil.Process(triton.process.pid)

@@ -35,6 +35,7 @@ class Conversation:
             DeadlineError: nothing came for ``idle_seconds``, or too little in all.
         """
         message = await self._next()
+        self._waited_seconds = 0.0  # the first message also waits for the connection
         kind = message and message.WhichOneof("payload")
         if kind != "config":
             came = "no message" if message is None else f"{kind or 'an empty message'}"

@@ -48,7 +48,7 @@ class DecoderProcess:
         self._on_log = on_log
         self._stall_seconds = stall_seconds
         self._child = _start(command, stdin, environment)
-        self._kill_lock = threading.Lock()
+        self._kill_lock = threading.RLock()  # a finalizer may kill in the middle of anything
         self._selector = selectors.DefaultSelector()
         assert self._child.stdout is not None and self._child.stderr is not None
         self._output, self._log = self._child.stdout.fileno(), self._child.stderr.fileno()

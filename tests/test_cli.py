@@ -123,18 +123,17 @@ def test_a_reader_that_leaves_is_no_traceback(repository: Path, video: Path) -> 
 def test_interrupt_ends_at_once_and_leaves_no_decoder(repository: Path, tmp_path: Path) -> None:
     long = tmp_path / "long.mp4"
     encode(long, random_frames(3000).repeat(8, 1).repeat(8, 2))
-    process = subprocess.Popen(
-        [*SFAVIVIT, "classify", *[long] * 50, "--json", "--repository", repository],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout and process.stdout.readline()
-    deadline = time.monotonic() + 10
-    while not (children := psutil.Process(process.pid).children(recursive=True)):
-        assert time.monotonic() < deadline
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=10)
+    command = [*SFAVIVIT, "classify", *[long] * 50, "--json", "--repository", repository]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline()
+        deadline = time.monotonic() + 10
+        while not (children := psutil.Process(process.pid).children(recursive=True)):
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGINT)
+        try:
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130  # 128 + SIGINT, as shells report it
     assert "Traceback" not in errors
     assert not psutil.wait_procs(children, timeout=5)[1]
