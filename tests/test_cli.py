@@ -123,7 +123,7 @@ def test_a_reader_that_leaves_is_no_traceback(repository: Path, video: Path) -> 
 def test_interrupt_ends_at_once_and_leaves_no_decoder(repository: Path, tmp_path: Path) -> None:
     long = tmp_path / "long.mp4"
     encode(long, random_frames(3000).repeat(8, 1).repeat(8, 2))
-    command = [*SFAVIVIT, "classify", *[long] * 50, "--json", "--repository", repository]
+    command = [*SFAVIVIT, "classify", *[str(long)] * 50, "--json", "--repository", str(repository)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stdout.readline()
         deadline = time.monotonic() + 10
