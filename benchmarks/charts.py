@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -176,12 +177,12 @@ def draw_training(result: Result) -> Picture:
     """Accuracy against what it cost to train, of each variant."""
     picture, [[axis]] = drawing.new_picture("Ways to train: accuracy against cost", [LINE_INCHES])
     rows = [row for row in result.rows if "variant" in row.case]
-    for row in rows:
+    for row, colour in zip(rows, cycle(PALETTE), strict=False):
         name = str(row.case["variant"])
-        colour = PALETTE[0] if name.startswith("SFA") else PALETTE[1]
-        drawing.point(axis, row.figures[COST], row.figures[ACCURACY], colour, name)
-    axis.margins(x=0.2)
+        marker = "s" if name.startswith("SFA") else "o"
+        drawing.point(axis, row.figures[COST], row.figures[ACCURACY], colour, marker, name)
     axis.set_xlim(left=0)
+    axis.legend(loc="lower right", frameon=False)
     axis.set_xlabel(label_of(f"training {COST}", rows[0].figures[COST].unit if rows else ""))
     axis.set_ylabel(label_of(ACCURACY, rows[0].figures[ACCURACY].unit if rows else ""))
     return picture

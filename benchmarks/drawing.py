@@ -93,11 +93,13 @@ def note(axis: Axes, place: tuple[float, float], text: str, side: Literal["left"
     )
 
 
-def point(axis: Axes, across: Figure, up: Figure, colour: str, name: str) -> None:
-    """Two medians, with the ranges of both, and a name."""
-    place = (across.median, up.median)
-    axis.errorbar(*place, _ranges([up]), _ranges([across]), color=colour, marker="o", ms=6, capsize=2, lw=1)
-    axis.annotate(plain(name), place, (6, 6), textcoords="offset points", color=colour, fontsize=9)
+def point(axis: Axes, across: Figure, up: Figure, colour: str, marker: str, name: str) -> None:
+    """Two medians, with the ranges of both; ``name`` for the legend."""
+    ranges = _ranges([up]), _ranges([across])
+    place = across.median, up.median
+    axis.errorbar(
+        *place, *ranges, label=plain(name), color=colour, marker=marker, ms=7, capsize=2, lw=1, ls=""
+    )
     axis.grid(color=GRID, lw=0.8)
 
 
