@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmarks import capacity, charts, latency, limit, load, memory, peers
+from benchmarks import capacity, charts, latency, limit, load, memory, peers, training_claims
 from benchmarks.__main__ import app
 from benchmarks.charts import draw
 from benchmarks.figures import Figure, Result, Row, report
@@ -231,7 +231,9 @@ def test_training() -> None:
     ]
     result = result_of("training_table", [*rows, Row({"claim": "SFA B is good"}, {"holds": seconds(1)})])
     (axis,) = charts.draw_training(result).axes
-    assert [text.get_text() for text in axis.texts] == ["SFA B", "128 frames"]
+    legend = axis.get_legend()
+    assert legend and [text.get_text() for text in legend.get_texts()] == ["SFA B", "128 frames"]
+    assert (charts.ACCURACY, charts.COST) == (training_claims.TOP1, training_claims.COST)
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines[::5]] == [(10, 80), (60, 81)]  # type: ignore[index]
     without_costs = replace(result, rows=(Row({"variant": "SFA B"}, {charts.ACCURACY: seconds(1)}),))
     with pytest.raises(
