@@ -143,12 +143,12 @@ class PeerProcess:
 
 def _serve(pipe: Connection, peer: Peer, settings: Settings) -> None:
     """Answer every "run" with its seconds, until the other end is closed."""
-    torch.set_grad_enabled(False)
     try:
-        facts, run = open_peer(peer, settings)
-        pipe.send(facts)
-        while pipe.recv():
-            pipe.send(timed(run))
+        with torch.no_grad():
+            facts, run = open_peer(peer, settings)
+            pipe.send(facts)
+            while pipe.recv():
+                pipe.send(timed(run))
     except EOFError:
         return
     except SfaVivitError as error:

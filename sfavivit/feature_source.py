@@ -178,7 +178,7 @@ class FeatureSource:
             recognizer, video, self._sampling, limits, start_seconds, end_seconds, crops, store
         )
         self._items = ReadAhead(self._reading.items(), self._reading.stop)
-        weakref.finalize(self, self._items.abandon)  # for a source that is forgotten
+        self._forgotten = weakref.finalize(self, self._items.abandon)
 
     @property
     def name(self) -> str:
@@ -212,6 +212,7 @@ class FeatureSource:
 
     def close(self) -> None:
         """Stop the decoder and its thread. May be called again."""
+        self._forgotten.detach()  # an interrupt that comes while a finalizer runs is lost
         self._items.close()
 
     def __iter__(self) -> Iterator[FeatureChunk]:
