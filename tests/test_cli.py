@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -120,6 +121,15 @@ def test_a_reader_that_leaves_is_no_traceback(repository: Path, video: Path) -> 
     assert done.stderr == ""
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Children inherit an ignored SIGINT, as jobs in the background have it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_ends_at_once_and_leaves_no_decoder(repository: Path, tmp_path: Path) -> None:
     long = tmp_path / "long.mp4"
     encode(long, random_frames(3000).repeat(8, 1).repeat(8, 2))
