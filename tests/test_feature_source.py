@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -469,9 +470,11 @@ def nothing_left(recognizer: Recognizer, video: Path) -> Iterator[None]:
     """No thread, descriptor or process more than before."""
     recognizer.classify(video)  # starts the thread that starts decoders, which stays
     gc.collect()  # what tests before this one left open
-    before = open_files(), set(threading.enumerate()), decoders()
+    files, threads, processes = Counter(open_files().values()), set(threading.enumerate()), decoders()
     yield
-    assert (open_files(), set(threading.enumerate()), decoders()) == before
+    assert not Counter(open_files().values()) - files
+    assert not set(threading.enumerate()) - threads
+    assert not set(decoders()) - set(processes)
 
 
 @pytest.mark.usefixtures("nothing_left")
