@@ -63,15 +63,16 @@ class _Meaning:
 
 
 class FfmpegLog:
-    """Takes the log as it comes; keeps the facts of the header, the first error, and counts.
+    """Takes the log as it comes; keeps the facts of the header, an error to quote, and counts.
 
     ``duration_seconds``: the container's, None while or when unknown. ``errors``: lines at level error or
-    worse. ``first_error``: the first of them, fit for a one-line message.
+    worse. ``quotable_error``: of these the one that sorts first, fit for a one-line message; which one comes
+    first is chance, since the decoder's threads all write.
     """
 
     def __init__(self) -> None:
         self.duration_seconds: float | None = None
-        self.first_error: str | None = None
+        self.quotable_error: str | None = None
         self.errors = 0
         self._last_line = "it gives no reason"
         self._rest = b""
@@ -94,7 +95,7 @@ class FfmpegLog:
         """Why there was not one frame."""
         if self._meaning:
             return self._meaning.error(self._meaning.message)
-        return DecodeError(f"ffmpeg could not decode one picture: {self.first_error or self._last_line}")
+        return DecodeError(f"ffmpeg could not decode one picture: {self.quotable_error or self._last_line}")
 
     def _take(self, line: str) -> None:
         self._last_line = quoted(line) or self._last_line
@@ -103,7 +104,7 @@ class FfmpegLog:
             return
         level, text = match["level"], match["text"]
         if level in ("error", "fatal", "panic"):
-            self.first_error = self.first_error or quoted(text)
+            self.quotable_error = min(self.quotable_error or quoted(text), quoted(text))
             self.errors += 1
             self._explain(text)
         elif self._in_header:

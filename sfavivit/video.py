@@ -98,8 +98,9 @@ class VideoReader:
 
     A file that breaks gives the frames that ffmpeg can make of it, and ``damage`` says so afterwards. This
     covers a file that ends too early as well as errors that the decoder hides by filling in from
-    neighbouring pictures; None means that ffmpeg reported no error at all. It says what, and how often, not
-    where: ffmpeg's log does not, and when a line of it comes depends on the machine.
+    neighbouring pictures; None means that ffmpeg reported no error at all. It quotes one error and says how
+    many there were (of a part, neither: they may lie behind it), not where: ffmpeg's log does not, and when a
+    line of it comes depends on the machine.
 
     ``close`` may be called from another thread, and ends an iteration there; ``damage`` then says that.
 
@@ -283,10 +284,11 @@ class VideoReader:
             raise type(error)(f"{self._name}: {error}")
         elif log.errors or status:
             whole = f" of {log.duration_seconds:g}" if log.duration_seconds else ""
-            # How far a decoder that is cut short has come, and how many errors it has met, is chance.
-            count = "" if status is None else f"; {log.errors} errors in all"
+            # How far a decoder that is cut short has come, and which errors it has met, is chance.
+            said = log.quotable_error or f"ffmpeg ended with status {status}"
+            what = "errors" if status is None else f"{said}; {log.errors} errors in all"
             end = f"the frames end at second {self._seconds(self.frames_read):.1f}{whole}"
-            self.damage = f"broken ({log.first_error}{count}), {end}"
+            self.damage = f"broken ({what}), {end}"
 
     def _seconds(self, frames: int) -> float:
         """Where in the file the frame of that number is, counted from the start asked for."""
