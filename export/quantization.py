@@ -3,8 +3,8 @@
 CPUs without VNNI multiply uint8 activations with int8 weights by VPMADDUBSW, which adds the products of two
 neighbours in saturating 16 bits. With activations up to 255, two neighbouring weights of one sign may
 together be at most 128: 255 * 128 = 32640 < 32768. Held to that, a file gives the same integers with VNNI and
-without, and the kernel has 1.3 times the speed of the uint8 x uint8 one, which cannot saturate (AVX2: 345
-against 260 GOP/s, ``python -m benchmarks limit``).
+without, and the kernel is 1.6 times as fast as the uint8 x uint8 one, which cannot saturate (AVX2: 325
+against 201 GOP/s, ``python -m benchmarks limit``).
 
 The bound is on pairs, so it costs little: two large neighbours are rare. Feature cosine of a random ViT-B
 0.9991, of the demo model 0.9997, where unbounded weights give 0.9993 and 0.9998, and weights of 7 bits, the

@@ -156,8 +156,8 @@ def slots_in_process(models: Models) -> int:
     """How many calls an engine of this process should have at once, by how long a chunk takes it.
 
     Calls of a small model use one core each (``default_threads``), so as many as there are cores. A large one
-    uses them all, and two calls at once would only share their caches: 1.45 s for eight chunks of size B
-    become 1.53 (``python -m benchmarks service``).
+    uses them all, and two calls at once would only share their caches: of the engine's own rate, size B gave
+    0.86 with two and 0.95 with one (``python -m benchmarks service``).
     """
     dims = models.catalog.manifest.dimensions
     tubelet = np.zeros((1, dims.tubelet_frames, dims.image_size, dims.image_size, 3), np.uint8)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from sfavivit.app import run_app
@@ -17,8 +20,18 @@ for command in (classify, inspect, score, features):
 app.add_typer(store_app, name="store")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("sfavivit"))
+        raise typer.Exit
+
+
 @app.callback()
-def describe() -> None:
+def describe(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which this is.")
+    ] = False,
+) -> None:
     """Long-video action recognition: every tubelet of a video is computed once."""
 
 

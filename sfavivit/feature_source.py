@@ -109,7 +109,7 @@ class _Reading:
         self.reader = VideoReader(
             video,
             self.sampling,
-            chunk_frames=self.recognizer.chunk_tubelets * self.recognizer.manifest.dimensions.tubelet_frames,
+            chunk_frames=self.recognizer.chunk_frames,
             limits=self.limits,
             start_seconds=self.start_seconds,
             end_seconds=self.end_seconds,
@@ -161,10 +161,6 @@ class FeatureSource:
         store: FeatureStore | None = None,
         sampling: Sampling | None = None,
     ) -> None:
-        self._recognizer = recognizer
-        self._sampling = sampling or recognizer.manifest.sampling
-        self._video = video
-        self._store = store
         self._extractors = [FeatureExtractor(recognizer) for _ in crops]
         self._ended = False
         self._kept: list[list[Features]] = [[] for _ in crops]
@@ -174,8 +170,9 @@ class FeatureSource:
         self.frames_used = 0
         self.warning: str | None = None
         self.from_store = False
+        sampling = sampling or recognizer.manifest.sampling
         self._reading = _Reading(
-            recognizer, video, self._sampling, limits, start_seconds, end_seconds, crops, store
+            recognizer, video, sampling, limits, start_seconds, end_seconds, crops, store
         )
         self._items = ReadAhead(self._reading.items(), self._reading.stop)
         self._forgotten = weakref.finalize(self, self._items.abandon)
@@ -183,9 +180,10 @@ class FeatureSource:
     @property
     def name(self) -> str:
         """What to call the video in an answer."""
-        if isinstance(self._video, OpenSource):
-            return self._video.name
-        return "<bytes>" if isinstance(self._video, bytes) else str(self._video)
+        video = self._reading.video
+        if isinstance(video, OpenSource):
+            return video.name
+        return "<bytes>" if isinstance(video, bytes) else str(video)
 
     @property
     def decode_seconds(self) -> float:
@@ -235,7 +233,7 @@ class FeatureSource:
                 yield self._computed(crop, features, len(features) * self._tubelet_frames)
 
     def _last_features(self) -> Iterator[FeatureChunk]:
-        rest = self.frames_used % (self._recognizer.chunk_tubelets * self._tubelet_frames)
+        rest = self.frames_used % self._reading.recognizer.chunk_frames
         for crop, extractor in enumerate(self._extractors):
             for features in extractor.finish():
                 yield self._computed(crop, features, rest)
@@ -247,7 +245,7 @@ class FeatureSource:
             yield FeatureChunk(crop, entry.features, entry.frames_used)
 
     def _computed(self, crop: int, features: Features, frames: int) -> FeatureChunk:
-        if self._store is not None:
+        if self._reading.store is not None:
             self._kept[crop].append(features)
         return FeatureChunk(crop, features, frames)
 
@@ -255,10 +253,11 @@ class FeatureSource:
         """At the end: what the decoder had to say, and the features into the store."""
         self._ended = True
         self.warning = end.damage
-        tubelet_seconds = self._tubelet_frames / self._sampling.fps
+        store = self._reading.store
+        tubelet_seconds = self._tubelet_frames / self._reading.sampling.fps
         for key, parts in zip(end.keys, self._kept, strict=False):
-            assert self._store is not None
+            assert store is not None
             features = np.concatenate(parts)
             parts.clear()
             timestamps = self.start_seconds + np.arange(len(features)) * tubelet_seconds
-            self._store.put(key, StoredFeatures(features, timestamps, self.frames_used, end.damage))
+            store.put(key, StoredFeatures(features, timestamps, self.frames_used, end.damage))

@@ -67,6 +67,11 @@ class Recognizer:
         return cls(catalog, running, chunk_tubelets=chunk_tubelets)
 
     @property
+    def chunk_frames(self) -> int:
+        """Of an engine call."""
+        return self.chunk_tubelets * self.manifest.dimensions.tubelet_frames
+
+    @property
     def heads(self) -> tuple[str, ...]:
         return tuple(self.manifest.heads)
 
@@ -249,11 +254,10 @@ class Recognizer:
         end_seconds: float | None = None,
     ) -> VideoReader:
         """Frames of ``video`` as the model takes them, a chunk an engine call. Raises as ``classify``."""
-        frames = self.chunk_tubelets * self.manifest.dimensions.tubelet_frames
         return VideoReader(
             video,
             self.manifest.sampling,
-            chunk_frames=frames,
+            chunk_frames=self.chunk_frames,
             limits=limits,
             start_seconds=start_seconds,
             end_seconds=end_seconds,

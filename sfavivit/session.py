@@ -47,7 +47,7 @@ class FeatureExtractor:
         self._engine = recognizer.engine
         self._tubelet_frames = dims.tubelet_frames
         side = dims.image_size
-        self._chunk = np.zeros((recognizer.chunk_tubelets * dims.tubelet_frames, side, side, 3), np.uint8)
+        self._chunk = np.zeros((recognizer.chunk_frames, side, side, 3), np.uint8)
         self._filled = 0
         self.seconds = 0.0
 
