@@ -37,7 +37,7 @@ CONTRAST = 90.0  # of a sign with the lamp, in 8-bit values
 
 
 class Clips(NamedTuple):
-    """Frames uint8 [N, 128, 32, 32, 3] and classes int64 [N], numbers of ``ORDERS``."""
+    """Frames uint8 [N, F, 32, 32, 3] and classes int64 [N]: of videos 128, and numbers of ``ORDERS``."""
 
     frames: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -48,19 +48,40 @@ def draw_video(order: int, rng: np.random.Generator) -> Frames:
     first = rng.uniform(0, 0.7)
     second = first + APART_SECONDS
     ends = first + rng.uniform(3, 5.5), rng.uniform(9, 9.9)
-    grey = rng.uniform(90, 160) + rng.uniform(-15, 15, 3)
-    video: NDArray[np.floating[Any]] = np.repeat(grey + rng.normal(0, 8, (1, SIZE, SIZE, 1)), FRAMES, axis=0)
-    side = 4 * CELL
-    top, left = rng.integers(0, 3, 2) * (SIZE - side) // 2
-    lamp = video[:, top : top + side, left : left + side]
-    brightness = rng.uniform(60, 200)
-    lamp[:] = brightness
+    scene = Scene(FRAMES, rng)
     seconds = np.arange(FRAMES) / FPS
     for sign, start, end in zip(ORDERS[order], (first, second), ends, strict=True):
-        dots = np.array([[int(dot) for dot in row] for row in SIGNS[sign].split()])
+        scene.show(dots_of(SIGNS[sign]), (seconds >= start) & (seconds < end))
+    return scene.frames()
+
+
+def dots_of(sign: str) -> NDArray[np.int64]:
+    """[4, 4] of 0 and 1."""
+    return np.array([[int(dot) for dot in row] for row in sign.split()])
+
+
+class Scene:
+    """A lamp of random brightness at a random place before a random grey, for some frames."""
+
+    def __init__(self, frames: int, rng: np.random.Generator) -> None:
+        self._rng = rng
+        grey = rng.uniform(90, 160) + rng.uniform(-15, 15, 3)
+        still = grey + rng.normal(0, 8, (1, SIZE, SIZE, 1))
+        self._video: NDArray[np.floating[Any]] = np.repeat(still, frames, axis=0)
+        side = 4 * CELL
+        top, left = rng.integers(0, 3, 2) * (SIZE - side) // 2
+        self._lamp = self._video[:, top : top + side, left : left + side]
+        self._brightness = rng.uniform(60, 200)
+        self._lamp[:] = self._brightness
+
+    def show(self, dots: NDArray[np.int64], when: NDArray[np.bool_]) -> None:
+        """A sign [4, 4] in the frames of ``when`` bool [F]."""
         picture = np.kron(dots, np.ones((CELL, CELL)))[..., None]
-        lamp[(seconds >= start) & (seconds < end)] = brightness + CONTRAST * (picture - 0.5)
-    return np.clip(video + rng.normal(0, 4, video.shape), 0, 255).astype(np.uint8)
+        self._lamp[when] = self._brightness + CONTRAST * (picture - 0.5)
+
+    def frames(self) -> Frames:
+        """uint8 [F, 32, 32, 3], with a camera's noise."""
+        return np.clip(self._video + self._rng.normal(0, 4, self._video.shape), 0, 255).astype(np.uint8)
 
 
 def make_clips(path: Path, count: int, seed: int) -> Clips:

@@ -4,6 +4,7 @@ Accuracies and costs are measured by themselves, since costs need a quiet machin
 
     WORK/settings.json          what all of it was measured with
     WORK/*.npy                  frames of the videos
+    WORK/seed-0/image/          what spatial halves start from: model.safetensors, and its top1.json
     WORK/seed-0/short+long/     the last stage of a chain: model.safetensors, and epochs.json when it is done
     WORK/costs.json             seconds and memory of an epoch, from processes of their own
 
@@ -23,8 +24,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from benchmarks.image_model import train_image_model, write_image_checkpoint
 from benchmarks.long_order import Clips, make_clips
-from benchmarks.long_order_training import Chain, Scale, StageTraining, kind, recipe_of, variants
+from benchmarks.long_order_training import Chain, StageTraining, kind, recipe_of, variants
+from benchmarks.training_scale import Scale
 from sfavivit.checkpoints import load_checkpoint, save_checkpoint
 from sfavivit.durable_file import write_durably
 from sfavivit.errors import UsageError
@@ -32,8 +35,10 @@ from training.config import StageConfig
 from training.record import EpochRow, near_peak_epoch
 from training.stages import stage_model
 
-TRAINING_SEED, HELD_OUT_SEED = 1, 2
-SETTINGS, MODEL, EPOCHS, COSTS = "settings.json", "model.safetensors", "epochs.json", "costs.json"
+TRAINING_SEED, VALIDATION_SEED, HELD_OUT_SEED = 1, 2, 3
+FIRST_VALIDATION_SEED = 100  # of weights
+SETTINGS, COSTS = "settings.json", "costs.json"
+IMAGE, MODEL, EPOCHS, TOP1 = "image", "model.safetensors", "epochs.json", "top1.json"
 THREADS = 1  # the model is too small for more
 
 Say = Callable[[str], None]
@@ -64,17 +69,34 @@ class TrainingTable:
             raise UsageError(f"{work} holds runs with {found}, not {asdict(scale)}: name another --work")
 
     def clips(self) -> tuple[Clips, Clips]:
-        """To learn from, and held out."""
+        """To learn from, and to judge by."""
+        name, seed = ("validation", VALIDATION_SEED) if self.scale.validation else ("held_out", HELD_OUT_SEED)
         training = make_clips(self.work / "training.npy", self.scale.training, TRAINING_SEED)
-        return training, make_clips(self.work / "held_out.npy", self.scale.held_out, HELD_OUT_SEED)
+        return training, make_clips(self.work / f"{name}.npy", self.scale.held_out, seed)
+
+    def seeds(self, count: int) -> range:
+        """Of weights and clips; those that settings were chosen with are never those that are reported."""
+        first = FIRST_VALIDATION_SEED if self.scale.validation else 0
+        return range(first, first + count)
 
     def train(self, seed: int, say: Say) -> None:
-        """All variants with the weights and clips of ``seed``."""
+        """The image model and all variants with the weights and clips of ``seed``."""
         torch.set_num_threads(THREADS)
         training, held_out = self.clips()
+        self._train_image_model(seed, say)
         for chain in self.variants.values():
             for length in range(1, len(chain) + 1):
                 self._train_stage(chain[:length], seed, training, held_out, say)
+
+    def _train_image_model(self, seed: int, say: Say) -> None:
+        folder = self._seed_folder(seed) / IMAGE
+        if (folder / TOP1).exists():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        model, top1 = train_image_model(seed, self.scale.pictures, self.scale.image_epochs)
+        write_image_checkpoint(model, folder / MODEL)
+        write_durably(folder / TOP1, json.dumps(top1).encode())
+        say(f"seed {seed}, {IMAGE}: top-1 {top1:.1%}")
 
     def _train_stage(self, chain: Chain, seed: int, training: Clips, held_out: Clips, say: Say) -> None:
         folder = self._folder(chain, seed)
@@ -82,7 +104,9 @@ class TrainingTable:
             return
         folder.mkdir(parents=True, exist_ok=True)
         previous = load_checkpoint(self._folder(chain[:-1], seed) / MODEL) if len(chain) > 1 else None
-        stage = StageTraining(recipe_of(self.scale, seed), chain[-1], previous, training)
+        image_checkpoint = self._seed_folder(seed) / IMAGE / MODEL
+        recipe = recipe_of(self.scale, seed)
+        stage = StageTraining(recipe, chain[-1], previous, training, image_checkpoint)
         rows = [stage.epoch(number, held_out) for number in range(stage.epochs)]
         save_checkpoint(stage.model, folder / MODEL)
         write_durably(folder / EPOCHS, json.dumps([row._asdict() for row in rows]).encode())
@@ -92,7 +116,15 @@ class TrainingTable:
         )
 
     def _folder(self, chain: Chain, seed: int) -> Path:
-        return self.work / f"seed-{seed}" / "+".join(stage.name for stage in chain)
+        return self._seed_folder(seed) / "+".join(stage.name for stage in chain)
+
+    def _seed_folder(self, seed: int) -> Path:
+        return self.work / f"seed-{seed}"
+
+    def image_top1(self) -> list[float]:
+        """Of the image model, for each seed that is done."""
+        files = sorted(self.work.glob(f"seed-*/{IMAGE}/{TOP1}"))
+        return [json.loads(file.read_text()) for file in files]
 
     def epochs(self, chain: Chain) -> list[list[EpochRow]]:
         """Of the last stage of ``chain``, for each seed that is done."""
@@ -125,8 +157,14 @@ def epoch_cost(table: TrainingTable, stage: StageConfig) -> tuple[float, int]:
     """Seconds and bytes of a stage's first epoch, in this process; what it starts from is not trained."""
     torch.set_num_threads(THREADS)
     recipe = recipe_of(table.scale, 0)
-    previous = stage_model(recipe, recipe.stages[0], None, None) if stage.needs_previous else None
+    first = _from_random(recipe.stages[0])
+    previous = stage_model(recipe, first, None, None) if stage.needs_previous else None
     training, held_out = table.clips()
     resident = Clips(np.array(training.frames), training.labels)
-    row = StageTraining(recipe, stage, previous, resident).epoch(0, held_out)
+    row = StageTraining(recipe, _from_random(stage), previous, resident).epoch(0, held_out)
     return row.seconds, row.peak_memory_bytes
+
+
+def _from_random(stage: StageConfig) -> StageConfig:
+    """In place of an image checkpoint."""
+    return stage.model_copy(update={"spatial": "random"}) if stage.spatial == "image" else stage

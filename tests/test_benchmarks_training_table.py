@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +18,35 @@ from typer.testing import CliRunner
 from benchmarks import training_table as module
 from benchmarks.__main__ import app
 from benchmarks.figures import Figure, read_result
-from benchmarks.long_order import ORDERS, draw_video, make_clips, write_example
-from benchmarks.long_order_training import LONG_FULL, Scale, StageTraining, recipe_of, variants
+from benchmarks.image_model import (
+    LEAST_DIFFERENCE,
+    SIGNS,
+    draw_pictures,
+    random_signs,
+    train_image_model,
+    write_image_checkpoint,
+)
+from benchmarks.long_order import ORDERS, SIZE, dots_of, draw_video, make_clips, write_example
+from benchmarks.long_order import SIGNS as VIDEO_SIGNS
+from benchmarks.long_order_training import LONG_FULL, WITHOUT_IMAGES, StageTraining, recipe_of, variants
 from benchmarks.training_claims import claims, table_rows
+from benchmarks.training_scale import Scale
 from benchmarks.training_table import TrainingTable
 from sfavivit.annotations import VideoItem
-from sfavivit.checkpoints import load_checkpoint
+from sfavivit.checkpoints import initialise_spatial, load_checkpoint
 from sfavivit.errors import UsageError
+from sfavivit.model import SfaVivit
 from tests.training_files import one_thread
 from training.batches import Share, training_parts
 from training.classes import Example
 from training.clips import TrainingClips
+from training.stages import stage_model
 
 __all__ = ["one_thread"]  # for every test here
 
-SMALL = Scale(training=8, held_out=6, epochs=1, short_epochs=1)
+SMALL = Scale(training=8, held_out=6, epochs=1, short_epochs=1, pictures=64, image_epochs=1)
 STAGES = {"short", "full", "frozen", "short+anew", "brief", "brief+long", "short+long", "brief+middle"}
+STAGES |= {"brief+middle+long", "random", "random+long"}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +59,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ignore(line: str) -> None:
     """No progress."""
+
+
+def assert_same_spatial_half(one: SfaVivit, other: SfaVivit) -> None:
+    expected = other.spatial.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in one.spatial.state_dict().items())
 
 
 def trained(folder: Path) -> dict[str, int]:
@@ -65,16 +86,22 @@ def test_a_killed_run_keeps_what_was_finished_and_the_table_is_complete(
         table.train(0, ignore)
     before = trained(work)
     assert set(before) == {"short", "full", "frozen"}
-    assert not table_rows(table)[3].figures, "nothing of it is known yet"
+    image = work / "seed-0" / "image" / "model.safetensors"
+    written = image.stat().st_mtime_ns
+    assert not table_rows(table)[4].figures, "nothing of it is known yet"
 
     TrainingTable(work, SMALL).train(0, ignore)
     after = trained(work)
-    assert set(after) == STAGES | {"brief+middle+long"}
+    assert set(after) == STAGES
     assert {name: after[name] for name in before} == before
+    assert image.stat().st_mtime_ns == written
+    frozen = load_checkpoint(work / "seed-0" / "frozen" / "model.safetensors")
+    start = copy.deepcopy(frozen)
+    initialise_spatial(start, image)
+    assert_same_spatial_half(frozen, start)
     long = load_checkpoint(work / "seed-0" / "short+long" / "model.safetensors")
     short = load_checkpoint(work / "seed-0" / "short" / "model.safetensors")
-    for name, value in short.spatial.state_dict().items():
-        assert torch.equal(value, long.spatial.state_dict()[name]), "it was frozen"
+    assert_same_spatial_half(short, long)
     assert long.dims.adapter and long.dims.max_frames == 128
 
     monkeypatch.setattr(module, "COSTS", "invented.json")
@@ -83,14 +110,15 @@ def test_a_killed_run_keeps_what_was_finished_and_the_table_is_complete(
     costs["128 frames, frozen, adapter"] = {"seconds": [5.0, 7.0], "memory_bytes": [4 << 20] * 2}
     (work / "invented.json").write_text(json.dumps(costs))
     rows = table_rows(table)
-    assert [row.case.get("variant") for row in rows[:7]] == list(variants(SMALL))
-    figures = rows[6].figures  # 8 frames, 32 frames, 128 frames: an epoch of each
+    assert [row.case.get("variant") for row in rows[1:9]] == list(variants(SMALL))
+    assert 0 <= rows[0].figures["top-1"].median <= 100, "the image model's"
+    figures = rows[7].figures  # 8 frames, 32 frames, 128 frames: an epoch of each
     assert figures["cost"].samples == (9, 13)
     assert figures["epoch"].samples == (5, 7)
     assert figures["peak memory"].samples == (4, 4)
     assert figures["cost to near-peak"].samples == (11,)
     assert 0 <= figures["top-1"].median <= 100
-    assert len(rows) == 7 + 3 * 4 + 2
+    assert len(rows) == 9 + 3 * 4 + 2
 
 
 def test_costs_of_a_kind_of_stage_are_measured_once_for_all_variants(work: Path, tmp_path: Path) -> None:
@@ -107,22 +135,34 @@ def test_costs_of_a_kind_of_stage_are_measured_once_for_all_variants(work: Path,
 
 def test_a_folder_of_another_scale_is_refused(work: Path) -> None:
     with pytest.raises(UsageError, match="holds runs with .*'epochs': 1.*: name another --work"):
-        TrainingTable(work, Scale(training=8, held_out=6, epochs=2, short_epochs=1))
+        TrainingTable(work, replace(SMALL, epochs=2))
+
+
+def test_settings_are_chosen_with_other_videos_and_seeds_than_are_reported(tmp_path: Path) -> None:
+    scale = replace(SMALL, training=1, held_out=1)
+    reported = TrainingTable(tmp_path / "reported", scale)
+    chosen = TrainingTable(tmp_path / "chosen", replace(scale, validation=True))
+    (training, held_out), (same, validation) = reported.clips(), chosen.clips()
+    assert np.array_equal(training.frames, same.frames)
+    videos = [clips.frames.tobytes() for clips in (training, held_out, validation)]
+    assert len(set(videos)) == 3
+    assert not set(reported.seeds(100)) & set(chosen.seeds(100))
 
 
 def test_the_command_writes_a_result_that_can_be_read(work: Path, tmp_path: Path) -> None:
     scale = ["--training", "8", "--held-out", "6", "--epochs", "1", "--short-epochs", "1"]
+    scale += ["--pictures", "64", "--image-epochs", "1"]
     options = ["--work", str(work), "--seeds", "0", "--out", str(tmp_path), *scale]
     done = CliRunner().invoke(app, ["training-table", *options])
     assert done.exit_code == 0, done.output
     result = read_result(tmp_path / "training_table.json")
-    assert len(result.rows) >= 7
+    assert len(result.rows) >= 9
     once = f"python -m benchmarks training-table {' '.join(scale)}"
     assert result.command == f"{once} && {once} --costs", "what makes it, in two passes"
 
 
 def test_frames_are_those_that_the_trainer_takes_from_the_files(work: Path, tmp_path: Path) -> None:
-    recipe, stage = recipe_of(SMALL, 3), variants(SMALL)["SFA D"][0]
+    recipe, stage = recipe_of(SMALL, 3), variants(SMALL)[WITHOUT_IMAGES][0]
     clips, _ = TrainingTable(work, SMALL).clips()
     examples = []
     for number in range(8):
@@ -147,6 +187,38 @@ def test_eight_frames_say_nothing_about_the_order() -> None:
     noise = 4 * 4 * 2**0.5
     assert abs(one[early] - other[late]).mean() < noise < abs(one[early] - other[early]).max()
     assert abs(one[late] - other[early]).mean() < noise
+
+
+def test_pictures_show_none_of_the_videos_signs_but_many_others() -> None:
+    signs = [*random_signs(), *(dots_of(sign) for sign in VIDEO_SIGNS)]
+    assert len(signs) == SIGNS + 3
+    for one, other in combinations(signs, 2):
+        assert (one != other).sum() >= LEAST_DIFFERENCE
+    pictures = draw_pictures(2 * SIGNS, np.random.default_rng(0))
+    assert pictures.frames.shape == (2 * SIGNS, 1, SIZE, SIZE, 3)
+    for picture, label in zip(pictures.frames[:, 0], pictures.labels, strict=True):
+        assert sign_seen(picture, signs) == label
+
+
+def sign_seen(picture: Any, signs: list[Any]) -> int:
+    """Which of ``signs`` correlates best with the picture, wherever the lamp is."""
+    places = [(8 * row, 8 * column) for row in range(3) for column in range(3)]
+    lamps = [picture[top : top + 16, left : left + 16].mean(2) for top, left in places]
+    cells = [lamp.reshape(4, 4, 4, 4).mean((1, 3)) for lamp in lamps]
+    scores = [max(np.corrcoef(cell.flat, sign.flat)[0, 1] for cell in cells) for sign in signs]
+    return int(np.argmax(scores))
+
+
+def test_the_image_model_learns_signs_and_is_what_a_spatial_half_starts_as(tmp_path: Path) -> None:
+    model, top1 = train_image_model(seed=1, pictures=1024, epochs=4)
+    assert top1 > 2 / SIGNS, "twice as often right as by chance"
+    write_image_checkpoint(model, tmp_path / "image.safetensors")
+    recipe, stage = recipe_of(SMALL, 0), variants(SMALL)[LONG_FULL][0]
+    start = stage_model(recipe, stage, None, tmp_path / "image.safetensors")
+    pictures = torch.from_numpy(draw_pictures(4, np.random.default_rng(2)).frames)
+    clip = pictures[:, 0].repeat_interleave(2, dim=0)[None]  # each for two frames, a tubelet
+    with torch.inference_mode():
+        torch.testing.assert_close(start.spatial(clip)[0], model.spatial(pictures)[:, 0])
 
 
 def test_claims_are_computed_from_the_figures() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from benchmarks.figures import RESULTS, report
 from benchmarks.machine import ROOT
+from benchmarks.training_scale import Scale
 
 
 def training_table(
@@ -20,26 +22,51 @@ def training_table(
         bool, typer.Option("--costs", help="Measure an epoch of each kind in place of training.")
     ] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Of costs.")] = 5,
-    training: Annotated[int, typer.Option(min=8, help="Videos to learn from.")] = 400,
-    held_out: Annotated[int, typer.Option(min=1, help="Videos to judge by.")] = 200,
-    epochs: Annotated[int, typer.Option(min=1, help="On 128 frames (the paper: 30).")] = 12,
+    training: Annotated[int, typer.Option(min=8, help="Videos to learn from.")] = Scale.training,
+    held_out: Annotated[int, typer.Option(min=1, help="Videos to judge by.")] = Scale.held_out,
+    epochs: Annotated[int, typer.Option(min=1, help="On 128 frames (the paper: 30).")] = Scale.epochs,
     short_epochs: Annotated[
         int, typer.Option(min=1, help="On 8 frames; a third of them where the paper has 10.")
-    ] = 12,
+    ] = Scale.short_epochs,
+    short_rate: Annotated[float, typer.Option(help="Peak learning rate on 8 frames.")] = Scale.short_rate,
+    full_rate: Annotated[float, typer.Option(help="Of the whole model on 128 frames.")] = Scale.full_rate,
+    frozen_rate: Annotated[float, typer.Option(help="Of what is not frozen.")] = Scale.frozen_rate,
+    pictures: Annotated[int, typer.Option(min=64, help="That the image model learns from.")] = Scale.pictures,
+    image_epochs: Annotated[int, typer.Option(min=1, help="On pictures.")] = Scale.image_epochs,
+    validation: Annotated[
+        bool, typer.Option("--validation", help="Choose settings: other seeds, and videos not held out.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
 ) -> None:
     """The paper's table on synthetic videos whose class is the order of two events, and which claims hold."""
     from benchmarks import training_claims, training_table  # noqa: PLC0415 - needs torch
-    from benchmarks.long_order_training import Scale  # noqa: PLC0415 - as above
     from training.watch import say  # noqa: PLC0415 - as above
 
-    table = training_table.TrainingTable(work, Scale(training, held_out, epochs, short_epochs))
+    scale = Scale(
+        training,
+        held_out,
+        epochs,
+        short_epochs,
+        short_rate,
+        full_rate,
+        frozen_rate,
+        pictures,
+        image_epochs,
+        validation,
+    )
+    table = training_table.TrainingTable(work, scale)
     if costs:
         table.measure_costs(rounds, say)
     else:
-        for seed in range(seeds):
+        for seed in table.seeds(seeds):
             table.train(seed, say)
-    rows = training_claims.table_rows(table)
-    scale = f"--training {training} --held-out {held_out} --epochs {epochs} --short-epochs {short_epochs}"
-    passes = [f"python -m benchmarks training-table {scale}{option}" for option in ("", " --costs")]
-    report("training_table", rows, " && ".join(passes), out)
+    report("training_table", training_claims.table_rows(table), _command(scale), work if validation else out)
+
+
+def _command(scale: Scale) -> str:
+    """Both passes; what is as usual is left out."""
+    usual = asdict(Scale())
+    changed = {name: value for name, value in asdict(scale).items() if value != usual[name]}
+    options = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
+    passes = [f"python -m benchmarks training-table{options}{option}" for option in ("", " --costs")]
+    return " && ".join(passes)
