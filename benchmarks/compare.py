@@ -1,6 +1,6 @@
 """What changed from one result to another, beyond the noise.
 
-A figure changed where both of these hold:
+A figure that can be better or worse changed where both of these hold:
 
 1. Its median moved by more than ``noise``, a share of the smaller of the two. Repeats in one run share its
    process and the state of the machine, so runs differ by more than repeats do (Kalibera and Jones,
@@ -25,7 +25,7 @@ SIGNIFICANCE = 0.05
 HARDWARE = ("processor", "cores", "gpu")
 _OF_EACH_RUN = ("date", "commit")
 
-Verdict = Literal["improved", "worse", "changed", "same", "only in old", "only in new"]
+Verdict = Literal["improved", "worse", "same", "context", "only in old", "only in new"]
 _CaseKey = tuple[tuple[str, str | int | float | bool], ...]
 
 
@@ -33,7 +33,8 @@ _CaseKey = tuple[tuple[str, str | int | float | bool], ...]
 class Change:
     """A figure of a case in two results: its medians in ``unit``, None where a result does not have it.
 
-    "changed" is said of a figure that has no better direction.
+    "context" is said of a figure that has no better direction, such as the number of requests in a run of
+    fixed time: it follows from the others, or says what they are of.
     """
 
     case: Case
@@ -87,11 +88,11 @@ def _change(case: Case, name: str, old: Figure | None, new: Figure | None, noise
 
 
 def _verdict(old: Figure, new: Figure, noise: float) -> Verdict:
+    if old.better == "neither":
+        return "context"
     rise = new.median - old.median
     if abs(rise) <= noise * min(abs(old.median), abs(new.median)) or not _apart(old.samples, new.samples):
         return "same"
-    if old.better == "neither":
-        return "changed"
     return "improved" if (rise > 0) == (old.better == "higher") else "worse"
 
 

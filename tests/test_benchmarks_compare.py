@@ -66,7 +66,7 @@ def result_of(samples: Sequence[float], better: Better = "lower", **figures: Fig
     [
         ([10, 10.1, 10.2, 10.3], [12, 12.1, 12.2, 12.3], "lower", "worse"),
         ([10, 10.1, 10.2, 10.3], [12, 12.1, 12.2, 12.3], "higher", "improved"),
-        ([10, 10.1, 10.2, 10.3], [12, 12.1, 12.2, 12.3], "neither", "changed"),
+        ([50, 50, 50, 50], [80, 81, 81, 82], "neither", "context"),  # a count of a run of fixed time
         ([10, 10.1, 10.2, 10.3], [10.4, 10.41, 10.42, 10.43], "lower", "same"),  # apart, but by 2.6%
         ([10, 11, 12, 13], [11.5, 12, 12.5, 13.5], "lower", "same"),  # 7%, but p = 0.4
         ([10, 10, 10, 30], [12, 12, 12, 12], "lower", "same"),  # an outlier among four: p = 0.14

@@ -21,7 +21,7 @@ from benchmarks.tables import number, split_settings
 from sfavivit.app import printable
 
 OTHER_HARDWARE = "these are different machines: the ratios say nothing about the code"
-STYLES = {"improved": "green", "worse": "bold red", "same": "dim"}
+STYLES = {"improved": "green", "worse": "bold red", "same": "dim", "context": "dim"}
 
 
 def compare(
