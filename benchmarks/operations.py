@@ -1,4 +1,4 @@
-"""How many operations a model takes: two for each multiply-add of its matrix products, and nothing else.
+"""How many operations a model takes: two for each multiply-add of matrix products and convolutions.
 
 The rest (norms, softmax, GELU, copies) is what keeps an engine below the machine's ceiling.
 """
@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sfavivit.dimensions import ModelDimensions
+from sfavivit.resnet import ResNet
 
 PROBE_ROWS, PROBE_SIDE = 256, 768
 
@@ -24,7 +25,7 @@ def layer_shapes(dims: ModelDimensions) -> dict[str, tuple[int, int]]:
 
 
 def spatial_operations(dims: ModelDimensions, *, last_block_for_cls: bool) -> int:
-    """Of the spatial transformer, for one tubelet.
+    """Of the spatial transformer, for one tubelet; of a hybrid, with the ResNet in front of it.
 
     ``last_block_for_cls``: as our graphs compute it, with queries, projection and MLP of the last block for
     the one token that leaves; else as the model is written.
@@ -34,7 +35,16 @@ def spatial_operations(dims: ModelDimensions, *, last_block_for_cls: bool) -> in
     for_each_query = 2 * d * d + 2 * (2 * s * d) + 2 * d * d + 2 * (2 * d * dims.spatial.mlp_dim)
     embedding = 2 * dims.patches * dims.patch_values * d
     queries = (dims.spatial.layers - 1) * s + last
+    embedding += _resnet_operations(dims)
     return embedding + dims.spatial.layers * keys_and_values + queries * for_each_query
+
+
+def _resnet_operations(dims: ModelDimensions) -> int:
+    """For the frames of a tubelet; none where there is no ResNet."""
+    if (resnet := dims.resnet) is None:
+        return 0
+    shape = (dims.tubelet_frames, 3, dims.image_size, dims.image_size)
+    return counted_operations(lambda: (ResNet(resnet), {"images": torch.zeros(shape)}))
 
 
 def counted_operations(make: Callable[[], tuple[nn.Module, dict[str, torch.Tensor]]]) -> int:

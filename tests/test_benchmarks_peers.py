@@ -157,7 +157,7 @@ def test_options_that_cannot_be(options: list[str], tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("size", ["tiny", "B", "H"])
+@pytest.mark.parametrize("size", ["tiny", "B", "H", "R-tiny", "R50-L"])
 def test_operations_are_those_that_pytorch_counts(size: str) -> None:
     dims = named_dimensions(size, {"": 1})
 
