@@ -9,17 +9,24 @@ from benchmarks.commands import (
     charts,
     cold,
     compare,
+    fuzz,
     gpu,
     latency,
     limit,
     load,
     long,
     memory,
-    parts,
+    new_head,
     peers,
+    picture,
     pipeline,
     precision,
+    resume,
+    scoring,
+    selection,
+    service,
     training_table,
+    triton_transport,
 )
 from sfavivit.app import run_app
 
@@ -31,28 +38,28 @@ def describe() -> None:
     """Measure this system; results are JSON files in benchmarks/results."""
 
 
-app.command("cold")(cold.cold)
-app.command("charts")(charts.charts)
-app.command("compare")(compare.compare)
 app.command("capacity")(capacity.capacity)
+app.command("charts")(charts.charts)
+app.command("cold")(cold.cold)
+app.command("compare")(compare.compare)
+app.command("fuzz")(fuzz.fuzz)
 app.command("gpu")(gpu.gpu)
 app.command("latency")(latency.latency)
 app.command("limit")(limit.limit)
 app.command("load")(load.load)
 app.command("long")(long.long)
 app.command("memory")(memory.memory)
+app.command("new-head")(new_head.new_head)
 app.command("peers")(peers.peers)
+app.command("picture")(picture.picture)
 app.command("pipeline")(pipeline.pipeline)
 app.command("precision")(precision.precision)
-app.command("picture")(parts.picture)
+app.command("resume")(resume.resume)
+app.command("scoring")(scoring.scoring)
+app.command("selection")(selection.selection)
+app.command("service")(service.service)
 app.command("training-table")(training_table.training_table)
-app.command("triton-transport")(parts.triton_transport)
-app.command("fuzz")(parts.fuzz)
-app.command("service")(parts.service)
-app.command("scoring")(parts.scoring)
-app.command("resume")(parts.resume)
-app.command("new-head")(parts.new_head)
-app.command("selection")(parts.selection)
+app.command("triton-transport")(triton_transport.triton_transport)
 
 
 if __name__ == "__main__":

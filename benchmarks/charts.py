@@ -1,4 +1,4 @@
-"""Results as pictures. ``CHARTS`` names the benchmarks with a chart of their own; all others share one."""
+"""Results as pictures. ``CHARTS``: benchmarks with a chart of their own, or none; all others share one."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ SHOWN = {
     "long": ("time", "A long video in overlapping windows"),
     "pipeline": ("ratio", "Classifying against the larger of decoding alone and inference alone"),
     "precision": ("same top-1", "Videos with the same answer as in fp32"),
+    "scoring": ("time", "Scoring a clip of ten seconds"),
+    "triton_transport": ("throughput", "Ways of frames to Triton"),
 }
 
 
-def draw(result: Result) -> bytes:
-    """A PNG; the same bytes for the same result.
+def draw(result: Result) -> bytes | None:
+    """A PNG, the same bytes for the same result; None where a table says it better.
 
     Raises:
         UsageError: the result lacks a setting or a figure that its chart shows.
@@ -42,6 +44,8 @@ def draw(result: Result) -> bytes:
         raise UsageError(f"the result of {result.benchmark!r} has no rows to draw; measure again")
     names = (name for name in CHARTS if f"{result.benchmark}_".startswith(f"{name}_"))
     chart = CHARTS.get(next(names, ""), draw_one_figure)
+    if chart is None:
+        return None
     with style.context("default"):  # whatever the user has configured
         try:
             return drawing.png(chart(result))
@@ -214,13 +218,18 @@ def draw_latency(result: Result) -> Picture:
     return picture
 
 
-CHARTS: dict[str, Callable[[Result], Picture]] = {
+CHARTS: dict[str, Callable[[Result], Picture] | None] = {
     "capacity": draw_capacity,
+    "fuzz": None,
     "latency": draw_latency,
     "limit": draw_limit,
     "load": draw_load,
     "memory": draw_memory,
+    "new_head": None,
     "peers": draw_peers,
+    "resume": None,
+    "selection": None,
+    "service": None,
     "training_table": draw_training,
 }
 

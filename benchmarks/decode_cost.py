@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import resource
-import subprocess
 import time
 from pathlib import Path
 
 from benchmarks.figures import Figure, Row
-from sfavivit.ffmpeg_program import find_ffmpeg
+from benchmarks.videos import RATE, write_video
 from sfavivit.video import Sampling, VideoReader
 
 # Bits a second that such pictures usually have on the web: as they are to be decoded, they matter.
 PICTURES = {"640x360": 1.0e6, "1920x1080": 5.0e6}
 SAMPLING = Sampling(fps=12.5, shortest_side=256, crop_size=224)  # as of the published models
 CHUNK_FRAMES = 16
-RATE = 25
+LOOK = "noise=alls=12:allf=t"  # so that there are bits to decode, as of a camera
 
 
 def measure(folder: Path, video_seconds: float, rounds: int) -> list[Row]:
     """Decode an H.264 video of each size in turn, ``rounds`` times, as a recognizer does."""
     videos = {
-        picture: _write_video(folder / f"{picture}.mp4", picture, bits, video_seconds)
+        picture: write_video(
+            folder / f"{picture}.mp4", video_seconds, picture, look=LOOK, options=f"-b:v {bits:.0f}"
+        )
         for picture, bits in PICTURES.items()
     }
     costs: dict[str, list[tuple[float, float]]] = {picture: [] for picture in videos}
@@ -54,15 +55,6 @@ def _cpu_seconds() -> float:
     """Of this process, and of its children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
-
-
-def _write_video(path: Path, picture: str, bits: float, seconds: float) -> Path:
-    """Moving shapes under noise, so that there are bits to decode, as of a camera."""
-    source = f"testsrc2=size={picture}:rate={RATE}:duration={seconds:g},noise=alls=12:allf=t"
-    encoder = ("-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-b:v", f"{bits:.0f}")
-    command = [find_ffmpeg().path, "-v", "error", "-y", "-f", "lavfi", "-i", source, *encoder, str(path)]
-    subprocess.run(command, check=True)
-    return path
 
 
 def _megabits(video: Path, seconds: float) -> float:

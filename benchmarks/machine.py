@@ -1,10 +1,12 @@
-"""What a result was measured on."""
+"""What a result was measured on, and by which command."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +23,11 @@ PACKAGES = (
     "transformers",
     "imageio-ffmpeg",
 )
+
+
+def command_line() -> str:
+    """The present command, as it can be typed again."""
+    return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
 
 
 def describe() -> dict[str, Any]:

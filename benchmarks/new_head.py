@@ -14,17 +14,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice, permutations
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.figures import Case, Figure, Row
 from benchmarks.machine import ROOT
+from benchmarks.operations import timed
 from sfavivit.annotations import read_items
 from sfavivit.feature_store import FeatureStore
 from sfavivit.model import SfaVivit
@@ -54,32 +54,36 @@ HEAD = "orders"
 STORED_EPOCHS = 5
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A figure of the result, and what it is in."""
+def measure(repository: Path, folder: Path, videos: int, held_out: int) -> list[Row]:
+    """Make the videos, run the command on a copy of ``repository``, then take one epoch each way.
 
-    what: str
-    value: float
-    unit: str
-
-
-def measure(repository: Path, folder: Path, videos: int, held_out: int) -> list[Measured]:
-    """Make the videos, run the command on a copy of ``repository``, then take one epoch each way."""
+    ``load``: processes on all cores before the command.
+    """
     training = write_videos(folder / "training", videos, TRAINING_SEED)
     validation = write_videos(folder / "held_out", held_out, HELD_OUT_SEED)
     own = Path(shutil.copytree(repository, folder / "model_repository"))
     load = os.getloadavg()[0]
-    seconds = _timed(lambda: _command(own, training, validation, folder))
+    seconds = timed(lambda: _command(own, training, validation, folder))
     report = json.loads((folder / "out" / "report.json").read_text())
-    stages = [Measured(f"of which: {what}", took, "s") for what, took in report["seconds"].items()]
     accuracy = report["held_out"]["outputs"][""]["top1"]
+    whole = {
+        **_time(seconds),
+        "held-out top-1": Figure("share", "higher", (accuracy,)),
+        "load": Figure("processes", "neither", (load,)),
+    }
+    case: Case = {"videos": videos, "held-out videos": held_out}
+    stages = {"total": whole} | {stage: _time(took) for stage, took in report["seconds"].items()}
     return [
-        Measured(f"one command: {videos} videos to a served head, {held_out} more judged", seconds, "s"),
-        *stages,
-        Measured("held-out top-1", accuracy, "share"),
-        Measured("load before the command (processes on all cores)", round(load, 2), ""),
-        *_epochs(own, training, folder / "store"),
+        *(Row({**case, "stage": stage}, figures) for stage, figures in stages.items()),
+        *(
+            Row({**case, "epoch of": epoch}, figures)
+            for epoch, figures in _epochs(own, training, folder / "store").items()
+        ),
     ]
+
+
+def _time(*seconds: float) -> dict[str, Figure]:
+    return {"time": Figure("s", "lower", seconds)}
 
 
 def write_videos(folder: Path, count: int, seed: int) -> Path:
@@ -113,7 +117,7 @@ def _command(repository: Path, training: Path, validation: Path, folder: Path) -
     subprocess.run([sys.executable, "-m", "training", "head", *words], cwd=ROOT, check=True)
 
 
-def _epochs(repository: Path, listed: Path, store: Path) -> list[Measured]:
+def _epochs(repository: Path, listed: Path, store: Path) -> dict[str, dict[str, Figure]]:
     """An epoch of a head on stored features, and of all of the same model on the same videos' frames."""
     recipe, catalog = HeadRecipe(), Repository.load(repository)
     items = read_items(str(listed))
@@ -138,7 +142,7 @@ def _epochs(repository: Path, listed: Path, store: Path) -> list[Measured]:
     batches = windows.batches(size, STORED_EPOCHS + 1)
     # The first epoch reads the store; a run has a hundred that do not.
     with few_threads(head):
-        first, *rest = (_timed(lambda: _take(on_features, batches, steps)) for _ in range(STORED_EPOCHS + 1))
+        first, *rest = (timed(lambda: _take(on_features, batches, steps)) for _ in range(STORED_EPOCHS + 1))
 
     model = SfaVivit(head.dims)
     on_frames = _trainer(ClipLearner(model, RegularisationConfig()), recipe, 2 * steps)
@@ -149,18 +153,21 @@ def _epochs(repository: Path, listed: Path, store: Path) -> list[Measured]:
         decoded.append([ClipBatch([clips(place) for place in places])])
         decoding += time.perf_counter() - began
     # With all cores and with one, whichever is faster, since other work may be going on.
-    computing = _timed(lambda: _take(on_frames, iter(decoded), steps))
+    computing = timed(lambda: _take(on_frames, iter(decoded), steps))
     with few_threads(head):
-        computing = min(computing, _timed(lambda: _take(on_frames, iter(decoded), steps)))
-    quick = median(rest)
-    return [
-        Measured("an epoch on stored features, the first (reads the store)", first, "s"),
-        Measured("an epoch on stored features, the later ones", quick, "s"),
-        Measured("an epoch of the whole model on frames, decoding included", decoding + computing, "s"),
-        Measured("an epoch of the whole model on frames that are in memory", computing, "s"),
-        Measured("times faster than from videos", (decoding + computing) / quick, "x"),
-        Measured("times faster than from frames in memory", computing / quick, "x"),
-    ]
+        computing = min(computing, timed(lambda: _take(on_frames, iter(decoded), steps)))
+    return {
+        "a head, features being read from the store": _time(first),
+        "a head, features in memory": _time(*rest),
+        "the whole model, from videos": _against(decoding + computing, rest),
+        "the whole model, frames in memory": _against(computing, rest),
+    }
+
+
+def _against(seconds: float, stored: Sequence[float]) -> dict[str, Figure]:
+    """How long one epoch took, and how many times faster each of those on ``stored`` features was."""
+    ratios = tuple(seconds / one for one in stored)
+    return {**_time(seconds), "features in memory are faster": Figure("x", "higher", ratios)}
 
 
 def _trainer(learner: nn.Module, recipe: HeadRecipe, steps: int) -> Trainer:
@@ -184,9 +191,3 @@ def _clips(examples: Sequence[Example], catalog: Repository) -> Callable[[Place]
         return Clip(read, example.labels, 1.0, valid=True, broken=())
 
     return clip
-
-
-def _timed(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from benchmarks.broken_videos import make_corpus
+from benchmarks.figures import Case, Figure, Row
 from sfavivit.scoring.parts import part_files, read_part
 
 TIMINGS = ("decode_seconds", "spatial_seconds", "temporal_seconds", "total_seconds")
@@ -22,72 +23,82 @@ POLL_SECONDS = 0.02
 PART_VIDEOS = 3
 
 
-@dataclass
-class ResumeResult:
-    """``scored_at_kills``: how many videos were on disk after each kill.
-
-    ``lost``, ``twice``: videos without rows, or in two parts. ``vanished``: videos that had rows after a kill
-    and not after a later one. ``differing``: rows that are not those of the undisturbed run, timings aside.
-    """
-
-    videos: int
-    broken: int
-    kills: int = 0
-    workers_killed: int = 0
-    scored_at_kills: list[int] = field(default_factory=list)
-    lost: int = 0
-    twice: int = 0
-    vanished: int = 0
-    differing: int = 0
-    undisturbed_seconds: float = 0.0
-    disturbed_seconds: float = 0.0
-
-
 def measure(
     repository: Path, folder: Path, *, videos: int, broken: int, kills: int, workers: int = 1, seed: int = 0
-) -> ResumeResult:
-    """Score a corpus undisturbed, and again with ``kills`` SIGKILLs at random moments; compare the rows."""
+) -> list[Row]:
+    """Score a corpus undisturbed, and again with ``kills`` SIGKILLs at random moments; compare the rows.
+
+    ``scored at a kill``: how many videos were on disk then. ``lost``, ``twice``: videos without rows, or in
+    two parts. ``vanished``: videos that had rows after a kill and not after a later one. ``differing``: rows
+    that are not those of the undisturbed run, timings aside.
+    """
     manifest = make_corpus(folder / "corpus", videos, broken, seed)
-    result = ResumeResult(videos, broken)
-    alone, killed = _Job(folder / "alone", manifest, repository, workers), None
+    alone = _Job(folder / "alone", manifest, repository, workers)
     start = time.monotonic()
     alone.start()
     alone.wait_for_parts(1)
     loading = time.monotonic() - start
     alone.wait_for_end()
-    result.undisturbed_seconds = round(time.monotonic() - start, 1)
-    per_video = (result.undisturbed_seconds - loading) / videos
+    undisturbed = time.monotonic() - start
 
     killed = _Job(folder / "killed", manifest, repository, workers)
-    dice = random.Random(seed)  # noqa: S311
     start = time.monotonic()
-    kept: list[set[str]] = [set()]
-    for left in range(kills, 0, -1):
-        killed.start()
-        if dice.random() < 0.2:  # somewhere while the models load
-            time.sleep(dice.uniform(0, loading))
-        else:
-            # By what is done, not by the clock, which says little on a busy machine.
-            share = (videos - len(kept[-1])) / (left + 1) / PART_VIDEOS
-            killed.wait_for_parts(1 + dice.randrange(max(1, round(1.5 * share))))
-            time.sleep(dice.uniform(0, PART_VIDEOS * per_video))
-            if dice.random() < 0.3:
-                result.workers_killed += killed.kill_worker(dice)
-                time.sleep(dice.uniform(0, 0.5))
-        result.kills += killed.kill()
-        kept.append(set(killed.ids()))
-        result.scored_at_kills.append(len(kept[-1]))
+    attack = _Attack(videos, loading, (undisturbed - loading) / videos, random.Random(seed))  # noqa: S311
+    attack.run(killed, kills)
     killed.start()
     killed.wait_for_end()
-    result.disturbed_seconds = round(time.monotonic() - start, 1)
+    disturbed = time.monotonic() - start
 
-    ids = killed.ids()
-    result.lost = videos - len(set(ids))
-    result.twice = len(ids) - len(set(ids))
-    result.vanished = sum(len(before - after) for before, after in pairwise([*kept, set(ids)]))
-    expected, found = alone.rows(), killed.rows()
-    result.differing = sum(expected.get(key) != found.get(key) for key in expected.keys() | found.keys())
-    return result
+    ids, expected, found = killed.ids(), alone.rows(), killed.rows()
+    vanished = sum(len(before - after) for before, after in pairwise([*attack.kept, set(ids)]))
+    differing = sum(expected.get(key) != found.get(key) for key in expected.keys() | found.keys())
+    case: Case = {"videos": videos, "broken": broken, "kills": kills, "workers": workers, "seed": seed}
+    figures = {
+        "killed": Figure("jobs", "neither", (attack.jobs_killed,)),
+        "also killed": Figure("workers", "neither", (attack.workers_killed,)),
+        "lost": Figure("videos", "lower", (videos - len(set(ids)),)),
+        "twice": Figure("videos", "lower", (len(ids) - len(set(ids)),)),
+        "vanished": Figure("videos", "lower", (vanished,)),
+        "differing": Figure("rows", "lower", (differing,)),
+        "undisturbed": Figure("s", "lower", (undisturbed,)),
+        "disturbed": Figure("s", "lower", (disturbed,)),
+    }
+    if kills:
+        figures["scored at a kill"] = Figure("videos", "neither", tuple(map(len, attack.kept[1:])))
+    return [Row(case, figures)]
+
+
+@dataclass
+class _Attack:
+    """SIGKILLs at moments that ``dice`` choose. ``kept``: ids of the videos on disk, at first and after each.
+
+    ``loading``: seconds until the first videos are scored; ``per_video``: seconds for each of ``videos``.
+    """
+
+    videos: int
+    loading: float
+    per_video: float
+    dice: random.Random
+    jobs_killed: int = 0
+    workers_killed: int = 0
+    kept: list[set[str]] = field(default_factory=lambda: [set()])
+
+    def run(self, job: _Job, kills: int) -> None:
+        """Start and kill ``job`` so often."""
+        for left in range(kills, 0, -1):
+            job.start()
+            if self.dice.random() < 0.2:  # somewhere while the models load
+                time.sleep(self.dice.uniform(0, self.loading))
+            else:
+                # By what is done, not by the clock, which says little on a busy machine.
+                share = (self.videos - len(self.kept[-1])) / (left + 1) / PART_VIDEOS
+                job.wait_for_parts(1 + self.dice.randrange(max(1, round(1.5 * share))))
+                time.sleep(self.dice.uniform(0, PART_VIDEOS * self.per_video))
+                if self.dice.random() < 0.3:
+                    self.workers_killed += job.kill_worker(self.dice)
+                    time.sleep(self.dice.uniform(0, 0.5))
+            self.jobs_killed += job.kill()
+            self.kept.append(set(job.ids()))
 
 
 class _Job:

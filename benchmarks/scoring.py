@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.figures import Figure, Row
+from benchmarks.videos import write_video
 from sfavivit import Recognizer
 from sfavivit.annotations import VideoItem
 from sfavivit.engines.base import Engine, Features, Frames, Logits
-from sfavivit.ffmpeg_program import find_ffmpeg
 from sfavivit.repository import Repository
 from sfavivit.scoring.options import ScoreOptions
-from sfavivit.scoring.rows import Row
+from sfavivit.scoring.rows import Row as ScoreRow
 from sfavivit.scoring.scorer import score_items
 from sfavivit.video import VideoReader
 from sfavivit.views import CROPS, Views
@@ -27,33 +27,26 @@ VIEWS = Views(4, 3)
 TOLERANCE = 1e-4
 
 
-@dataclass(frozen=True)
-class ScoringCost:
-    """What a video costs, in the mean. ``times``: how many times faster than the first row.
+def measure(repository: Path, folder: Path, videos: int, view_videos: int) -> list[Row]:
+    """What a video costs, in the mean; scores that must be the same are compared.
 
+    ``repository`` has two heads. ``times faster``: than the first row.
     ``tubelets`` went through the spatial half of the model for it, ``windows`` through the temporal half.
-    """
-
-    what: str
-    seconds: float
-    times: float
-    tubelets: int
-    windows: int
-
-
-def measure(repository: Path, folder: Path, videos: int, view_videos: int) -> list[ScoringCost]:
-    """The table of costs; ``repository`` has two heads. Scores that must be the same are compared.
 
     Many views are measured on the first ``view_videos`` of the ``videos`` clips, since they take so long.
     """
     engine = _Counting(Recognizer.load(repository).engine)
     recognizer = Recognizer(Repository.load(repository), engine)
     first, second = recognizer.heads[:2]
-    items = [VideoItem(str(k), str(_clip(folder / f"{k}.mp4", k)), {}) for k in range(videos)]
+    clips = [
+        write_video(folder / f"{k}.mp4", CLIP_SECONDS, look=f"hue=h={40 * k}")  # no two are alike
+        for k in range(videos)
+    ]
+    items = [VideoItem(str(k), str(clip), {}) for k, clip in enumerate(clips)]
     one, other = ScoreOptions((first,)), ScoreOptions((second,))
     store = str(folder / "store")
     many = ScoreOptions((first,), views=VIEWS, store=str(folder / "views"))
-    results: list[ScoringCost] = []
+    results: list[Row] = []
 
     def scored(what: str, options: ScoreOptions, count: int = videos) -> list[Logits]:
         return timed(what, count, (_logits(rows) for rows in score_items(recognizer, items[:count], options)))
@@ -63,9 +56,14 @@ def measure(repository: Path, folder: Path, videos: int, view_videos: int) -> li
         start = time.perf_counter()
         logits = list(work)
         seconds = (time.perf_counter() - start) / count
-        times = (results[0].seconds if results else seconds) / seconds
-        counts = (engine.tubelets // count, engine.windows // count)
-        results.append(ScoringCost(what, round(seconds, 4), round(times, 2), *counts))
+        first_seconds = results[0].figures["time"].median if results else seconds
+        figures = {
+            "time": Figure("s/video", "lower", (seconds,)),
+            "times faster": Figure("x", "higher", (first_seconds / seconds,)),
+            "tubelets": Figure("tubelets/video", "lower", (engine.tubelets / count,)),
+            "windows": Figure("windows/video", "lower", (engine.windows / count,)),
+        }
+        results.append(Row({"what": what, "videos": count}, figures))
         return logits
 
     list(score_items(recognizer, items[:1], one))  # the first call of an engine is slow
@@ -117,7 +115,7 @@ def _unshared_views(recognizer: Recognizer, item: VideoItem, head: str) -> Logit
     return {"": np.mean(views, axis=0)}
 
 
-def _logits(rows: list[Row]) -> Logits:
+def _logits(rows: list[ScoreRow]) -> Logits:
     if "error_kind" in rows[0]:
         raise RuntimeError(rows[0]["error_message"])
     return {row["output"]: row["logits"] for row in rows}
@@ -127,12 +125,3 @@ def _expect_same(expected: list[Logits], found: list[Logits]) -> None:
     """Up to rounding: an int8 engine's scales depend on which tubelets share a call."""
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_allclose(one[""], other[""], atol=TOLERANCE)
-
-
-def _clip(path: Path, number: int) -> Path:
-    """Ten seconds of 340x256 video at 25 frames a second, of which no two are alike."""
-    picture = f"testsrc2=size=340x256:rate=25:duration={CLIP_SECONDS},hue=h={number * 40}"
-    command = [find_ffmpeg().path, "-v", "error", "-y", "-f", "lavfi", "-i", picture]
-    options = "-c:v libx264 -preset veryfast -pix_fmt yuv420p"
-    subprocess.run([*command, *options.split(), str(path)], check=True)
-    return path

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.figures import Case, Figure, Row
 from benchmarks.new_head import HELD_OUT_SEED, TRAINING_SEED, write_videos
+from benchmarks.operations import timed
 from sfavivit.annotations import read_items
 from sfavivit.feature_store import FeatureStore
 from sfavivit.model import TemporalTransformer
@@ -23,20 +25,6 @@ from training.head_windows import FeatureExample
 from training.ondemand_engine import open_on_demand
 from training.selection import SELECTORS, Selector, selected_logits
 from training.stored_features import FeatureCache, FeatureFiller
-
-
-@dataclass(frozen=True)
-class SelectionCost:
-    """Means over seeds. ``whole``: top-1 as the head is served, on whole windows; ``selected``: on as many
-    tubelets as it learned from, which the service does not do.
-    """
-
-    selector: str
-    tubelets: int
-    step_milliseconds: float
-    whole: float
-    selected: float
-    seeds: int
 
 
 class _Data:
@@ -53,31 +41,48 @@ class _Data:
         ]
 
 
-def measure(repository: Path, folder: Path, counts: list[int], seeds: int) -> list[SelectionCost]:
-    """Heads that learned from all tubelets, and from ``counts`` of them by every selector."""
+def measure(
+    repository: Path, folder: Path, *, videos: int, held_out: int, counts: Sequence[int], seeds: int
+) -> list[Row]:
+    """Heads that learned from all tubelets, and from ``counts`` of them by every selector; a sample a seed.
+
+    ``whole windows``: top-1 as the head is served, on whole windows; ``selected tubelets``: on as many as it
+    learned from, which the service does not do.
+    """
     store = FeatureStore(folder / "store")
-    training = _Data(repository, write_videos(folder / "training", 50, TRAINING_SEED), store)
-    held_out = _Data(repository, write_videos(folder / "held_out", 100, HELD_OUT_SEED), store)
+    training = _Data(repository, write_videos(folder / "training", videos, TRAINING_SEED), store)
+    judged = _Data(repository, write_videos(folder / "held_out", held_out, HELD_OUT_SEED), store)
     cache = FeatureCache(store, 1 << 30)
     start = head_of(Repository.load(repository), "default")
     plans: list[tuple[Selector, int | None]] = [("novelty", None)]
-    for tubelets in counts:
-        plans += [(selector, tubelets) for selector in SELECTORS]
-    results = []
-    for selector, count in plans:
-        figures = []
-        for seed in range(seeds):
+    plans += [(selector, tubelets) for tubelets in counts for selector in SELECTORS]
+    samples: list[list[tuple[float, float, float]]] = [[] for _ in plans]
+    for seed in range(seeds):
+        for (selector, count), of_plan in zip(plans, samples, strict=True):
             recipe = HeadRecipe(seed=seed, select=count, selector=selector)
             head = new_head(start.dims, {"": len(training.names[""])}, recipe, start)
-            began = time.perf_counter()
-            train_head(head, training.examples, cache, recipe, progress=lambda *_: None)
-            step = (time.perf_counter() - began) / training_steps(recipe, len(training.examples))
-            scores = [_top1(head, held_out, cache, wanted, selector) for wanted in (None, count)]
-            figures.append((1000 * step, *scores))
-        step, whole, selected = np.mean(figures, axis=0).round(3).tolist()
-        name = selector if count else "all"
-        results.append(SelectionCost(name, count or start.dims.max_tubelets, step, whole, selected, seeds))
-    return results
+            seconds = timed(
+                partial(train_head, head, training.examples, cache, recipe, progress=lambda *_: None)
+            )
+            step = seconds / training_steps(recipe, len(training.examples))
+            top1s = [_top1(head, judged, cache, wanted, selector) for wanted in (None, count)]
+            of_plan.append((1000 * step, top1s[0], top1s[1]))
+    rows = []
+    for (selector, count), of_plan in zip(plans, samples, strict=True):
+        steps, whole, selected = zip(*of_plan, strict=True)
+        case: Case = {
+            "videos": videos,
+            "held-out videos": held_out,
+            "selector": selector if count else "all",
+            "tubelets": count or start.dims.max_tubelets,
+        }
+        figures = {
+            "step": Figure("ms", "lower", steps),
+            "top-1, whole windows": Figure("share", "higher", whole),
+            "top-1, selected tubelets": Figure("share", "higher", selected),
+        }
+        rows.append(Row(case, figures))
+    return rows
 
 
 @torch.inference_mode()

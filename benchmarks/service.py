@@ -1,8 +1,8 @@
 """What the video service costs: 16 streams of frames through it, against the engine alone.
 
 Both make the same calls: chunks of one size through the spatial model, and the same windows through the
-temporal one (a stream's provisional answers are put off beyond its end). Rounds of both alternate, and the
-median of each counts.
+temporal one (a stream's provisional answers are put off beyond its end). Rounds of both alternate, and a
+ratio is one of a round.
 
 Clients, service and engine share this machine's cores. When these are all busy, the share of the engine's
 rate that a service can have is bounded by what it and its clients add to the work:
@@ -19,25 +19,23 @@ of their own.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from benchmarks import empty_engine
 from benchmarks.empty_engine import EmptyEngine
+from benchmarks.figures import Better, Case, Figure, Row
+from benchmarks.service_process import process_that_serves, service_process
 from serving.models import Models, slots_in_process
 from serving.triton import TritonServer
 from sfavivit import Recognizer
@@ -48,7 +46,7 @@ from sfavivit.protocol.client import VideoRecognitionClient
 STREAMS = 16
 
 
-def measure(repository: Path, seconds: float, rounds: int) -> list[dict[str, Any]]:
+def measure(repository: Path, seconds: float, rounds: int) -> list[Row]:
     """Each engine alone, and the service over it: ``seconds`` of video in each of 16 streams.
 
     The engine alone does all that a session does with the frames: spatial, temporal, windows. In the
@@ -99,23 +97,25 @@ def _compare(
     *,
     at_once: int,
     processes: Sequence[psutil.Process] = (),
-) -> dict[str, Any]:
+) -> Row:
     """Rounds of engine, service and empty service in turn."""
     recognizer = Recognizer.load(location)
     sampling, dims = recognizer.manifest.sampling, recognizer.manifest.dimensions
     shape = (round(seconds * sampling.fps), dims.image_size, dims.image_size, 3)
     frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     source = "--engine" if location.startswith("triton://") else "--repository"
-    options = ["serving", source, location, "--port", "0", "--metrics-port", "-1"]
     with ExitStack() as stack:
-        service, client = stack.enter_context(_service(options))
-        empty, empty_client = stack.enter_context(_service(["benchmarks.empty_engine", str(repository)]))
+        service = stack.enter_context(service_process(source, location))
+        empty = stack.enter_context(process_that_serves(empty_engine.__name__, repository))
+        client, empty_client = (
+            stack.enter_context(VideoRecognitionClient(one.address)) for one in (service, empty)
+        )
         callers = stack.enter_context(ThreadPoolExecutor(at_once))
         clients = stack.enter_context(ThreadPoolExecutor(STREAMS))
         idle = Recognizer(recognizer.catalog, EmptyEngine(recognizer.catalog))
         windows = STREAMS * _alone(recognizer, frames)  # also a warm-up
-        alone, served = _Meter(processes), _Meter([*processes, service])
-        session, transport = _Meter([]), _Meter([empty])
+        alone, served = _Meter(processes), _Meter([*processes, service.process])
+        session, transport = _Meter([]), _Meter([empty.process])
         for meter, one in ((served, client), (transport, empty_client)):
             meter.round(lambda one=one: _together(clients, _served, one, frames), windows)  # type: ignore[misc]
             meter.forget()
@@ -124,24 +124,30 @@ def _compare(
             served.round(lambda: _together(clients, _served, client, frames), windows)
             session.round(lambda: _together(callers, _alone, idle, frames), windows)
             transport.round(lambda: _together(clients, _served, empty_client, frames), windows)
-    chunks = STREAMS * len(frames) / (recognizer.chunk_tubelets * dims.tubelet_frames)
-    rates = [STREAMS * len(frames) / float(np.median(meter.wall)) for meter in (alone, served)]
-    meters = (alone.cpu, served.cpu, session.cpu, transport.cpu, transport.client_cpu)
-    costs = [1000 * float(np.median(cpu)) / chunks for cpu in meters]
-    added = costs[3] - costs[2]
-    return {
-        "engine": engine,
-        "seconds a stream": seconds,
-        "alone, frames/s": round(rates[0], 1),
-        "service, frames/s": round(rates[1], 1),
-        "share": round(rates[1] / rates[0], 3),
-        "share by CPU": round(costs[0] / costs[1], 3),
-        "ceiling": round(costs[0] / (costs[0] + added), 3),
-        "alone, CPU ms a chunk": round(costs[0], 3),
-        "service and clients": round(costs[1], 3),
-        "added": round(added, 3),
-        "by clients": round(costs[4], 3),
+    sent = STREAMS * len(frames)
+    meters = {"alone": alone, "served": served, "session": session, "transport": transport}
+    case: Case = {"engine": engine, "streams": STREAMS, "seconds a stream": seconds}
+    return Row(case, _figures(meters, sent, sent / (recognizer.chunk_tubelets * dims.tubelet_frames)))
+
+
+def _figures(meters: Mapping[str, _Meter], frames: int, chunks: float) -> dict[str, Figure]:
+    """A sample of each figure for each round. ``frames``, ``chunks``: of a round."""
+    alone, service = (frames / np.array(meters[name].wall) for name in ("alone", "served"))
+    cpu = {name: 1000 / chunks * np.array(meter.cpu) for name, meter in meters.items()}
+    added = cpu["transport"] - cpu["session"]
+    by_clients = 1000 / chunks * np.array(meters["transport"].client_cpu)
+    figures: dict[str, tuple[str, Better, NDArray[np.float64]]] = {
+        "alone": ("frames/s", "higher", alone),
+        "service": ("frames/s", "higher", service),
+        "share": ("share", "higher", service / alone),
+        "share by CPU": ("share", "higher", cpu["alone"] / cpu["served"]),
+        "ceiling": ("share", "higher", cpu["alone"] / (cpu["alone"] + added)),
+        "CPU alone": ("ms/chunk", "lower", cpu["alone"]),
+        "CPU of service and clients": ("ms/chunk", "lower", cpu["served"]),
+        "CPU added": ("ms/chunk", "lower", added),
+        "of that, by clients": ("ms/chunk", "lower", by_clients),
     }
+    return {name: Figure(unit, better, tuple(values)) for name, (unit, better, values) in figures.items()}
 
 
 def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
@@ -151,23 +157,6 @@ def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
 def _together(pool: ThreadPoolExecutor, work: Callable[..., int], *arguments: Any) -> int:
     """The sum of what ``work`` returns for each stream."""
     return sum(future.result() for future in [pool.submit(work, *arguments) for _ in range(STREAMS)])
-
-
-@contextmanager
-def _service(module_and_options: Sequence[str]) -> Iterator[tuple[psutil.Process, VideoRecognitionClient]]:
-    """A service in a process of its own, and its client."""
-    process = psutil.Popen(
-        [sys.executable, "-m", *module_and_options], stderr=subprocess.PIPE, text=True, bufsize=1
-    )
-    try:
-        port = json.loads(process.stderr.readline())["port"]
-        # A log that nobody reads would stop the service when the pipe is full.
-        Thread(target=deque, args=(process.stderr, 0), daemon=True).start()
-        with VideoRecognitionClient(f"127.0.0.1:{port}") as client:
-            yield process, client
-    finally:
-        process.kill()
-        process.wait()
 
 
 def _alone(recognizer: Recognizer, frames: NDArray[np.uint8]) -> int:

@@ -7,24 +7,38 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+
+import psutil
 
 from sfavivit.errors import ServiceError
 
 
+@dataclass(frozen=True)
+class ServiceProcess:
+    """``address``: HOST:PORT, of loopback."""
+
+    process: psutil.Popen
+    address: str
+
+
+def service_process(*options: str | Path) -> AbstractContextManager[ServiceProcess]:
+    """``python -m serving OPTIONS`` on a free port; the rest as of ``process_that_serves``."""
+    return process_that_serves("serving", *options, "--port", "0", "--metrics-port", "-1")
+
+
 @contextmanager
-def service_process(repository: Path) -> Iterator[str]:
-    """``python -m serving`` on a free port of loopback, ready to answer; yields its address.
+def process_that_serves(module: str, *arguments: str | Path) -> Iterator[ServiceProcess]:
+    """``python -m MODULE ARGUMENTS``, from when it is ready to answer until it is killed at the end.
 
     Raises:
         ServiceError: it does not start; the message ends with its own.
     """
-    options = ("--repository", str(repository), "--port", "0", "--metrics-port", "-1")
-    command = [sys.executable, "-m", "serving", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, bufsize=1) as process:
-        assert process.stderr is not None
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    with psutil.Popen(command, stderr=subprocess.PIPE, text=True, bufsize=1) as process:
         try:
             line = process.stderr.readline()
             try:
@@ -35,6 +49,6 @@ def service_process(repository: Path) -> Iterator[str]:
                 ) from None
             # A log that nobody reads would stop the service when the pipe is full.
             Thread(target=deque, args=(process.stderr, 0), daemon=True).start()
-            yield f"127.0.0.1:{port}"
+            yield ServiceProcess(process, f"127.0.0.1:{port}")
         finally:
             process.kill()

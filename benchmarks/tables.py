@@ -8,26 +8,37 @@ from benchmarks.figures import Case, Figure, Result, Row
 from sfavivit.app import printable
 
 # Ways to do the same work. Rows that differ in these alone are rivals, of which one is the best.
-WAYS = ("way", "engine", "model", "mode", "precision", "chunk", "name", "variant", "stages")
+WAYS = (
+    "way",
+    "engine",
+    "model",
+    "mode",
+    "precision",
+    "chunk",
+    "name",
+    "variant",
+    "stages",
+    "transport",
+    "selector",
+)
+# A setting that names a part of some work, and its value for the whole: parts are columns of their whole.
+PART, WHOLE = "stage", "total"
 LONG_TABLE_ROWS = 16
 
 
-def page(results: Mapping[str, Result], pictures: Mapping[str, str], without_figures: Sequence[str]) -> str:
+def page(results: Mapping[str, Result], pictures: Mapping[str, str]) -> str:
     """The whole file. ``results``: by the name of their files; ``pictures``: paths of their charts."""
     parts = [
         "# Benchmarks",
         "Made by `python -m benchmarks charts` from the files in `benchmarks/results`; do not edit.\n"
         "Medians, with the range of the repeats; of the rows that do the same work in several ways, the best "
-        "is bold.",
+        "is bold. Of a part of some work only its first figure is shown.",
     ]
     for name, result in results.items():
-        parts += [f"## {_cell(name)}", _origin(result)]
+        parts += [f"## {_cell(name)}", _origin(name, result)]
         if name in pictures:
             parts.append(f"![{_cell(name)}]({pictures[name]})")
-        parts += [table(rows) for rows in _kinds(result.rows)]
-    if without_figures:
-        links = (f"[{name}](../benchmarks/results/{name}.json)" for name in without_figures)
-        parts.append("Results of single values, not shown here: " + ", ".join(links) + ".")
+        parts += [table(rows) for rows in _kinds(_parts_as_columns(result.rows))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -91,8 +102,7 @@ def best_rows(rows: Sequence[Row], name: str) -> list[Row]:
     for row in rows:
         figure = row.figures.get(name)
         if figure and figure.better != "neither":
-            work = tuple(sorted((key, value) for key, value in row.case.items() if key not in WAYS))
-            groups.setdefault((figure.unit, *work), []).append((figure, row))
+            groups.setdefault((figure.unit, *_without(WAYS, row.case)), []).append((figure, row))
     best = []
     for group in groups.values():
         medians = [figure.median for figure, _ in group]
@@ -102,19 +112,50 @@ def best_rows(rows: Sequence[Row], name: str) -> list[Row]:
     return best
 
 
-def _kinds(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows with the same settings' names belong into one table."""
-    kinds: dict[frozenset[str], list[Row]] = {}
+def _parts_as_columns(rows: Sequence[Row]) -> list[Row]:
+    """The first figure of each part in the row of its whole, where there is one."""
+    wholes = {_work(row): dict(row.figures) for row in rows if row.case.get(PART) == WHOLE}
+    left = []
     for row in rows:
-        kinds.setdefault(frozenset(row.case), []).append(row)
-    return list(kinds.values())
+        part, whole = row.case.get(PART, WHOLE), wholes.get(_work(row))
+        if whole is None or part == WHOLE:
+            left.append(row)
+        elif row.figures:
+            name, figure = next(iter(row.figures.items()))
+            whole[f"{part} {name}"] = figure
+    return [Row(row.case, wholes[_work(row)]) if row.case.get(PART) == WHOLE else row for row in left]
 
 
-def _origin(result: Result) -> str:
+def _work(row: Row) -> tuple[tuple[str, object], ...]:
+    return _without((PART,), row.case)
+
+
+def _without(names: Sequence[str], case: Case) -> tuple[tuple[str, object], ...]:
+    """The other settings, to group rows by."""
+    return tuple(sorted((name, value) for name, value in case.items() if name not in names))
+
+
+def _kinds(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows with the same settings' names are of one table, unless each has figures that the other lacks."""
+    kinds: list[tuple[set[str], set[str], list[Row]]] = []
+    for row in rows:
+        settings, figures = set(row.case), set(row.figures)
+        for known_settings, known_figures, kind in kinds:
+            if settings == known_settings and (figures <= known_figures or known_figures <= figures):
+                known_figures.update(figures)
+                kind.append(row)
+                break
+        else:
+            kinds.append((settings, figures, [row]))
+    return [kind for *_, kind in kinds]
+
+
+def _origin(name: str, result: Result) -> str:
     processor, cores, commit, date = (
         _cell(str(result.machine.get(name, "unknown"))) for name in ("processor", "cores", "commit", "date")
     )
-    return f"`{_cell(result.command)}` · {processor}, {cores} cores · commit {commit} · {date[:10]}"
+    file = f"[file](../benchmarks/results/{name}.json)"
+    return f"`{_cell(result.command)}` · {processor}, {cores} cores · commit {commit} · {date[:10]} · {file}"
 
 
 def _median_and_range(figure: Figure, is_best: bool) -> str:

@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -23,6 +22,7 @@ import tritonclient.grpc
 from numpy.typing import NDArray
 from tritonclient.utils import shared_memory as untyped_shared_memory
 
+from benchmarks.figures import Figure, Row
 from export.exporter import ExportOptions, export_model
 from export.outputs import label_outputs
 from serving.triton import TritonServer
@@ -37,20 +37,12 @@ shared_memory: Any = untyped_shared_memory
 CHUNK_FRAMES = 16
 WARM_UP, MODEL_RUNS = 5, 5
 Send = Callable[[], object]
+_Sample = tuple[float, float]
+"""Milliseconds of one request (median over all threads), and chunks a second of all threads together."""
 
 
-@dataclass(frozen=True)
-class TransportResult:
-    """Milliseconds of one request (median over all threads), and chunks a second of all threads together."""
-
-    transport: str
-    threads: int
-    median_ms: float
-    chunks_per_second: float
-
-
-def measure(folder: Path, requests: int, rounds: int = 3) -> list[TransportResult]:
-    """Both transports in turn, ``rounds`` times, with 1 and 8 threads; the best round of each counts."""
+def measure(folder: Path, requests: int, rounds: int) -> list[Row]:
+    """Both transports in turn, ``rounds`` times, with 1 and 8 threads; a sample of each is one round's."""
     dims = named_dimensions(
         "tiny",
         {"": 2},
@@ -64,27 +56,31 @@ def measure(folder: Path, requests: int, rounds: int = 3) -> list[TransportResul
     model = SfaVivit(dims).eval()
     export_model(model, label_outputs(model, {}), folder / "repository", ExportOptions())
     frames = np.random.default_rng(0).integers(0, 256, (1, CHUNK_FRAMES, 224, 224, 3), np.uint8)
-    best: dict[tuple[str, int], TransportResult] = {}
+    ways = {"grpc message": _by_message, "shared memory": _by_shared_memory}
+    samples: dict[tuple[str, int], list[_Sample]] = {}
     with TritonServer(folder / "repository", exit_seconds=0) as server:
         for _ in range(rounds):
             for threads in (1, 8):
-                for transport, prepare in (
-                    ("grpc message", _by_message),
-                    ("shared memory", _by_shared_memory),
-                ):
+                for transport, prepare in ways.items():
                     with ExitStack() as stack:
                         sends = [prepare(server, frames, stack) for _ in range(threads)]
-                        result = _run(transport, sends, requests)
-                    kept = best.setdefault((transport, threads), result)
-                    if result.chunks_per_second > kept.chunks_per_second:
-                        best[transport, threads] = result
-    return [*best.values(), _model(frames)]
+                        samples.setdefault((transport, threads), []).append(_run(sends, requests))
+    samples["(ViT-B/16 itself)", 1] = [_model(frames)]
+    rows = []
+    for (transport, threads), measured in samples.items():
+        milliseconds, rates = zip(*measured, strict=True)
+        figures = {
+            "request": Figure("ms", "lower", milliseconds),
+            "throughput": Figure("chunks/s", "higher", rates),
+        }
+        rows.append(Row({"transport": transport, "threads": threads}, figures))
+    return rows
 
 
-def _model(frames: NDArray[np.uint8]) -> TransportResult:
+def _model(frames: NDArray[np.uint8]) -> _Sample:
     spatial, clip = SfaVivit(named_dimensions("B", {"": 2})).eval().spatial, torch.from_numpy(frames)
     with torch.inference_mode():
-        return _run("(ViT-B/16 itself)", [lambda: spatial(clip)], MODEL_RUNS)
+        return _run([lambda: spatial(clip)], MODEL_RUNS)
 
 
 def _by_message(server: TritonServer, frames: NDArray[np.uint8], stack: ExitStack) -> Send:
@@ -111,7 +107,7 @@ def _by_shared_memory(server: TritonServer, frames: NDArray[np.uint8], stack: Ex
     return send
 
 
-def _run(transport: str, sends: list[Send], requests: int) -> TransportResult:
+def _run(sends: list[Send], requests: int) -> _Sample:
     seconds: list[float] = []
 
     def work(send: Send) -> None:
@@ -130,4 +126,4 @@ def _run(transport: str, sends: list[Send], requests: int) -> TransportResult:
     for thread in threads:
         thread.join()
     rate = len(seconds) / (time.perf_counter() - start)
-    return TransportResult(transport, len(sends), round(statistics.median(seconds) * 1000, 2), round(rate, 1))
+    return 1000 * statistics.median(seconds), rate

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+from matplotlib.figure import Figure as Picture
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -78,23 +79,54 @@ def test_page() -> None:
     text = page(
         {"b_2": result_of("b", [*rows, Row({"claim": "c"}, {"holds": seconds(1)})])},
         {"b_2": "b.png"},
-        ["old"],
     )
-    assert "## b_2\n\n`python -m benchmarks b` · P\\|Q, 2 cores · commit abc1234 · 2026-01-02\n" in text
-    assert "![b_2](b.png)" in text and "[old](../benchmarks/results/old.json)" in text
+    origin = "`python -m benchmarks b` · P\\|Q, 2 cores · commit abc1234 · 2026-01-02"
+    assert f"## b_2\n\n{origin} · [file](../benchmarks/results/b_2.json)\n\n![b_2](b.png)\n" in text
     assert "<details><summary>20 rows</summary>\n\n| a | time (s) |" in text
     assert "All rows" not in text and "| claim | holds (s) |\n| --- | ---: |\n| c | 1 |" in text
 
 
+def test_parts_are_columns_of_their_whole() -> None:
+    def row(work: str, stage: str, **figures: float) -> Row:
+        return Row({"work": work, "stage": stage}, {name: seconds(value) for name, value in figures.items()})
+
+    rows = [
+        row("clip", "decode", p50=1, p90=2),
+        row("clip", "total", p50=4, p90=5),
+        row("clip", "spatial", p50=3),
+        row("cold", "load", p50=6),  # there is no whole of it
+    ]
+    tables = page({"b": result_of("b", rows)}, {}).partition("b.json)\n\n")[2]
+    assert tables.splitlines() == [
+        "| work | stage | p50 (s) | p90 (s) | decode p50 (s) | spatial p50 (s) |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| clip | total | 4 | 5 | 1 | 3 |",
+        "| cold | load | 6 |  |  |  |",
+    ]
+
+
+def test_rows_with_other_figures_are_of_other_tables() -> None:
+    figures = [{"a": seconds(1)}, {"b": seconds(1)}, {"a": seconds(2), "c": seconds(1)}, {"a": seconds(3)}]
+    rows = [Row({"what": str(k)}, of_row) for k, of_row in enumerate(figures)]
+    text = page({"b": result_of("b", rows)}, {})
+    assert "| what | a (s) | c (s) |" in text and "| what | b (s) |" in text and text.count("---:") == 3
+
+
+def chart_of(result: Result) -> Picture:
+    chart = charts.CHARTS.get(result.benchmark, charts.draw_one_figure)
+    assert chart
+    return chart(result)
+
+
 def widths(result: Result, panel: int = 0) -> list[float]:
     """Of the bars, from the top down."""
-    axis = charts.CHARTS.get(result.benchmark, charts.draw_one_figure)(result).axes[panel]
+    axis = chart_of(result).axes[panel]
     return [bar.get_width() for bar in axis.patches]  # type: ignore[attr-defined]
 
 
 def lines_of(result: Result, panel: int = 0) -> dict[str, tuple[list[float], list[float]]]:
     """Label -> where its points are, across and up."""
-    axis = charts.CHARTS.get(result.benchmark, charts.draw_one_figure)(result).axes[panel]
+    axis = chart_of(result).axes[panel]
     handles, labels = axis.get_legend_handles_labels()
     data = [handle.lines[0].get_data() for handle in handles]  # type: ignore[attr-defined]
     return {label: (list(x), list(y)) for label, (x, y) in zip(labels, data, strict=True)}
@@ -242,6 +274,10 @@ def test_training() -> None:
         draw(without_costs)
 
 
+def test_no_picture_where_a_table_says_it_better() -> None:
+    assert draw(result_of("service_b", [Row({"engine": "a"}, {"time": seconds(1)})])) is None
+
+
 @pytest.mark.parametrize("rows", [[], [Row({}, {})], [Row({"a": 1}, {"n": Figure("", "neither", (1,))})]])
 def test_nothing_to_draw_is_one_line(rows: list[Row]) -> None:
     with pytest.raises(UsageError, match="measure again") as caught:
@@ -252,6 +288,7 @@ def test_nothing_to_draw_is_one_line(rows: list[Row]) -> None:
 def test_charts_are_the_same_bytes_whatever_the_user_has_configured() -> None:
     result = result_of("b", [Row({"what": "$a_1$"}, {"time": seconds(1, 2)})])
     picture = draw(result)
+    assert picture
     with mpl.rc_context({"axes.facecolor": "red", "font.size": 30, "savefig.dpi": 20}):
         assert draw(result) == picture
     assert Image.open(io.BytesIO(picture)).width == 1296
@@ -273,14 +310,15 @@ def test_command(tmp_path: Path) -> None:
     docs.mkdir()
     report("b", [Row({"what": "x"}, {"time": seconds(1, 2)})], "python -m benchmarks b", results)
     report("load", [Row({"what": "x"}, {"time": seconds(1, 2)})], "python -m benchmarks load", results)
-    (results / "old.json").write_text('{"benchmark": "old", "rows": [{"value": 1}]}')
     done = CliRunner().invoke(app, ["charts", "--results", str(results), "--out", str(docs)])
     assert done.exit_code == 0, done.exception
-    left_out, no_chart = done.stderr.splitlines()
-    assert left_out.startswith(f"left out: {results / 'old.json'}")
+    (no_chart,) = done.stderr.splitlines()
     assert no_chart.startswith("no chart: the chart of 'load' shows 'throughput'")
     assert sorted(path.name for path in docs.iterdir()) == ["benchmark_b.png", "benchmarks.md"]
     text = (docs / "benchmarks.md").read_text()
     assert "![b](benchmark_b.png)" in text and "![load]" not in text and "## load" in text
+    (results / "other.json").write_text('{"benchmark": "other", "rows": [{"value": 1}]}')
+    other = CliRunner().invoke(app, ["charts", "--results", str(results), "--out", str(docs)])
+    assert isinstance(other.exception, UsageError) and "other.json: not a result" in str(other.exception)
     empty = CliRunner().invoke(app, ["charts", "--results", str(docs), "--out", str(docs)])
     assert isinstance(empty.exception, UsageError)

@@ -245,10 +245,11 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 def test_killed_and_resumed(repository: Path, tmp_path: Path) -> None:
     """The smaller sister of ``python -m benchmarks resume``: 300 videos, 20 kills."""
-    result = resume.measure(repository, tmp_path, videos=60, broken=6, kills=6, seed=1)
-    assert result.kills == 6
-    assert (result.lost, result.twice, result.vanished, result.differing) == (0, 0, 0, 0)
-    assert 0 < result.scored_at_kills[2] < 60  # it was killed in the middle
+    (row,) = resume.measure(repository, tmp_path, videos=60, broken=6, kills=6, seed=1)
+    samples = {name: figure.samples for name, figure in row.figures.items()}
+    assert samples["killed"] == (6,)
+    assert [samples[name] for name in ("lost", "twice", "vanished", "differing")] == [(0,)] * 4
+    assert 0 < samples["scored at a kill"][2] < 60  # it was killed in the middle
 
 
 def test_a_bar_for_terminals(repository: Path, corpus: Path, tmp_path: Path) -> None:

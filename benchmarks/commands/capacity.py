@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +11,9 @@ import typer
 
 from benchmarks import capacity as sheet
 from benchmarks.capacity import Input
+from benchmarks.commands.options import Name, Size
 from benchmarks.figures import RESULTS, read_result, report
+from benchmarks.machine import command_line
 from sfavivit.dimensions import ModelDimensions, named_dimensions
 
 FPS = 12.5  # of the published models
@@ -25,7 +25,7 @@ OPTION, ASSUMED = "option", "assumed"
 def capacity(
     hours_a_day: Annotated[float, typer.Option(help="Of video that arrives.")] = 24.0,
     peak: Annotated[float, typer.Option(help="The busiest time of the day over its mean.")] = 1.5,
-    size: Annotated[str, typer.Option(help="Of the model: tiny, B, L, H, g.")] = "B",
+    size: Size = "B",
     tubelets_per_second: Annotated[
         float | None, typer.Option(help="Of a machine (default: the best of latency.json).")
     ] = None,
@@ -58,11 +58,11 @@ def capacity(
     ] = 20.0,
     requests: Annotated[int, typer.Option(help="To simulate at each utilisation.")] = 200_000,
     measure: Annotated[bool, typer.Option("--measure", help="Measure decoding first.")] = False,
-    name: Annotated[str, typer.Option(help="Of the result.")] = "capacity",
+    name: Name = "capacity",
     out: Annotated[Path, typer.Option(help="Folder of the results, to read and to write.")] = RESULTS,
 ) -> None:
     """Machines, storage and network for so many hours of video a day, each with its formula."""
-    command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+    command = command_line()
     if measure:
         _measure_decoding(command, out)
     dims = named_dimensions(size, {"": 1})

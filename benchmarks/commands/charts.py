@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from textwrap import shorten
 from typing import Annotated
 
 import typer
@@ -23,13 +22,7 @@ def charts(
     from benchmarks.tables import page  # noqa: PLC0415
     from sfavivit.reports.files import write_file  # noqa: PLC0415
 
-    shown, left_out = {}, []
-    for path in sorted(results.glob("*.json")):
-        try:
-            shown[path.stem] = read_result(path)
-        except UsageError as error:
-            typer.echo(f"left out: {shorten(str(error), 100)}", err=True)
-            left_out.append(path.stem)
+    shown = {path.stem: read_result(path) for path in sorted(results.glob("*.json"))}
     if not shown:
         raise UsageError(f"{str(results)!r} has no results with figures; run a benchmark first")
     pictures = {}
@@ -39,6 +32,7 @@ def charts(
         except UsageError as error:
             typer.echo(f"no chart: {error}", err=True)
             continue
-        pictures[name] = f"benchmark_{name}.png"
-        write_file(out / pictures[name], picture)
-    write_file(out / "benchmarks.md", page(shown, pictures, left_out).encode())
+        if picture:
+            pictures[name] = f"benchmark_{name}.png"
+            write_file(out / pictures[name], picture)
+    write_file(out / "benchmarks.md", page(shown, pictures).encode())

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
+from benchmarks.commands.options import DEMO_MODEL, ModelRepository, Out
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import ROOT
+from benchmarks.machine import command_line
 from sfavivit.repository import Repository
 
 
 def cold(
-    repository: Annotated[Path, typer.Option(help="Model repository.")] = ROOT / "model_repository",
+    repository: ModelRepository = DEMO_MODEL,
     rounds: Annotated[int, typer.Option(min=1, help="Processes of each kind.")] = 10,
-    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+    out: Out = RESULTS,
 ) -> None:
     """From the start of a fresh process to its answer for a clip of two seconds."""
     from benchmarks import cold as processes  # noqa: PLC0415 - loads the recognizer
@@ -26,4 +25,4 @@ def cold(
     Repository.load(repository)  # what is wrong with it is said here, not by a process
     with TemporaryDirectory() as folder:
         rows = processes.measure(repository, Path(folder), rounds)
-    report("cold", rows, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), out)
+    report("cold", rows, command_line(), out)

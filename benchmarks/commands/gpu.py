@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -11,7 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from benchmarks.commands.options import ModelsFolder, Out, Rounds
 from benchmarks.figures import RESULTS, report
+from benchmarks.machine import command_line
 
 
 def gpu(
@@ -23,11 +23,9 @@ def gpu(
         list[int] | None,
         typer.Option(min=1, help="Tubelets of a call; repeatable (default: 8, 16, 32, 64, 128)."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Of everything, in turn.")] = 3,
-    models: Annotated[
-        Path | None, typer.Option(help="Folder to keep repositories and plans in (default: made again).")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+    rounds: Rounds = 3,
+    models: ModelsFolder = None,
+    out: Out = RESULTS,
 ) -> None:
     """The spatial engine on an NVIDIA GPU: engines, sizes, chunks, share of the matrix ceiling."""
     from benchmarks import gpu as engines  # noqa: PLC0415 - needs torch
@@ -43,4 +41,4 @@ def gpu(
             models or Path(scratch),
             lambda text: console.print(text, highlight=False, markup=False),
         )
-    report("gpu", rows, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), out)
+    report("gpu", rows, command_line(), out)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -12,7 +10,9 @@ from typing import Annotated, cast, get_args
 
 import typer
 
+from benchmarks.commands.options import SIZE_NAMES, ModelsFolder, Name, Out, Rounds
 from benchmarks.figures import RESULTS, report
+from benchmarks.machine import command_line
 from sfavivit.engines import ENGINES
 from sfavivit.errors import UsageError
 from sfavivit.repository import Precision
@@ -28,7 +28,7 @@ def latency(
         list[str] | None, typer.Option(help=f"{', '.join(PRECISIONS)}; repeatable (default: fp32, int8).")
     ] = None,
     size: Annotated[
-        list[str] | None, typer.Option(help="tiny, B, L, H, g; repeatable (default: tiny, B).")
+        list[str] | None, typer.Option(help=f"{SIZE_NAMES}; repeatable (default: tiny, B).")
     ] = None,
     frames: Annotated[
         list[int] | None, typer.Option(min=2, help="Of a window; repeatable (default: 32, and 128 of tiny).")
@@ -40,11 +40,11 @@ def latency(
     streams: Annotated[
         list[int] | None, typer.Option(min=1, help="Side by side; repeatable (default: 4).")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="In which the alternatives take turns.")] = 4,
+    rounds: Rounds = 4,
     seconds: Annotated[float, typer.Option(min=0, help="Of clips, and of streams, in a round.")] = 2.0,
-    keep: Annotated[Path | None, typer.Option(help="Folder for the repositories, to be used again.")] = None,
-    name: Annotated[str, typer.Option(help="Of the result, where it is another grid.")] = "latency",
-    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+    models: ModelsFolder = None,
+    name: Name = "latency",
+    out: Out = RESULTS,
 ) -> None:
     """Percentiles of each stage: of a clip, of streams, of a fresh process."""
     from benchmarks import latency as latencies  # noqa: PLC0415 - needs torch and gRPC
@@ -63,7 +63,7 @@ def latency(
     with TemporaryDirectory() as folder:
         rows = latencies.measure(
             list(dict.fromkeys(settings)),
-            keep or Path(folder),
+            models or Path(folder),
             streams=streams or [4],
             rounds=rounds,
             seconds=seconds,
@@ -71,4 +71,4 @@ def latency(
         )
     if not rows:
         raise UsageError("nothing was measured: this machine can run none of the settings")
-    report(name, rows, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), out)
+    report(name, rows, command_line(), out)

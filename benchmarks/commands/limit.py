@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
+from benchmarks.commands.options import ModelsFolder, Out, Rounds, Size
 from benchmarks.figures import RESULTS, report
+from benchmarks.machine import command_line
 
 
 def limit(
-    size: Annotated[str, typer.Option(help="tiny, B, L, H or g.")] = "B",
+    size: Size = "B",
     precision: Annotated[
         list[str] | None, typer.Option(help="Of the engine, repeatable (default: fp32 and int8).")
     ] = None,
     chunk_tubelets: Annotated[int, typer.Option(min=1, help="Tubelets of an engine call.")] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help="Of everything, in turn.")] = 5,
-    models: Annotated[
-        Path | None, typer.Option(help="Folder to keep our repositories in (default: made again).")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+    rounds: Rounds = 5,
+    models: ModelsFolder = None,
+    out: Out = RESULTS,
 ) -> None:
     """How fast this machine multiplies matrices, and how much of that the spatial engine reaches."""
     from benchmarks import limit as limits  # noqa: PLC0415 - needs torch
@@ -31,4 +29,4 @@ def limit(
     with TemporaryDirectory() as scratch:
         folder = (models or Path(scratch)) / size
         rows = limits.measure(size, precision or limits.PRECISIONS, chunk_tubelets, rounds, folder)
-    report("limit", rows, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), out)
+    report("limit", rows, command_line(), out)

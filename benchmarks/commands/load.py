@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import typer
 
+from benchmarks.commands.options import DEMO_MODEL, ModelRepository, Name, Out, Rounds
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import ROOT
+from benchmarks.machine import command_line
 from sfavivit.errors import UsageError
 
 CLIENTS = (1, 2, 4, 8, 16)
@@ -42,16 +41,16 @@ def load(
     ] = "upload",
     size: Annotated[str, typer.Option(help="Of the uploaded picture.")] = "640x360",
     seconds: Annotated[float, typer.Option(help="Of each round.")] = 12.0,
-    rounds: Annotated[int, typer.Option(help="In which all settings take turns.")] = 3,
-    repository: Annotated[Path, typer.Option(help="Model repository.")] = ROOT / "model_repository",
+    rounds: Rounds = 3,
+    repository: ModelRepository = DEMO_MODEL,
     address: Annotated[
         str | None, typer.Option(help="HOST:PORT of a running service (default: one is started).")
     ] = None,
     elsewhere: Annotated[
         bool, typer.Option("--elsewhere", help="Allow an --address of another machine.")
     ] = False,
-    name: Annotated[str, typer.Option(help="Of the result, where it is for other models.")] = "load",
-    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+    name: Name = "load",
+    out: Out = RESULTS,
 ) -> None:
     """Latency of the video service against the rate of requests, none left out."""
     from benchmarks import load as loads  # noqa: PLC0415 - needs gRPC
@@ -70,10 +69,11 @@ def load(
         seconds=seconds,
         rounds=rounds,
     )
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, ExitStack() as stack:
         clip = write_video(Path(folder) / "clip.mp4", CLIP_SECONDS, size).read_bytes()
-        with nullcontext(address) if address else service_process(repository) as where:
-            rows = loads.measure(where, clip, plan)
-    report(name, rows, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), out)
+        if not address:
+            address = stack.enter_context(service_process("--repository", repository)).address
+        rows = loads.measure(address, clip, plan)
+    report(name, rows, command_line(), out)
     for line in loads.late_rows(rows):
         typer.echo(line, err=True)

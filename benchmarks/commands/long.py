@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
+from benchmarks.commands.options import Name, Out, Rounds, Size, SpatialPrecision
 from benchmarks.figures import RESULTS, report
-from sfavivit.repository import Precision
+from benchmarks.machine import command_line
 
 
 def long(
@@ -20,12 +19,12 @@ def long(
         typer.Option(min=0, help="Of a window with the next; repeatable (default: 0, 0.5, 0.75, 0.875)."),
     ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="Of video.")] = 120.0,
-    rounds: Annotated[int, typer.Option(min=1, help="In which the alternatives take turns.")] = 4,
-    size: Annotated[str, typer.Option(help="tiny, B, L, H, g.")] = "tiny",
-    precision: Annotated[Precision, typer.Option(help="Of the spatial engine.")] = "fp32",
+    rounds: Rounds = 4,
+    size: Size = "tiny",
+    precision: SpatialPrecision = "fp32",
     frames: Annotated[int, typer.Option(min=2, help="Of a window.")] = 128,
-    name: Annotated[str, typer.Option(help="Of the result, where it is for other models.")] = "long",
-    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+    name: Name = "long",
+    out: Out = RESULTS,
 ) -> None:
     """Overlapping windows: each tubelet once, against recomputing every window."""
     from benchmarks import long as longs  # noqa: PLC0415 - needs torch
@@ -34,4 +33,4 @@ def long(
     with TemporaryDirectory() as folder:
         repository = random_repository(Path(folder) / "models", size, precision, frames=frames)
         rows = longs.measure(repository, Path(folder), overlap or [0, 0.5, 0.75, 0.875], seconds, rounds)
-    report(name, rows, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), out)
+    report(name, rows, command_line(), out)

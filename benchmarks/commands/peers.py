@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
-from benchmarks.figures import RESULTS
+from benchmarks.commands.options import SIZE_NAMES, ModelsFolder, Out, Rounds
+from benchmarks.figures import RESULTS, report
+from benchmarks.machine import command_line
 
 
 def peers(
@@ -22,21 +22,18 @@ def peers(
             "and int8; plain PyTorch eager and compiled, in fp32 and bf16; Hugging Face's three in fp32)."
         ),
     ] = None,
-    size: Annotated[str, typer.Option(help="Of all models: tiny, B, L, H or g.")] = "B",
+    size: Annotated[str, typer.Option(help=f"Of all models: {SIZE_NAMES}.")] = "B",
     frames: Annotated[int, typer.Option(help="Of a clip; Hugging Face's models have their own.")] = 16,
-    rounds: Annotated[int, typer.Option(min=1, help="Clips of each, in turn.")] = 3,
+    rounds: Rounds = 3,
     threads: Annotated[int | None, typer.Option(min=1, help="Of each (default: all cores).")] = None,
     patience_seconds: Annotated[
         float, typer.Option(help="A clip predicted to take longer is not run; its row is the prediction.")
     ] = 60.0,
-    models: Annotated[
-        Path | None, typer.Option(help="Folder to keep our repositories in (default: made again).")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+    models: ModelsFolder = None,
+    out: Out = RESULTS,
 ) -> None:
     """This system against the same model in plain PyTorch, and Hugging Face's video models."""
     from benchmarks import peers as systems  # noqa: PLC0415 - needs torch
-    from benchmarks.figures import report  # noqa: PLC0415 - with it
     from benchmarks.peer_process import Peer, Settings  # noqa: PLC0415 - with it
 
     asked = [Peer.parse(name) for name in peer] if peer else systems.DEFAULT_PEERS
@@ -45,4 +42,4 @@ def peers(
         cores = threads or len(os.sched_getaffinity(0))
         settings = Settings(size, frames, cores, patience_seconds, folder)
         measured = systems.measure(asked, settings, rounds)
-    report("peers", measured, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), out)
+    report("peers", measured, command_line(), out)

@@ -8,14 +8,15 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import machine
+from benchmarks.commands.options import DEMO_MODEL, Out
 from benchmarks.figures import RESULTS, report
+from benchmarks.machine import command_line
 
 
 def precision(
     videos: Annotated[int, typer.Option(min=1, help="Held-out videos to judge by.")] = 240,
-    repository: Annotated[Path, typer.Option(help="The demo model's.")] = machine.ROOT / "model_repository",
-    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+    repository: Annotated[Path, typer.Option(help="The demo model's.")] = DEMO_MODEL,
+    out: Out = RESULTS,
 ) -> None:
     """Top-1 of the demo model at fp32, fp16 and int8 on its held-out videos."""
     from benchmarks import precision as precisions  # noqa: PLC0415 - needs torch
@@ -23,4 +24,4 @@ def precision(
 
     with TemporaryDirectory() as folder, work_bar("held-out videos", videos) as done:
         rows = precisions.measure(repository, ("fp16", "int8"), videos, Path(folder), done)
-    report("precision", rows, f"python -m benchmarks precision --videos {videos}", out)
+    report("precision", rows, command_line(), out)
