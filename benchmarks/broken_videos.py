@@ -5,15 +5,13 @@ from __future__ import annotations
 import csv
 import random
 import shutil
-import subprocess
 from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 
-from sfavivit.ffmpeg_program import find_ffmpeg
+from benchmarks.videos import run_ffmpeg, write_video
 
 DISTINCT_VIDEOS = 30
-H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p")
 
 
 def _noise(video: Path, target: Path) -> None:
@@ -31,7 +29,7 @@ BREAKAGES: dict[str, Callable[[Path, Path], object]] = {
     "folder": lambda _, target: target.mkdir(),
     "missing": lambda _, target: None,
     "link to itself": lambda _, target: target.symlink_to(target),
-    "sound only": lambda _, target: _ffmpeg("-f", "lavfi", "-i", "sine=d=1", "-f", "mp4", target),
+    "sound only": lambda _, target: run_ffmpeg("-f", "lavfi", "-i", "sine=d=1", "-f", "mp4", target),
     "header only": lambda video, target: target.write_bytes(video.read_bytes()[:64]),
 }
 
@@ -39,7 +37,10 @@ BREAKAGES: dict[str, Callable[[Path, Path], object]] = {
 def make_corpus(folder: Path, videos: int, broken: int, seed: int = 0) -> Path:
     """A CSV of ``videos`` labelled videos, of which ``broken`` are broken, in one of ``BREAKAGES`` each."""
     folder.mkdir()
-    originals = [_short_video(folder / f"original{k}.mp4", k) for k in range(min(DISTINCT_VIDEOS, videos))]
+    originals = [
+        write_video(folder / f"original{k}.mp4", 0.32 + 0.08 * (k % 4), "64x64", look=f"hue=h={12 * k}")
+        for k in range(min(DISTINCT_VIDEOS, videos))
+    ]
     victims = random.Random(seed).sample(range(videos), broken)  # noqa: S311
     ways = dict(zip(victims, cycle(BREAKAGES.values()), strict=False))
     manifest = folder / "videos.csv"
@@ -51,13 +52,3 @@ def make_corpus(folder: Path, videos: int, broken: int, seed: int = 0) -> Path:
             ways.get(number, shutil.copy)(originals[number % len(originals)], video)
             rows.writerow((f"v{number}", video.name, number % 3))
     return manifest
-
-
-def _short_video(path: Path, number: int) -> Path:
-    picture = f"testsrc2=size=64x64:rate=25:duration={0.32 + 0.08 * (number % 4)},hue=h={12 * number}"
-    _ffmpeg("-f", "lavfi", "-i", picture, *H264, path)
-    return path
-
-
-def _ffmpeg(*arguments: str | Path) -> None:
-    subprocess.run([find_ffmpeg().path, "-v", "error", "-y", *arguments], check=True)
