@@ -150,7 +150,9 @@ def test_no_such_peer(name: str) -> None:
         Peer.parse(name)
 
 
-@pytest.mark.parametrize("options", [["--size", "huge"], ["--size", "tiny", "--frames", "7"]])
+@pytest.mark.parametrize(
+    "options", [["--size", "huge"], ["--size", "R50-B"], ["--size", "tiny", "--frames", "7"]]
+)
 def test_options_that_cannot_be(options: list[str], tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["peers", *options, "--out", str(tmp_path)])
     assert isinstance(result.exception, UsageError)

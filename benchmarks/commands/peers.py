@@ -9,9 +9,11 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.commands.options import SIZE_NAMES, ModelsFolder, Out, Rounds
+from benchmarks.commands.options import ModelsFolder, Out, Rounds
 from benchmarks.figures import RESULTS, report
 from benchmarks.machine import command_line
+from sfavivit.dimensions import SIZES
+from sfavivit.errors import UsageError
 
 
 def peers(
@@ -22,7 +24,7 @@ def peers(
             "and int8; plain PyTorch eager and compiled, in fp32 and bf16; Hugging Face's three in fp32)."
         ),
     ] = None,
-    size: Annotated[str, typer.Option(help=f"Of all models: {SIZE_NAMES}.")] = "B",
+    size: Annotated[str, typer.Option(help=f"Of all models: {', '.join(SIZES)}.")] = "B",
     frames: Annotated[int, typer.Option(help="Of a clip; Hugging Face's models have their own.")] = 16,
     rounds: Rounds = 3,
     threads: Annotated[int | None, typer.Option(min=1, help="Of each (default: all cores).")] = None,
@@ -36,6 +38,8 @@ def peers(
     from benchmarks import peers as systems  # noqa: PLC0415 - needs torch
     from benchmarks.peer_process import Peer, Settings  # noqa: PLC0415 - with it
 
+    if size not in SIZES:
+        raise UsageError(f"unknown size {size!r} of peers, which are plain ViTs; known: {', '.join(SIZES)}")
     asked = [Peer.parse(name) for name in peer] if peer else systems.DEFAULT_PEERS
     with TemporaryDirectory() as scratch:
         folder = (models or Path(scratch)) / f"{size}-{frames}"
