@@ -69,6 +69,12 @@ def draw_pictures(count: int, rng: np.random.Generator) -> Clips:
     return Clips(np.stack([_picture(signs[label], rng) for label in labels]), labels)
 
 
+def picture_sets(seed: int, count: int) -> tuple[Clips, Clips]:
+    """``count`` to learn from, and others to judge by, whatever ``count`` is."""
+    training = draw_pictures(count, np.random.default_rng((seed, count)))
+    return training, draw_pictures(HELD_OUT, np.random.default_rng((seed, HELD_OUT, 1)))
+
+
 def _picture(sign: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint8]:
     scene = Scene(1, rng)
     scene.show(sign, np.array([True]))
@@ -77,7 +83,7 @@ def _picture(sign: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.ui
 
 def train_image_model(seed: int, pictures: int, epochs: int) -> tuple[ImageModel, float]:
     """A model with the weights and pictures of ``seed``, and its top-1 on pictures that it has not seen."""
-    training, held_out = (draw_pictures(n, np.random.default_rng((seed, n))) for n in (pictures, HELD_OUT))
+    training, held_out = picture_sets(seed, pictures)
     config = OptimiserConfig(
         name="adamw",
         learning_rate=LEARNING_RATE,

@@ -12,9 +12,10 @@ class Scale:
     The paper has 30 epochs of either; a third of those on 8 frames are its 10. ``validation``: judge by the
     videos that these numbers were chosen with, and by seeds of their own, rather than by what is held out.
 
-    The rates are the best there in top-1, then in the near-peak epoch: of a whole model on 128 frames, of
-    0.0005, 0.001 and 0.002, at which it learned nothing; on 8 frames, of 0.0003 and 0.001, which cost SFA C
-    three points; of what is not frozen, of 0.001, 0.003 and 0.006, which all led to 100%.
+    The rates are the best there in top-1, then in the near-peak epoch, with a seed or two each: of a whole
+    model on 128 frames, of 0.0005, 0.001 and 0.002, at which it learned nothing; on 8 frames, of 0.0003 and
+    0.001, which cost SFA C three points; of what is not frozen, of 0.001, 0.003 and 0.006, which all led to
+    100%. They were chosen for models that start from images, not for the one that does not.
     """
 
     training: int = 400

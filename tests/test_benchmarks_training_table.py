@@ -19,9 +19,11 @@ from benchmarks import training_table as module
 from benchmarks.__main__ import app
 from benchmarks.figures import Figure, read_result
 from benchmarks.image_model import (
+    HELD_OUT,
     LEAST_DIFFERENCE,
     SIGNS,
     draw_pictures,
+    picture_sets,
     random_signs,
     train_image_model,
     write_image_checkpoint,
@@ -198,6 +200,13 @@ def test_pictures_show_none_of_the_videos_signs_but_many_others() -> None:
     assert pictures.frames.shape == (2 * SIGNS, 1, SIZE, SIZE, 3)
     for picture, label in zip(pictures.frames[:, 0], pictures.labels, strict=True):
         assert sign_seen(picture, signs) == label
+
+
+def test_an_image_model_is_not_judged_by_pictures_it_learned_from() -> None:
+    training, held_out = picture_sets(seed=0, count=HELD_OUT)
+    seen = {picture.tobytes() for picture in training.frames}
+    assert len(seen) == HELD_OUT
+    assert not any(picture.tobytes() in seen for picture in held_out.frames)
 
 
 def sign_seen(picture: Any, signs: list[Any]) -> int:
