@@ -12,8 +12,8 @@ from sfavivit import Recognizer
 from sfavivit.feature_store import FeatureStore
 from sfavivit.views import Views
 from tests.conftest import random_frames
+from tests.feature_videos import entries, essence, forbid_decoders
 from tests.test_cli import run
-from tests.test_feature_source import entries, essence, forbid_decoders
 from tests.video_files import encode
 
 

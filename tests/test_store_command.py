@@ -16,8 +16,8 @@ from sfavivit.errors import UsageError
 from sfavivit.feature_store import FeatureKey, FeatureStore
 from sfavivit.repository import Repository
 from sfavivit.store_care import LEFT_OVER_SECONDS, Keep, places, remove, stats, to_prune
+from tests.feature_entries import DAMAGES, KEY, features
 from tests.test_cli import run
-from tests.test_feature_store import DAMAGES, KEY, features
 
 DAY = 86400
 

@@ -28,7 +28,7 @@ from sfavivit.feature_store import FeatureStore
 from sfavivit.model import SpatialTransformer, TemporalTransformer
 from sfavivit.video import Crop, Sampling, VideoReader
 from tests.conftest import SIDE, WINDOW_FRAMES, build_model
-from tests.test_feature_source import entries, forbid_decoders
+from tests.feature_videos import entries, forbid_decoders
 from tests.video_files import encode
 from training import ondemand_engine
 from training.__main__ import app
