@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,12 @@ from torch import Tensor
 
 from sfavivit.checkpoints import load_checkpoint
 from sfavivit.dimensions import AdapterDimensions
+from sfavivit.errors import UsageError
 from sfavivit.model import SfaVivit
 from sfavivit.recognizer import Recognizer
 from sfavivit.video import VideoReader
 from tests.training_files import one_thread
+from training.__main__ import app
 from training.demo import DemoConfig, DemoStage, long_clip_features, train_stage_one, train_stage_two
 from training.demo_clips import (
     LONG_FRAMES,
@@ -294,13 +295,14 @@ def test_confusion_names_the_mistakes() -> None:
     assert confusion.mistakes() == [("moving left", "moving up", 1)]
 
 
-def test_the_command_trains_exports_and_judges(tmp_path: Path) -> None:
+def test_the_command_trains_exports_and_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, which draws the clips itself."""
+    monkeypatch.setattr("training.demo_command.DemoConfig", partial(DemoConfig, workers=0))
     arguments = ["demo", "--out", str(tmp_path), "--scale", "0.001", "--held-out", "1"]
-    run = subprocess.run(
-        [sys.executable, "-m", "training", *arguments], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    assert "held-out top-1" in run.stderr
+    app(arguments, standalone_mode=False)
+    assert "held-out top-1" in capsys.readouterr().err
     model = load_checkpoint(tmp_path / "demo.safetensors")
     assert model.dims.max_frames == LONG_FRAMES
     assert model.dims.adapter is not None
@@ -311,8 +313,5 @@ def test_the_command_trains_exports_and_judges(tmp_path: Path) -> None:
     answer = Recognizer.load(tmp_path / "model_repository").classify(tmp_path / "clip.mp4")
     assert answer.frames_used == LONG_FRAMES
 
-    again = subprocess.run(
-        [sys.executable, "-m", "training", *arguments], capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 2
-    assert "exists already" in again.stderr.splitlines()[-1]
+    with pytest.raises(UsageError, match="exists already"):
+        app(arguments, standalone_mode=False)
