@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.__main__ import app
 from benchmarks.commands import load as load_command
 from benchmarks.figures import Figure, Row, read_result
 from benchmarks.load import (
@@ -30,6 +30,7 @@ from benchmarks.load import (
 )
 from sfavivit.errors import ServiceError, UsageError
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, VideoRecognitionClient
+from tests.commands import run_here
 from tests.service import address_of, encode_videos, eventually, running_service
 from tests.test_service_limits import HeldUpload
 
@@ -199,8 +200,7 @@ def _check(row: Row) -> None:
 
 
 def run(*options: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks", "load", *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_here(app, "load", *options)
 
 
 def test_the_command_starts_a_service_and_writes_a_result(repository: Path, tmp_path: Path) -> None:

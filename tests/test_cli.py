@@ -11,12 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from sfavivit.cli import app
 from sfavivit.console import clock
+from tests.commands import run_here
 from tests.conftest import random_frames
 from tests.video_files import encode
 
@@ -30,23 +34,17 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*SFAVIVIT, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | environment,
-        stdin=subprocess.DEVNULL,
-    )
-    assert "Traceback" not in done.stdout + done.stderr
-    return done
+    return run_here(app, *arguments, **environment)
 
 
 def test_json_lines_with_a_failure_among_them(repository: Path, video: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken\n.mp4"
     broken.write_text("this is no video")
-    done = run("classify", video, broken, video, "--repository", repository, "--json", "--top-k", "2")
+    words = ["classify", video, broken, video, "--repository", repository, "--json", "--top-k", "2"]
+    command = [*SFAVIVIT, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 1
+    assert "Traceback" not in done.stderr
     first, failed, last = map(json.loads, done.stdout.splitlines())
     assert (first["video"], first["duration_seconds"], first["frames_used"]) == (str(video), 4.0, 50)
     assert first["heads"] == last["heads"]
@@ -170,3 +168,8 @@ def test_progress_is_for_terminals_only(repository: Path, video: Path) -> None:
 )
 def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
+
+
+def test_version() -> None:
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, version("sfavivit") + "\n")

@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from client.__main__ import app
 from serving.settings import Security
 from sfavivit import Recognizer
+from sfavivit.cli import app as sfavivit
+from tests.commands import run_here
 from tests.service import address_of, encode_videos, running_service
 
 TOKEN = "a-token-of-32-characters-0123456"
@@ -37,15 +40,15 @@ def address(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture
 def run(address: str) -> Any:
     def run(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> Any:
+        """In a process of its own where standard input is read."""
         environment = {"SFAVIVIT_SERVER": address, "SFAVIVIT_TOKEN": TOKEN} | environment
-        done: Any = subprocess.run(
-            [sys.executable, "-m", "client", *map(str, arguments)],
-            capture_output=True,
-            check=False,
-            env=os.environ | environment,
-            input=stdin,
-        )
-        done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
+        if not stdin:
+            done: Any = run_here(app, *arguments, **environment)
+        else:
+            command = [sys.executable, "-m", "client", *map(str, arguments)]
+            variables = os.environ | environment
+            done = subprocess.run(command, capture_output=True, check=False, env=variables, input=stdin)
+            done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
         assert "Traceback" not in done.stdout + done.stderr
         return done
 
@@ -69,9 +72,8 @@ def test_json_is_that_of_sfavivit_classify(run: Any, repository: Path, video: Pa
     done = run("classify", video, broken, tmp_path / "none.mp4", video, "--json", "--top-k", "2")
     assert done.returncode == 1
     first, failed, missing, last = done.stdout.splitlines()
-    command = [sys.executable, "-m", "sfavivit.cli", "classify", str(video), "--json", "--top-k", "2"]
-    command += ["--repository", str(repository)]
-    local = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    words = ("classify", video, "--json", "--top-k", "2", "--repository", repository)
+    local = run_here(sfavivit, *words).stdout
     assert without_timings(first) == without_timings(last) == without_timings(local)
     assert json.loads(failed)["error"]["kind"] == "not_a_video"
     assert json.loads(missing)["error"]["kind"] == "not_found"

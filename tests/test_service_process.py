@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,10 +23,12 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from serving.__main__ import app
 from sfavivit.errors import EngineUnavailableError, NotAVideoError, ServiceError
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.client import VideoRecognitionClient
 from sfavivit.protocol.requests import classify_requests
+from tests.commands import run_here
 from tests.service import encode_videos, eventually, pieces
 from tests.test_service_limits import HeldUpload, spooled
 
@@ -252,14 +253,12 @@ def test_triton_is_taken_as_repository_or_engine(option: str) -> None:
         (["--nonsense"], "No such option"),
     ],
 )
-def test_wrong_use_is_one_line_and_exit_2(repository: Path, options: list[str], message: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "serving", "--port", "0", "--metrics-port", "-1", *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"SFAVIVIT_REPOSITORY": str(repository)},
-    )
+def test_wrong_use_is_one_line_and_exit_2(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.setattr("serving.lifecycle.configure", lambda: None)  # the log of this process stays
+    words = ["serve", "--port", "0", "--metrics-port", "-1", *options]
+    done = run_here(app, *words, SFAVIVIT_REPOSITORY=str(repository))
     assert done.returncode == 2
     assert message in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr

@@ -17,10 +17,12 @@ import pytest
 
 from export.writer import seal
 from serving import triton_install
+from serving.__main__ import app
 from serving.triton import TritonPorts, TritonServer, _take_ports
 from sfavivit import Recognizer, Repository
 from sfavivit.errors import DigestMismatchError, EngineError, UsageError
 from sfavivit.repository import Manifest, PlanEntry, plan_file
+from tests.commands import run_here
 
 ROOT = Path(__file__).parent.parent
 FREE = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
@@ -82,8 +84,7 @@ def test_nothing_outlives_the_launcher(
 
 
 def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "serving", "triton", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return run_here(app, "triton", *map(str, arguments))
 
 
 def test_a_port_in_use(repository: Path) -> None:
