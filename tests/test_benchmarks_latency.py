@@ -119,7 +119,8 @@ def test_classify_against_its_parts(repository: Path, tmp_path: Path) -> None:
     assert (samples["decode CPU"] > 0).all()  # of a child process that has been waited for
 
 
-def test_peak_memory(models: Path, tmp_path: Path) -> None:
+def test_peak_memory(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "SHORT_SECONDS", 2)
     rows = memory.measure(models, {8: models}, [1, 2], tmp_path, 1)
     assert [tuple(row.case.values()) for row in rows] == [
         ("video_seconds", 1),
