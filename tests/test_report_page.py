@@ -17,6 +17,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from sfavivit import Recognizer
+from sfavivit.cli import app
 from sfavivit.errors import NotAVideoError
 from sfavivit.reports import html, page
 from sfavivit.reports.curves import MAX_BINS, MAX_LANES, Lane, OutputCurves
@@ -25,6 +26,7 @@ from sfavivit.reports.video_report import VideoReport, recorder_for, video_repor
 from sfavivit.repository import Catalog
 from sfavivit.video import Limits
 from tests.browser import chromium, visit, wait_until
+from tests.commands import run_here
 from tests.conftest import random_frames
 from tests.video_files import encode
 
@@ -309,16 +311,17 @@ def test_the_command_writes_all_of_it(repository: Path, video: Path, tmp_path: P
     assert '["decode",0.0],["spatial",0.0]' in text, "the second time from the store"
 
 
-def test_wrong_targets_end_before_any_work(repository: Path, video: Path, tmp_path: Path) -> None:
+def test_wrong_targets_end_before_any_work(
+    repository: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for option, message in {
         f"--report={tmp_path}/no/r.html": "No such file or directory",
         "--report=r.txt": "ends in .html",
         "--plot=p.gif": "ends in .png",
         "--export=x.srt": "subtitles are of one video, got 2",
     }.items():
-        arguments = ["classify", str(video), str(video), option, f"--repository={repository}"]
-        command = [sys.executable, "-m", "sfavivit.cli", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        done = run_here(app, "classify", video, video, option, f"--repository={repository}")
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
