@@ -180,9 +180,8 @@ def test_two_jobs_on_one_folder(repository: Path, long_video: Path, corpus: Path
     wait_until(lambda: bool(psutil.Process(running.pid).children()))
     running.send_signal(signal.SIGSTOP)  # it holds its locks for as long as the others take
     for arguments in ([], ["--restart"], ["--retry-errors"]):
-        done = run(corpus, "--out", tmp_path, *arguments, repository=repository)
-        assert done.returncode == 1
-        assert "job is running" in done.stderr and done.stderr.count("\n") == 1
+        error = failure(corpus, "--out", tmp_path, "--repository", repository, *arguments)
+        assert "job is running" in str(error) and codes_of(error).exit_code == 1
     running.send_signal(signal.SIGCONT)
     assert running.wait(60) == 0
     assert len(rows_in(tmp_path)) == 3

@@ -154,8 +154,9 @@ def test_models_that_the_workers_do_not_have(
         score(head[1], items, GoneModels(str(copy), threads=1))
 
 
-def command(repository: Path, listed: Path, out: Path, address: str) -> list[str]:
-    options = ["--out", out, "--repository", repository, "--ray", address, "--workers", 2, "--threads", 1]
+def command(repository: Path, listed: Path, out: Path, address: str, *, workers: int = 1) -> list[str]:
+    where = ["--out", out, "--repository", repository, "--ray", address]
+    options = [*where, "--workers", workers, "--threads", 1]
     return [
         sys.executable,
         "-m",
@@ -216,6 +217,7 @@ def test_a_job_and_an_actor_that_are_killed(
     until(lambda: not named(cluster, "MapWorker") and not named(cluster, "ffmpeg"))
     before = len(part_files(out))
     assert 1 <= before < 20
+    arguments = command(repository, listed, out, address, workers=2)
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as again:
         until(lambda: len(part_files(out)) > before)
         actors = named(cluster, "MapWorker")
