@@ -11,7 +11,7 @@ demo: $(VENV)/.runtime            ## classify the sample video with the committe
 setup: $(VENV)/.dev               ## the development environment
 
 test: $(VENV)/.dev                ## the whole suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev                ## ruff and mypy --strict
 	$(BIN)/ruff check .

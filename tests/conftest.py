@@ -21,6 +21,13 @@ from tests.video_files import encode
 SIDE = 16
 WINDOW_FRAMES = 16
 
+SLOW_FILES = ("test_score_ray", "test_training_run", "test_score_command", "test_service_triton")
+"""Begun first, so that no worker is left alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in SLOW_FILES)
+
 
 def build_model(
     outputs: dict[str, int] | None = None,
