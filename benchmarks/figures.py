@@ -73,9 +73,9 @@ class Result:
 _ADAPTER = TypeAdapter(Result)
 
 
-def report(name: str, rows: Sequence[Row], command: str, out: Path = RESULTS) -> Result:
-    """Write ``OUT/NAME.json`` and print its table."""
-    result = Result(name, command, machine.describe(), tuple(rows))
+def report(name: str, rows: Sequence[Row], out: Path = RESULTS, *, command: str | None = None) -> Result:
+    """Write ``OUT/NAME.json`` and print its table. ``command``: default, the present one."""
+    result = Result(name, command or machine.command_line(), machine.describe(), tuple(rows))
     out.mkdir(parents=True, exist_ok=True)
     write_durably(out / f"{name}.json", (json.dumps(_plain(result), indent=1) + "\n").encode())
     Console().print(_table(rows))

@@ -7,7 +7,6 @@ the videos' spatial half, and its weights are written as timm names them, for ``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,13 @@ from torch import Tensor, nn
 
 from benchmarks.long_order import SIGNS as VIDEO_SIGNS
 from benchmarks.long_order import SIZE, Clips, Scene, dots_of
-from benchmarks.long_order_training import MODEL, clip_of, one_process
+from benchmarks.long_order_training import MODEL, batch_of, in_order
 from sfavivit.durable_file import write_durably
 from sfavivit.model import SpatialTransformer
 from training.batches import Share, training_parts
 from training.clips import ClipBatch
 from training.config import OptimiserConfig
+from training.hardware import make_fabric
 from training.learner import batch_result
 from training.optimiser import epoch_schedule
 from training.trainer import StepResult, Trainer
@@ -94,22 +94,14 @@ def train_image_model(seed: int, pictures: int, epochs: int) -> tuple[ImageModel
     torch.manual_seed(seed)
     model = ImageModel()
     schedule = epoch_schedule(config, pictures // BATCH_SIZE)
-    trainer = Trainer(one_process(), model, config, schedule, seed=seed)
+    trainer = Trainer(make_fabric(), model, config, schedule, seed=seed)
     for epoch in range(epochs):
         parts = training_parts(pictures, Share(BATCH_SIZE), seed=seed, epoch=epoch)
-        for _ in trainer.steps([_batch(training, (place.example for place in part))] for part in parts):
+        batches = (batch_of(training, (place.example for place in part), FIRST_PICTURE) for part in parts)
+        for _ in trainer.steps([batch] for batch in batches):
             pass
-    _, top1 = trainer.evaluate(_batches(held_out))
+    _, top1 = trainer.evaluate(in_order(held_out, BATCH_SIZE, FIRST_PICTURE))
     return model, top1
-
-
-def _batches(pictures: Clips) -> Iterator[ClipBatch]:
-    for start in range(0, len(pictures.labels), BATCH_SIZE):
-        yield _batch(pictures, range(start, min(start + BATCH_SIZE, len(pictures.labels))))
-
-
-def _batch(pictures: Clips, examples: Iterable[int]) -> ClipBatch:
-    return ClipBatch([clip_of(pictures, example, FIRST_PICTURE) for example in examples])
 
 
 def write_image_checkpoint(model: ImageModel, path: Path) -> None:

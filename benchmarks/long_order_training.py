@@ -18,13 +18,12 @@ middle frames of held-out videos.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
 from benchmarks.long_order import FRAMES, ORDERS, SAMPLING, Clips
 from benchmarks.training_scale import Scale
@@ -115,11 +114,6 @@ def recipe_of(scale: Scale, seed: int) -> Recipe:
     )
 
 
-def one_process() -> Fabric:
-    """On the CPU, in fp32."""
-    return make_fabric("cpu", devices=1, nodes=1, strategy="auto", precision="32-true")
-
-
 class StageTraining:
     """One stage of a chain on clips in memory: ``training.run`` without its decoder and its files.
 
@@ -140,7 +134,7 @@ class StageTraining:
         self.epochs = config.epochs
         schedule = epoch_schedule(config, len(clips.labels) // config.batch_size)
         self._trainer = Trainer(
-            one_process(), ClipLearner(self.model, recipe.regularisation), config, schedule, seed=recipe.seed
+            make_fabric(), ClipLearner(self.model, recipe.regularisation), config, schedule, seed=recipe.seed
         )
 
     def epoch(self, number: int, held_out: Clips) -> EpochRow:
@@ -154,7 +148,9 @@ class StageTraining:
         steps = list(self._trainer.steps([batch] for batch in self.batches(number)))
         seconds = time.perf_counter() - start
         memory = peak_memory_bytes() - before
-        loss, top1 = self._trainer.evaluate(self._held_out(held_out))
+        loss, top1 = self._trainer.evaluate(
+            in_order(held_out, 4 * self._recipe.optimiser.batch_size, _part(self._stage.frames, at=0.5))
+        )
         return EpochRow(
             epoch=number + 1,
             steps=self._trainer.step,
@@ -174,18 +170,12 @@ class StageTraining:
         recipe = self._recipe
         share = Share(recipe.optimiser.batch_size)
         for places in training_parts(len(self._clips.labels), share, seed=recipe.seed, epoch=epoch):
-            yield ClipBatch([clip_of(self._clips, place.example, self._frames(place)) for place in places])
+            yield ClipBatch([_clip(self._clips, place.example, self._frames(place)) for place in places])
 
     def _frames(self, place: Place) -> slice:
         rng = np.random.default_rng((self._recipe.seed, 1, place.epoch, place.example))
         rng.random()  # there, whether to crop at random
         return _part(self._stage.frames, at=rng.random())
-
-    def _held_out(self, clips: Clips) -> Iterator[ClipBatch]:
-        middle, size = _part(self._stage.frames, at=0.5), 4 * self._recipe.optimiser.batch_size
-        for start in range(0, len(clips.labels), size):
-            stop = min(start + size, len(clips.labels))
-            yield ClipBatch([clip_of(clips, example, middle) for example in range(start, stop)])
 
 
 def _part(frames: int, *, at: float) -> slice:
@@ -193,7 +183,17 @@ def _part(frames: int, *, at: float) -> slice:
     return slice(start, start + frames)
 
 
-def clip_of(clips: Clips, example: int, frames: slice) -> Clip:
-    """Some frames of an example, as the trainer takes them."""
+def in_order(clips: Clips, size: int, frames: slice) -> Iterator[ClipBatch]:
+    """All examples, in batches of ``size``."""
+    for start in range(0, len(clips.labels), size):
+        yield batch_of(clips, range(start, min(start + size, len(clips.labels))), frames)
+
+
+def batch_of(clips: Clips, examples: Iterable[int], frames: slice) -> ClipBatch:
+    """Some frames of each example, as the trainer takes them."""
+    return ClipBatch([_clip(clips, example, frames) for example in examples])
+
+
+def _clip(clips: Clips, example: int, frames: slice) -> Clip:
     pixels: Any = torch.from_numpy(np.array(clips.frames[example, frames]))
     return Clip(pixels, {"": int(clips.labels[example])}, 1.0, valid=True, broken=())

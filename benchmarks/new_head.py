@@ -172,7 +172,7 @@ def _against(seconds: float, stored: Sequence[float]) -> dict[str, Figure]:
 
 def _trainer(learner: nn.Module, recipe: HeadRecipe, steps: int) -> Trainer:
     torch.manual_seed(0)
-    fabric = make_fabric("cpu", devices=1, nodes=1, strategy="auto", precision="32-true")
+    fabric = make_fabric()
     return Trainer(fabric, learner, recipe.optimiser, Schedule(steps, 1), seed=0)
 
 

@@ -122,6 +122,6 @@ def _logits(rows: list[ScoreRow]) -> Logits:
 
 
 def _expect_same(expected: list[Logits], found: list[Logits]) -> None:
-    """Up to rounding: an int8 engine's scales depend on which tubelets share a call."""
+    """Up to rounding: the sums of a call may be added in another order than those of another."""
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_allclose(one[""], other[""], atol=TOLERANCE)

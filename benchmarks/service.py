@@ -127,7 +127,7 @@ def _compare(
     sent = STREAMS * len(frames)
     meters = {"alone": alone, "served": served, "session": session, "transport": transport}
     case: Case = {"engine": engine, "streams": STREAMS, "seconds a stream": seconds}
-    return Row(case, _figures(meters, sent, sent / (recognizer.chunk_tubelets * dims.tubelet_frames)))
+    return Row(case, _figures(meters, sent, sent / recognizer.chunk_frames))
 
 
 def _figures(meters: Mapping[str, _Meter], frames: int, chunks: float) -> dict[str, Figure]:

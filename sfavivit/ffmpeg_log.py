@@ -104,7 +104,8 @@ class FfmpegLog:
             return
         level, text = match["level"], match["text"]
         if level in ("error", "fatal", "panic"):
-            self.quotable_error = min(self.quotable_error or quoted(text), quoted(text))
+            error = quoted(text)
+            self.quotable_error = min(self.quotable_error or error, error)
             self.errors += 1
             self._explain(text)
         elif self._in_header:

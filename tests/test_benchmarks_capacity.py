@@ -186,12 +186,12 @@ def measured_results(folder: Path) -> None:
         "size": "tiny",
     }
     rates = [Row({**slow}, throughput(4)), Row({**fast}, throughput(5)), Row(other, throughput(900))]
-    report("latency", rates, "", folder)
+    report("latency", rates, folder)
     costs = {"decode CPU": Figure("CPU s per video s", "lower", (0.04, 0.05, 0.09))}
     costs["bit rate"] = Figure("Mbit/s", "neither", (1.0,))
-    report("decode", [Row({"codec": "h264", "picture": "640x360"}, costs)], "", folder)
+    report("decode", [Row({"codec": "h264", "picture": "640x360"}, costs)], folder)
     times = {"service time": Figure("ms", "lower", (80, 100, 120))}
-    report("load", [Row({"loop": "closed", "clients": 1}, times)], "", folder)
+    report("load", [Row({"loop": "closed", "clients": 1}, times)], folder)
 
 
 def test_the_command_takes_what_was_measured(tmp_path: Path) -> None:

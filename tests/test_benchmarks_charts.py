@@ -308,8 +308,10 @@ def test_committed_page_is_that_of_the_committed_results(tmp_path: Path) -> None
 def test_command(tmp_path: Path) -> None:
     results, docs = tmp_path / "results", tmp_path / "docs"
     docs.mkdir()
-    report("b", [Row({"what": "x"}, {"time": seconds(1, 2)})], "python -m benchmarks b", results)
-    report("load", [Row({"what": "x"}, {"time": seconds(1, 2)})], "python -m benchmarks load", results)
+    report("b", [Row({"what": "x"}, {"time": seconds(1, 2)})], results, command="python -m benchmarks b")
+    report(
+        "load", [Row({"what": "x"}, {"time": seconds(1, 2)})], results, command="python -m benchmarks load"
+    )
     done = CliRunner().invoke(app, ["charts", "--results", str(results), "--out", str(docs)])
     assert done.exit_code == 0, done.exception
     (no_chart,) = done.stderr.splitlines()

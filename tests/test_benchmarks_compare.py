@@ -137,7 +137,7 @@ def test_command(tmp_path: Path) -> None:
     rows = [Row({"size": size}, {"time": Figure("s", "lower", (1.0, 1.1))}) for size in ("tiny", "[red]B")]
     slower = [rows[0], Row(rows[1].case, {"time": Figure("s", "lower", (2.0, 2.1))})]
     for folder, measured in (("old", rows), ("new", slower)):
-        report("b", measured, "python -m benchmarks b", tmp_path / folder)
+        report("b", measured, tmp_path / folder, command="python -m benchmarks b")
     old, new = tmp_path / "old" / "b.json", tmp_path / "new" / "b.json"
     fields = json.loads(new.read_text())
     other_machine = {**fields["machine"], "cores": 96, "python": "4.0"}

@@ -152,7 +152,7 @@ def batch(clips: int = 4, frames: int = 16, outputs: tuple[str, ...] = ("",)) ->
 
 
 def cpu_trainer(learner: torch.nn.Module, **config: Any) -> Trainer:
-    fabric = make_fabric("cpu", devices=1, nodes=1, strategy="auto", precision="32-true")
+    fabric = make_fabric()
     optimiser = OptimiserConfig(learning_rate=0.1, epochs=1, batch_size=4, **config)
     return Trainer(fabric, learner, optimiser, Schedule(10, 0), seed=0)
 

@@ -65,7 +65,7 @@ class DemoStage:
             weight_decay=0.05,
         )
         schedule = Schedule(self.steps, min(WARMUP_STEPS, self.steps // 10))
-        fabric = make_fabric("cpu", devices=1, nodes=1, strategy="auto", precision="32-true")
+        fabric = make_fabric()
         return Trainer(fabric, learner, optimiser, schedule, seed=seed)
 
 

@@ -21,9 +21,13 @@ Precision = Literal["32-true", "bf16-mixed"]
 
 
 def make_fabric(
-    accelerator: str, devices: int, nodes: int, strategy: Strategy, precision: Precision
+    accelerator: str = "cpu",
+    devices: int = 1,
+    nodes: int = 1,
+    strategy: Strategy = "auto",
+    precision: Precision = "32-true",
 ) -> Fabric:
-    """Not launched yet. ``devices`` of each node; 0 for all there are.
+    """Not launched yet; one process if nothing else is said. ``devices`` of each node; 0 for all there are.
 
     Raises:
         UsageError: devices that this machine does not have, or a strategy that cannot be on them.

@@ -130,7 +130,7 @@ def train_head(
     """
     config = head_optimiser(recipe, len(examples))
     schedule = epoch_schedule(config, len(examples) // config.batch_size)
-    fabric = make_fabric(accelerator, devices=1, nodes=1, strategy="auto", precision="32-true")
+    fabric = make_fabric(accelerator)
     trainer = Trainer(fabric, HeadLearner(head, recipe), config, schedule, seed=recipe.seed)
     windows = Windows(examples, cache, head.dims.max_tubelets, recipe)
     loss, accuracy = RunningMean(), RunningMean()

@@ -13,7 +13,6 @@ from benchmarks import capacity as sheet
 from benchmarks.capacity import Input
 from benchmarks.commands.options import Name, Size
 from benchmarks.figures import RESULTS, read_result, report
-from benchmarks.machine import command_line
 from sfavivit.dimensions import ModelDimensions, named_dimensions
 
 FPS = 12.5  # of the published models
@@ -62,9 +61,8 @@ def capacity(
     out: Annotated[Path, typer.Option(help="Folder of the results, to read and to write.")] = RESULTS,
 ) -> None:
     """Machines, storage and network for so many hours of video a day, each with its formula."""
-    command = command_line()
     if measure:
-        _measure_decoding(command, out)
+        _measure_decoding(out)
     dims = named_dimensions(size, {"": 1})
     inputs = {
         "hours_a_day": Input(hours_a_day, "h", OPTION),
@@ -106,15 +104,15 @@ def capacity(
         typer.echo(line)
     typer.echo()
     rows = sheet.rows(inputs, [*machine, *site], waits, servers=servers, length_cv=length_cv)
-    report(name, rows, command, out)
+    report(name, rows, out)
 
 
-def _measure_decoding(command: str, out: Path) -> None:
+def _measure_decoding(out: Path) -> None:
     from benchmarks import decode_cost  # noqa: PLC0415 - looks for an ffmpeg
 
     with TemporaryDirectory() as folder:
         rows = decode_cost.measure(Path(folder), video_seconds=20.0, rounds=5)
-    report("decode", rows, command, out)
+    report("decode", rows, out)
 
 
 def _engine_rate(

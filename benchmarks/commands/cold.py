@@ -10,7 +10,6 @@ import typer
 
 from benchmarks.commands.options import DEMO_MODEL, ModelRepository, Out
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 from sfavivit.repository import Repository
 
 
@@ -25,4 +24,4 @@ def cold(
     Repository.load(repository)  # what is wrong with it is said here, not by a process
     with TemporaryDirectory() as folder:
         rows = processes.measure(repository, Path(folder), rounds)
-    report("cold", rows, command_line(), out)
+    report("cold", rows, out)

@@ -10,7 +10,6 @@ import typer
 
 from benchmarks.commands.options import DEMO_MODEL, ModelRepository, Out, Seed
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 
 
 def fuzz(
@@ -27,4 +26,4 @@ def fuzz(
         # Its index first: readable while it arrives.
         video = write_video(Path(folder) / "short.mp4", 2, "64x64", options="-movflags +faststart")
         rows = fuzzing.measure(repository, video, count, seed)
-    report("fuzz", rows, command_line(), out)
+    report("fuzz", rows, out)

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from benchmarks.commands.options import ModelsFolder, Out, Rounds
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 
 
 def gpu(
@@ -41,4 +40,4 @@ def gpu(
             models or Path(scratch),
             lambda text: console.print(text, highlight=False, markup=False),
         )
-    report("gpu", rows, command_line(), out)
+    report("gpu", rows, out)

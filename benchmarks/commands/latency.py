@@ -12,7 +12,6 @@ import typer
 
 from benchmarks.commands.options import SIZE_NAMES, ModelsFolder, Name, Out, Rounds
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 from sfavivit.engines import ENGINES
 from sfavivit.errors import UsageError
 from sfavivit.repository import Precision
@@ -71,4 +70,4 @@ def latency(
         )
     if not rows:
         raise UsageError("nothing was measured: this machine can run none of the settings")
-    report(name, rows, command_line(), out)
+    report(name, rows, out)

@@ -10,7 +10,6 @@ import typer
 
 from benchmarks.commands.options import ModelsFolder, Out, Rounds, Size
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 
 
 def limit(
@@ -29,4 +28,4 @@ def limit(
     with TemporaryDirectory() as scratch:
         folder = (models or Path(scratch)) / size
         rows = limits.measure(size, precision or limits.PRECISIONS, chunk_tubelets, rounds, folder)
-    report("limit", rows, command_line(), out)
+    report("limit", rows, out)

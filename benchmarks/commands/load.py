@@ -11,7 +11,6 @@ import typer
 
 from benchmarks.commands.options import DEMO_MODEL, ModelRepository, Name, Out, Rounds
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 from sfavivit.errors import UsageError
 
 CLIENTS = (1, 2, 4, 8, 16)
@@ -74,6 +73,6 @@ def load(
         if not address:
             address = stack.enter_context(service_process("--repository", repository)).address
         rows = loads.measure(address, clip, plan)
-    report(name, rows, command_line(), out)
+    report(name, rows, out)
     for line in loads.late_rows(rows):
         typer.echo(line, err=True)

@@ -10,7 +10,6 @@ import typer
 
 from benchmarks.commands.options import Name, Out, Rounds, Size, SpatialPrecision
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 
 
 def long(
@@ -33,4 +32,4 @@ def long(
     with TemporaryDirectory() as folder:
         repository = random_repository(Path(folder) / "models", size, precision, frames=frames)
         rows = longs.measure(repository, Path(folder), overlap or [0, 0.5, 0.75, 0.875], seconds, rounds)
-    report(name, rows, command_line(), out)
+    report(name, rows, out)

@@ -10,7 +10,6 @@ import typer
 
 from benchmarks.commands.options import DEMO_MODEL, SIZE_NAMES, Out, Rounds
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 
 
 def memory(
@@ -39,4 +38,4 @@ def memory(
             for count in frames or [8, 16, 32, 64, 128]
         }
         rows = peaks.measure(repository, windows, seconds or [10, 600, 3600], Path(folder), rounds)
-    report("memory", rows, command_line(), out)
+    report("memory", rows, out)

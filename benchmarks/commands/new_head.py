@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.commands.options import DEMO_MODEL, HeldOutVideos, ModelRepository, Out, TrainingVideos
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 
 
 def new_head(
@@ -21,4 +20,4 @@ def new_head(
 
     with TemporaryDirectory() as folder:
         rows = heads.measure(repository, Path(folder), videos, held_out)
-    report("new_head", rows, command_line(), out)
+    report("new_head", rows, out)

@@ -11,7 +11,6 @@ import typer
 
 from benchmarks.commands.options import ModelsFolder, Out, Rounds
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 from sfavivit.dimensions import SIZES
 from sfavivit.errors import UsageError
 
@@ -46,4 +45,4 @@ def peers(
         cores = threads or len(os.sched_getaffinity(0))
         settings = Settings(size, frames, cores, patience_seconds, folder)
         measured = systems.measure(asked, settings, rounds)
-    report("peers", measured, command_line(), out)
+    report("peers", measured, out)

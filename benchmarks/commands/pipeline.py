@@ -10,7 +10,6 @@ import typer
 
 from benchmarks.commands.options import DEMO_MODEL, Out, Rounds, SpatialPrecision
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 
 
 def pipeline(
@@ -39,4 +38,4 @@ def pipeline(
                 (f"{size} {precision}", large, size_seconds),
             )
         ]
-    report("pipeline", rows, command_line(), out)
+    report("pipeline", rows, out)

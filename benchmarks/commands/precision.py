@@ -10,7 +10,6 @@ import typer
 
 from benchmarks.commands.options import DEMO_MODEL, Out
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 
 
 def precision(
@@ -24,4 +23,4 @@ def precision(
 
     with TemporaryDirectory() as folder, work_bar("held-out videos", videos) as done:
         rows = precisions.measure(repository, ("fp16", "int8"), videos, Path(folder), done)
-    report("precision", rows, command_line(), out)
+    report("precision", rows, out)

@@ -10,7 +10,6 @@ import typer
 
 from benchmarks.commands.options import DEMO_MODEL, ModelRepository, Out, Seed
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 
 
 def resume(
@@ -29,4 +28,4 @@ def resume(
         rows = jobs.measure(
             repository, Path(folder), videos=videos, broken=broken, kills=kills, workers=workers, seed=seed
         )
-    report("resume", rows, command_line(), out)
+    report("resume", rows, out)

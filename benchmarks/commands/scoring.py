@@ -10,7 +10,6 @@ import typer
 
 from benchmarks.commands.options import Out
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 
 
 def scoring(
@@ -28,4 +27,4 @@ def scoring(
     with TemporaryDirectory() as folder:
         models = repository or random_repository(Path(folder) / "models", "B", "int8", heads=2)
         rows = costs.measure(models, Path(folder), videos, min(view_videos, videos))
-    report("scoring", rows, command_line(), out)
+    report("scoring", rows, out)

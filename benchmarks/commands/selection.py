@@ -10,7 +10,6 @@ import typer
 
 from benchmarks.commands.options import DEMO_MODEL, HeldOutVideos, ModelRepository, Out, TrainingVideos
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 
 
 def selection(
@@ -35,4 +34,4 @@ def selection(
             counts=tubelets or [32, 16, 8],
             seeds=seeds,
         )
-    report("selection", rows, command_line(), out)
+    report("selection", rows, out)

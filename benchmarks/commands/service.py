@@ -8,7 +8,6 @@ import typer
 
 from benchmarks.commands.options import DEMO_MODEL, ModelRepository, Name, Out, Rounds
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 
 
 def service(
@@ -21,4 +20,4 @@ def service(
     """Throughput of the video service against the engine alone."""
     from benchmarks import service as services  # noqa: PLC0415 - needs gRPC
 
-    report(name, services.measure(repository, seconds, rounds), command_line(), out)
+    report(name, services.measure(repository, seconds, rounds), out)

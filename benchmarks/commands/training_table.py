@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.commands.options import Out
 from benchmarks.figures import RESULTS, report
 from benchmarks.machine import ROOT
 from benchmarks.training_scale import Scale
@@ -36,23 +37,23 @@ def training_table(
     validation: Annotated[
         bool, typer.Option("--validation", help="Choose settings: other seeds, and videos not held out.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the result.")] = RESULTS,
+    out: Out = RESULTS,
 ) -> None:
     """The paper's table on synthetic videos whose class is the order of two events, and which claims hold."""
     from benchmarks import training_claims, training_table  # noqa: PLC0415 - needs torch
     from training.watch import say  # noqa: PLC0415 - as above
 
     scale = Scale(
-        training,
-        held_out,
-        epochs,
-        short_epochs,
-        short_rate,
-        full_rate,
-        frozen_rate,
-        pictures,
-        image_epochs,
-        validation,
+        training=training,
+        held_out=held_out,
+        epochs=epochs,
+        short_epochs=short_epochs,
+        short_rate=short_rate,
+        full_rate=full_rate,
+        frozen_rate=frozen_rate,
+        pictures=pictures,
+        image_epochs=image_epochs,
+        validation=validation,
     )
     table = training_table.TrainingTable(work, scale)
     if costs:
@@ -60,7 +61,12 @@ def training_table(
     else:
         for seed in table.seeds(seeds):
             table.train(seed, say)
-    report("training_table", training_claims.table_rows(table), _command(scale), work if validation else out)
+    report(
+        "training_table",
+        training_claims.table_rows(table),
+        work if validation else out,
+        command=_command(scale),
+    )
 
 
 def _command(scale: Scale) -> str:

@@ -10,7 +10,6 @@ import typer
 
 from benchmarks.commands.options import Out, Rounds
 from benchmarks.figures import RESULTS, report
-from benchmarks.machine import command_line
 
 
 def triton_transport(
@@ -23,4 +22,4 @@ def triton_transport(
 
     with TemporaryDirectory() as folder:
         rows = transport.measure(Path(folder), requests, rounds)
-    report("triton_transport", rows, command_line(), out)
+    report("triton_transport", rows, out)
