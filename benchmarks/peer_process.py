@@ -17,17 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.models import CLASSES, random_model
+from benchmarks.openvino_engine import OpenVinoEngine
 from benchmarks.operations import counted_operations, product_rate, timed
 from benchmarks.peer_models import HUGGING_FACE_FRAMES, FactorisedEncoder, factorised_encoder, hugging_face
 from sfavivit import Recognizer
 from sfavivit.dimensions import named_dimensions
 from sfavivit.engines.base import Frames
 from sfavivit.errors import EngineError, SfaVivitError, UsageError
+from sfavivit.recognizer import default_chunk_tubelets
+from sfavivit.repository import Repository
 
-OURS, PYTORCH = "sfavivit", "pytorch"
+OURS, OPENVINO, PYTORCH = "sfavivit", "openvino", "pytorch"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MODES = {
     OURS: ("onnxruntime", ("fp32", "int8")),
+    OPENVINO: ("onnx", ("fp32", "int8")),
     **{model: ("eager, compile, frozen", tuple(DTYPES)) for model in (PYTORCH, *HUGGING_FACE_FRAMES)},
 }
 """Model -> how it can run, and in which precisions."""
@@ -58,7 +62,7 @@ class Peer(NamedTuple):
 
     @property
     def same_weights(self) -> bool:
-        return self.model in (OURS, PYTORCH)
+        return self.model in (OURS, OPENVINO, PYTORCH)
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,11 @@ def open_peer(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Logit
     """The peer in this process, run once already (compiled, warm); and what runs it once more."""
     torch.set_num_threads(settings.threads)
     if peer.model == OURS:
-        return _open_ours(peer, settings)
+        repository = settings.folder / peer.precision
+        recognizer = Recognizer.load(repository, engine=peer.mode, threads=settings.threads)
+        return _open_recognizer(recognizer, settings)
+    if peer.model == OPENVINO:
+        return _open_recognizer(_over_openvino(peer, settings), settings)
     return _open_torch(peer, settings)
 
 
@@ -171,8 +179,15 @@ def noise(settings: Settings, side: int) -> Frames:
     return np.random.default_rng(0).integers(0, 256, (settings.frames, side, side, 3), np.uint8)
 
 
-def _open_ours(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Logits]]:
-    recognizer = Recognizer.load(settings.folder / peer.precision, engine=peer.mode, threads=settings.threads)
+def _over_openvino(peer: Peer, settings: Settings) -> Recognizer:
+    """With our own pipeline and chunks around it; its int8 is made from the fp32 files."""
+    repository = Repository.load(settings.folder / "fp32")
+    chunk_tubelets = default_chunk_tubelets(repository.manifest.dimensions)
+    engine = OpenVinoEngine(repository, peer.precision, settings.threads, chunk_tubelets)
+    return Recognizer(repository, engine, chunk_tubelets=chunk_tubelets)
+
+
+def _open_recognizer(recognizer: Recognizer, settings: Settings) -> tuple[Facts, Callable[[], Logits]]:
     frames = noise(settings, recognizer.manifest.dimensions.image_size)
     head = recognizer.heads[0]
 

@@ -2,6 +2,7 @@
 
 Models of the same weights, on the same frames:
     sfavivit     this library, whole clip: frames in memory -> spatial -> temporal -> logits
+    openvino     our pipeline and our ONNX files over OpenVINO; int8 as its quantiser NNCF makes it of them
     pytorch      the same model written in plain PyTorch; frames are floats already, which is not timed
 Other models of the same size, random weights, on as many frames as they were published for:
     vivit        Hugging Face's VivitForVideoClassification (32 frames, all tokens in one attention)
@@ -24,8 +25,9 @@ import numpy as np
 
 from benchmarks.figures import Case, Figure, Row
 from benchmarks.models import random_repository
+from benchmarks.openvino_engine import has_openvino
 from benchmarks.peer_models import HUGGING_FACE_FRAMES, has_transformers
-from benchmarks.peer_process import OURS, PYTORCH, Facts, Peer, PeerProcess, Settings
+from benchmarks.peer_process import OPENVINO, OURS, PYTORCH, Facts, Peer, PeerProcess, Settings
 from sfavivit.dimensions import named_dimensions
 from sfavivit.errors import EngineError, UsageError
 from sfavivit.repository import Precision
@@ -35,12 +37,14 @@ LOGIT_TOLERANCE = 1e-4
 REFERENCE = Peer(OURS, "onnxruntime", "fp32")
 DEFAULT_PEERS = (
     *(Peer(OURS, "onnxruntime", precision) for precision in ("fp32", "int8")),
+    *(Peer(OPENVINO, "onnx", precision) for precision in ("fp32", "int8") if has_openvino()),
     *(Peer(PYTORCH, mode, precision) for precision in ("fp32", "bf16") for mode in ("eager", "compile")),
     *(Peer(model, "eager", "fp32") for model in HUGGING_FACE_FRAMES if has_transformers()),
 )
 GROUPS: dict[str, Callable[[Peer], bool]] = {
     "over PyTorch fp32": lambda peer: peer.model == PYTORCH and peer.precision == "fp32",
     "over PyTorch": lambda peer: peer.model == PYTORCH,
+    "over OpenVINO": lambda peer: peer.model == OPENVINO,
     "over Hugging Face": lambda peer: peer.model in HUGGING_FACE_FRAMES,
 }
 """What we are compared with: the fastest peer of each."""
@@ -74,7 +78,7 @@ def measure(peers: Sequence[Peer], settings: Settings, rounds: int) -> list[Row]
 
 
 def check_same_model(facts: dict[Peer, Facts]) -> None:
-    """Raises ``EngineError`` where plain PyTorch does not give our logits, in fp32."""
+    """Raises ``EngineError`` where the same model does not give our logits, in fp32."""
     for peer in facts:
         difference = logit_difference(facts, peer) if peer.precision == "fp32" else None
         if difference is not None and not difference <= LOGIT_TOLERANCE:

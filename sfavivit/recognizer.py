@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sfavivit.dimensions import ModelDimensions
 from sfavivit.engines import open_models
 from sfavivit.engines.base import Engine, Features, Frames, Logits
 from sfavivit.errors import InvalidInputError, UsageError
@@ -31,6 +32,12 @@ Progress = Callable[[float, float | None], None]
 OnWindow = Callable[[WindowScores], None]
 
 
+def default_chunk_tubelets(dims: ModelDimensions) -> int:
+    """Of an engine call."""
+    rows = 1 + dims.patches
+    return min(CHUNK_TUBELETS, max(1, CHUNK_ROWS // rows))
+
+
 class Recognizer:
     """Answers what happens in a video. Safe to use from several threads."""
 
@@ -39,8 +46,7 @@ class Recognizer:
         self.manifest = catalog.manifest
         self.labels = catalog.labels
         self.engine = engine
-        rows = 1 + self.manifest.dimensions.patches
-        self.chunk_tubelets = chunk_tubelets or min(CHUNK_TUBELETS, max(1, CHUNK_ROWS // rows))
+        self.chunk_tubelets = chunk_tubelets or default_chunk_tubelets(self.manifest.dimensions)
 
     @classmethod
     def load(

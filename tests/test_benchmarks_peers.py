@@ -66,6 +66,15 @@ def test_a_run_has_a_row_for_each_peer(tmp_path: Path) -> None:
     assert ours.figures["over PyTorch fp32"].samples == pytest.approx(ratios)
 
 
+def test_openvino_is_the_same_model(tmp_path: Path) -> None:
+    """At fp32 to 1e-4, which ``measure`` itself demands; NNCF's int8 is near it, and is not the same."""
+    pytest.importorskip("nncf")
+    asked = [Peer("openvino", "onnx", precision) for precision in ("fp32", "int8")]
+    _, fp32, int8 = measure(asked, settings(tmp_path), rounds=1)
+    assert fp32.figures["logits off by"].median < 1e-4 < int8.figures["logits off by"].median < 1
+    assert fp32.figures["tubelets"].median > 0
+
+
 def test_what_a_peer_raises_arrives(tmp_path: Path) -> None:
     here, there = multiprocessing.Pipe()
     _serve(there, REFERENCE, settings(tmp_path))  # there is no repository

@@ -20,7 +20,8 @@ def peers(
         list[str] | None,
         typer.Option(
             help="MODEL/MODE/PRECISION, repeatable, such as pytorch/compile/bf16 (default: sfavivit in fp32 "
-            "and int8; plain PyTorch eager and compiled, in fp32 and bf16; Hugging Face's three in fp32)."
+            "and int8; OpenVINO, likewise; plain PyTorch eager and compiled, in fp32 and bf16; Hugging "
+            "Face's three in fp32)."
         ),
     ] = None,
     size: Annotated[str, typer.Option(help=f"Of all models: {', '.join(SIZES)}.")] = "B",
@@ -33,7 +34,7 @@ def peers(
     models: ModelsFolder = None,
     out: Out = RESULTS,
 ) -> None:
-    """This system against the same model in plain PyTorch, and Hugging Face's video models."""
+    """This system against the same model in OpenVINO and plain PyTorch, and Hugging Face's video models."""
     from benchmarks import peers as systems  # noqa: PLC0415 - needs torch
     from benchmarks.peer_process import Peer, Settings  # noqa: PLC0415 - with it
 
