@@ -73,7 +73,7 @@ def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
                     f"{path} has other columns than this program writes; move it away, or name another folder"
                 )
             return file.read(columns)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last of a column's name
         reason = " ".join(str(error).split())
         raise ScoringError(
             f"{path} cannot be read: {reason:.200}; restore it, or remove it to score its videos again"
