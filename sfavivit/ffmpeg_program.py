@@ -89,9 +89,8 @@ def decode_command(
     A frame is [crops * crop_size, crop_size, 3]: the squares of one picture, one below the other.
 
     Frame k is the picture on display at ``late_microseconds`` + k / ``fps`` seconds, or the first such if
-    none is yet. The first
-    ``fps`` filter says so by ``round=up``; its default, ``near``, would show pictures of up to half an
-    output period later: 50 fps sampled at 12.5 would be pictures 1, 5, 9 instead of 0, 4, 8.
+    none is yet. The first ``fps`` filter says so by ``round=up``; its default, ``near``, would show pictures
+    of up to half an output period later: 50 fps sampled at 12.5 would be pictures 1, 5, 9, not 0, 4, 8.
 
     Two filter graphs, one behind the other. ffmpeg rebuilds a graph when the size, shape or colours of the
     picture change in mid-stream, and then loses what its ``fps`` filter knew. The first graph therefore

@@ -23,6 +23,7 @@ from sfavivit.errors import DecodeError, InvalidInputError, UsageError, VideoLim
 from sfavivit.ffmpeg_log import FfmpegLog
 from sfavivit.ffmpeg_program import CENTER, Crop, decode_command, exact_rate, find_ffmpeg
 from sfavivit.sandbox import confined_command
+from sfavivit.time_grid import periods_in, to_microseconds
 from sfavivit.video_source import OpenSource, Source, display_name, open_source
 
 __all__ = ["CENTER", "Crop", "Frames", "Limits", "OpenSource", "Sampling", "Source", "VideoReader"]
@@ -76,8 +77,7 @@ class Limits:
             )
 
 
-_MICROSECONDS = 1_000_000
-_LATEST_SECONDS = 1e9  # beyond any video, and exact in microseconds
+LATEST_SECONDS = 1e9  # beyond any video, and exact in microseconds
 
 # What ffmpeg may write ahead. No more, since errors say how many frames had been read.
 _FRAMES_AHEAD = 4
@@ -126,15 +126,13 @@ class VideoReader:
             raise UsageError(f"chunk_frames must be at least 1, got {chunk_frames}")
         check_range(start_seconds, end_seconds)
         # Whole periods before the start are frames to drop; the rest of it is left to ffmpeg.
-        rate = exact_rate(sampling.fps)
-        start = round(start_seconds * _MICROSECONDS)
-        self._skip, rest = divmod(start * rate, _MICROSECONDS)
-        self._late_microseconds = round(rest / rate)
+        rate, start = exact_rate(sampling.fps), to_microseconds(start_seconds)
+        self._skip, self._late_microseconds = periods_in(start, rate)
         self._start_seconds = start_seconds
         self._wanted: int | None = None
         if end_seconds is not None:
-            length = round(end_seconds * _MICROSECONDS) - start
-            self._wanted = max(1, math.ceil(length * rate / _MICROSECONDS))
+            whole, rest = periods_in(to_microseconds(end_seconds) - start, rate)
+            self._wanted = max(1, whole + (rest > 0))
         self.frames_read = 0
         self._skipped = 0
         self.decode_seconds = 0.0
@@ -303,7 +301,7 @@ class VideoReader:
 
 def check_range(start_seconds: float, end_seconds: float | None) -> None:
     """Raise ``UsageError`` unless 0 <= start < end and both can be."""
-    if not 0 <= start_seconds <= _LATEST_SECONDS:
-        raise UsageError(f"the start must be from 0 to {_LATEST_SECONDS:g} s, got {start_seconds:g}")
-    if end_seconds is not None and not start_seconds < end_seconds <= _LATEST_SECONDS:
+    if not 0 <= start_seconds <= LATEST_SECONDS:
+        raise UsageError(f"the start must be from 0 to {LATEST_SECONDS:g} s, got {start_seconds:g}")
+    if end_seconds is not None and not start_seconds < end_seconds <= LATEST_SECONDS:
         raise UsageError(f"the end must be after the start ({start_seconds:g} s), got {end_seconds:g}")

@@ -14,7 +14,10 @@ from sfavivit.views import Views
 from tests.conftest import random_frames
 from tests.feature_videos import entries, essence, forbid_decoders
 from tests.test_cli import run
+from tests.test_score import rows_in
 from tests.video_files import encode
+
+SAME = ("id", "head", "logits", "labels", "timeline", "frames_used")
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,33 @@ def test_crops_and_type(
     Recognizer.load(repository).classify(
         videos / "2.mp4", start_seconds=0.5, end_seconds=1.5, views=Views(4, 3), store=FeatureStore(store)
     )
+
+
+def test_whole_videos_serve_their_parts(repository: Path, videos: Path, tmp_path: Path) -> None:
+    """Stored once a video; then every part that is moved to the grid is scored without decoding."""
+    store, listed = tmp_path / "store", tmp_path / "list.csv"
+    parts = ["0.mp4,0.1,0.9", "0.mp4,0.5,1.3", "1.mp4,1.0,", "0.mp4,1.21,1.24", "1.mp4,,0.7"]
+    listed.write_text("\n".join(["video,start_seconds,end_seconds", *parts]))
+    shared = ("--root", videos, "--repository", repository, "--workers", "1", "--threads", "1", "--json")
+    filled = json.loads(run("features", listed, "--whole", "--store", store, *shared).stdout)
+    assert (filled["videos"], filled["stored"]) == (2, 2)
+
+    rows = {}
+    for out, options in {"decoded": (), "stored": ("--features", store)}.items():
+        done = run("score", listed, "--snap", *options, "--out", tmp_path / out, *shared)
+        assert (done.returncode, done.stderr) == (0, "")
+        rows[out] = sorted(rows_in(tmp_path / out), key=lambda row: (row["id"], row["head"]))
+    assert all(row["decode_seconds"] > 0 for row in rows["decoded"])
+    assert all(row["decode_seconds"] == 0 for row in rows["stored"])
+    assert len(entries(FeatureStore(store))) == 2
+    for decoded, stored in zip(rows["decoded"], rows["stored"], strict=True):
+        assert [decoded[name] for name in SAME] == [stored[name] for name in SAME]
+    starts = {row["timeline"][0]["start_seconds"] for row in rows["stored"]}
+    assert sorted(starts) == pytest.approx([0, 0.16, 0.48, 0.96, 1.28])
+
+    mixed = run("score", listed, "--out", tmp_path / "stored", *shared)
+    assert mixed.returncode == 2
+    assert "snap (true before, none now)" in mixed.stderr
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,18 @@ def test_a_part_equals_the_same_frames_of_the_whole(video: Path) -> None:
     assert shown(video, end_seconds=99) == whole
 
 
+@pytest.mark.parametrize("fps", [15.0, 24.0, 30000 / 1001, 23.976])
+@pytest.mark.parametrize(("first", "last"), [(2, 4), (3, 4), (7, 31), (0, 1)])
+def test_periods_that_are_no_whole_microseconds_add_up(
+    video: Path, fps: float, first: int, last: int
+) -> None:
+    """A part from frame to frame has these frames, whichever way its ends were rounded."""
+    whole = shown(video, fps)
+    for digits in (6, 9):
+        start, end = round(first / fps, digits), round(last / fps, digits)
+        assert shown(video, fps, start_seconds=start, end_seconds=end) == whole[first:last]
+
+
 def test_a_start_behind_the_end_is_said(video: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"ends at second 10\.0, before the start \(11 s\)"):
         shown(video, start_seconds=11)

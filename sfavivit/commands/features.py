@@ -53,6 +53,12 @@ def features(
     dtype: Annotated[
         str | None, typer.Option(help="What a new store keeps: float32 (default) or float16.")
     ] = None,
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--whole", help="Of each video as a whole, once, where the list has parts; see score --snap."
+        ),
+    ] = False,
     views: Annotated[
         str | None, typer.Option(metavar="TxS", help="Crops of multi-view scoring, for example 4x3.")
     ] = None,
@@ -72,7 +78,8 @@ def features(
     """Fill a feature store with what it lacks, so that scoring with any head needs no video decoded."""
     limits = limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
     part = Shard.parse(shard)
-    items = [item for item in read_items(manifest, root=video_root, split=split) if part.holds(item.id)]
+    listed = read_items(manifest, root=video_root, split=split)
+    items = [item for item in (_whole_videos(listed) if whole else listed) if part.holds(item.id)]
     check_schemes(items)
     if dtype not in (None, *get_args(StoredDtype)):
         raise UsageError(f"dtype {dtype!r} must be {' or '.join(get_args(StoredDtype))}")
@@ -102,6 +109,10 @@ def features(
     }
     print(json.dumps(counts) if as_json else _summary(counts, root), flush=True)
     raise typer.Exit(stop.exit_code or (1 if state.failed else 0))
+
+
+def _whole_videos(items: Sequence[VideoItem]) -> list[VideoItem]:
+    return [VideoItem(video, video, {}) for video in dict.fromkeys(item.video for item in items)]
 
 
 def _fill(

@@ -57,6 +57,14 @@ def score(
     features: Annotated[
         str | None, typer.Option(metavar="STORE", help="Take features from this store, and keep them there.")
     ] = None,
+    snap: Annotated[
+        bool,
+        typer.Option(
+            "--snap",
+            help="Move the ends of parts to the nearest tubelets' (half of one at most), so that features of "
+            "whole videos (sfavivit features --whole) serve all their parts.",
+        ),
+    ] = False,
     views: Annotated[
         str | None, typer.Option(metavar="TxS", help="Mean of T clips x S crops, instead of a timeline.")
     ] = None,
@@ -110,6 +118,7 @@ def score(
         views=Views.parse(views) if views else None,
         limits=limits,
         store=features,
+        snap=snap,
         fetch_bytes=limit_fetch_mib * MIB,
     )
     options.open_store()  # a store that cannot be used ends this before any worker starts

@@ -21,7 +21,11 @@ DEFAULT_FETCH_BYTES = 16 << 30
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """How each video is scored. ``fetch_bytes``: the largest video that is fetched from elsewhere."""
+    """How each video is scored.
+
+    ``snap``: parts of videos are moved to the nearest tubelets, so that the whole video's features serve
+    them. ``fetch_bytes``: the largest video that is fetched from elsewhere.
+    """
 
     heads: tuple[str, ...]
     stride_seconds: float | None = None
@@ -29,6 +33,7 @@ class ScoreOptions:
     views: Views | None = None
     limits: Limits = DEFAULT_LIMITS
     store: str | None = None
+    snap: bool = False
     fetch_bytes: int = DEFAULT_FETCH_BYTES
 
     def open_store(self) -> FeatureStore | None:

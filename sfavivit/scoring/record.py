@@ -22,6 +22,7 @@ Record = dict[str, Any]
     heads            {head: {version, sha256, labels: {output: [label of each class]}}}
     stride_seconds   null: each head's default
     top_k, views     views: null or "4x3"
+    snap             true where parts were moved to the nearest tubelets, else null
 """
 
 
@@ -50,6 +51,7 @@ def record_of(catalog: Catalog, options: ScoreOptions) -> Record:
         "stride_seconds": options.stride_seconds,
         "top_k": options.top_k,
         "views": str(options.views) if options.views else None,
+        "snap": options.snap or None,
     }
 
 

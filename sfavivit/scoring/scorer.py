@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from sfavivit.annotations import VideoItem
 from sfavivit.errors import InvalidInputError, VideoError
+from sfavivit.feature_parts import nearest_tubelets, tubelet_rate
 from sfavivit.feature_source import FeatureSource
 from sfavivit.recognizer import Recognizer
 from sfavivit.scoring.fetch import open_video
@@ -39,12 +40,17 @@ def score_items(
     builder = RowBuilder(recognizer.catalog, options.heads)
     store = options.open_store()
 
+    manifest = recognizer.manifest
+    rate = tubelet_rate(manifest.sampling, manifest.dimensions.tubelet_frames)
+
     def open_source(item: VideoItem) -> FeatureSource:
+        part = item.start_seconds, item.end_seconds
+        start, end = nearest_tubelets(*part, rate) if options.snap else part
         return recognizer.source(
             open_video(item.video, options.fetch_bytes),
             options.limits,
-            start_seconds=item.start_seconds,
-            end_seconds=item.end_seconds,
+            start_seconds=start,
+            end_seconds=end,
             views=options.views,
             store=store,
         )
