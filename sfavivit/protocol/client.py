@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -39,6 +39,7 @@ from sfavivit.protocol.requests import (
     streaming_content,
     streaming_requests,
 )
+from sfavivit.protocol.served_status import ServedStatus
 from sfavivit.protocol.status import error_of
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from sfavivit.protocol.v1.video_recognition_pb2_grpc import VideoRecognitionStub
@@ -191,6 +192,16 @@ class AsyncVideoRecognitionClient(_Client):
 
     _channels = grpc.aio
 
+    @asynccontextmanager
+    async def _served(self, call: Any, requests: Requests | AsyncRequests) -> AsyncIterator[None]:
+        """As ``_errors``, of a call that streams its requests."""
+        status = ServedStatus(call)
+        with self._errors(requests):
+            try:
+                yield
+            except grpc.aio.AioRpcError as error:
+                raise await status.instead_of(error) from None
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -210,8 +221,9 @@ class AsyncVideoRecognitionClient(_Client):
     ) -> ServedRecognition:
         """Upload a video file and get its actions."""
         requests = Requests(classify_requests(video, query, progress))
-        with self._errors(requests):
-            response = await self._stub.Classify(requests, **self._options)
+        call = self._stub.Classify(requests, **self._options)
+        async with self._served(call, requests):
+            response = await call
         return recognition_of(response.result, "<bytes>" if isinstance(video, bytes) else str(video))
 
     async def stream(
@@ -232,7 +244,7 @@ class AsyncVideoRecognitionClient(_Client):
         requests = AsyncRequests(messages())
         call = self._stub.StreamingClassify(requests, **self._options)
         try:
-            with self._errors(requests):
+            async with self._served(call, requests):
                 async for message in call:
                     yield self._streamed(message)
         finally:
@@ -244,7 +256,7 @@ class AsyncVideoRecognitionClient(_Client):
         """Upload a video file and get its features; of ``query`` only start and end count."""
         requests = Requests(extract_requests(video, query, progress))
         call = self._stub.ExtractFeatures(requests, **self._options)
-        with self._errors(requests):
+        async with self._served(call, requests):
             messages = [message async for message in call]
         return self._features(messages)
 
@@ -253,6 +265,7 @@ class AsyncVideoRecognitionClient(_Client):
     ) -> ServedRecognition:
         """Actions from features float32 [T, D]."""
         requests = Requests(score_requests(features, query))
-        with self._errors(requests):
-            response = await self._stub.ScoreFeatures(requests, **self._options)
+        call = self._stub.ScoreFeatures(requests, **self._options)
+        async with self._served(call, requests):
+            response = await call
         return recognition_of(response.result, "<features>")
