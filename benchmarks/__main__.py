@@ -17,6 +17,7 @@ from benchmarks.commands import (
     long,
     memory,
     new_head,
+    parts,
     peers,
     picture,
     pipeline,
@@ -50,6 +51,7 @@ app.command("load")(load.load)
 app.command("long")(long.long)
 app.command("memory")(memory.memory)
 app.command("new-head")(new_head.new_head)
+app.command("parts")(parts.parts)
 app.command("peers")(peers.peers)
 app.command("picture")(picture.picture)
 app.command("pipeline")(pipeline.pipeline)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import cold, latency, long, memory, pipeline
+from benchmarks import cold, latency, long, memory, parts, pipeline
 from benchmarks.__main__ import app
 from benchmarks.figures import Row
 from benchmarks.latency import Setting, percentiles
@@ -178,3 +178,11 @@ def test_a_wrong_option_is_one_line(arguments: list[str], word: str, tmp_path: P
     assert word in str(result.exception)
     assert "\n" not in str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_parts_are_slices(models: Path, tmp_path: Path) -> None:
+    """``measure`` itself compares their scores."""
+    decoded, stored, sliced = parts.measure(models, tmp_path, seconds=12.0, parts=3, rounds=ROUNDS)
+    assert [len(row.figures["time"].samples) for row in (decoded, stored, sliced)] == [ROUNDS] * 3
+    ratios = np.divide(decoded.figures["time"].samples, sliced.figures["time"].samples)
+    assert sliced.figures["times faster"].samples == pytest.approx(ratios)
