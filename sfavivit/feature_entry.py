@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import stat
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -60,6 +60,11 @@ class FeatureKey:
     crop: Crop = CENTER[0]
     start_seconds: float = 0.0
     end_seconds: float | None = None
+
+    @property
+    def of_whole(self) -> FeatureKey:
+        """The key of the whole video."""
+        return replace(self, start_seconds=0.0, end_seconds=None)
 
     @cached_property
     def text(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from sfavivit.feature_entry import StoredFeatures
+from sfavivit.feature_entry import FeatureKey, StoredFeatures
 from sfavivit.ffmpeg_program import exact_rate
 from sfavivit.time_grid import MICROSECONDS, periods_in, to_microseconds
 from sfavivit.video import LATEST_SECONDS, Sampling
@@ -20,13 +20,10 @@ def tubelet_rate(sampling: Sampling, tubelet_frames: int) -> Fraction:
     return exact_rate(sampling.fps) / tubelet_frames
 
 
-def tubelets_of(start_seconds: float, end_seconds: float | None, rate: Fraction) -> slice | None:
-    """The whole video's tubelets that a part consists of; None if it begins or ends within one.
-
-    ``rate``: tubelets a second.
-    """
+def slice_of(key: FeatureKey, rate: Fraction) -> slice | None:
+    """The steps of ``rate`` (a second) of the whole video that a part consists of; None if it cuts one."""
     bounds = []
-    for seconds in (start_seconds, end_seconds):
+    for seconds in (key.start_seconds, key.end_seconds):
         whole, rest = (None, 0) if seconds is None else periods_in(to_microseconds(seconds), rate)
         if rest:
             return None
@@ -34,16 +31,20 @@ def tubelets_of(start_seconds: float, end_seconds: float | None, rate: Fraction)
     return slice(*bounds)
 
 
-def part_of(whole: StoredFeatures, tubelets: slice, tubelet_frames: int) -> StoredFeatures | None:
-    """What decoding the part would give, bit for bit; None where decoding it would have more to say.
+def part_of(whole: StoredFeatures, key: FeatureKey) -> StoredFeatures | None:
+    """What decoding the part ``key`` would give, bit for bit; None where a slice of ``whole`` is not that.
 
-    That is of a video that was damaged, somewhere, and of a part behind its end.
+    That is of a part that begins or ends within a tubelet, of one behind the video's end, and of a video that
+    was damaged, somewhere.
     """
-    features = whole.features[tubelets]
-    if whole.warning or not len(features):
+    if whole.warning or len(whole.timestamps) < 2:
+        return None
+    tubelet_frames = round((whole.timestamps[1] - whole.timestamps[0]) * key.sampling.fps)
+    tubelets = slice_of(key, tubelet_rate(key.sampling, tubelet_frames))
+    if tubelets is None or not len(features := whole.features[tubelets]):
         return None
     frames = min(len(features) * tubelet_frames, whole.frames_used - tubelets.start * tubelet_frames)
-    return StoredFeatures(features, whole.timestamps[tubelets], frames)
+    return StoredFeatures(features.copy(), whole.timestamps[tubelets].copy(), frames)
 
 
 def nearest_tubelets(

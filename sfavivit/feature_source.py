@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -13,7 +13,6 @@ import numpy as np
 
 from sfavivit.engines.base import Features
 from sfavivit.errors import UsageError, VideoError
-from sfavivit.feature_parts import part_of, tubelet_rate, tubelets_of
 from sfavivit.feature_store import FeatureKey, FeatureStore, StoredFeatures
 from sfavivit.read_ahead import ReadAhead
 from sfavivit.session import FeatureExtractor
@@ -84,7 +83,8 @@ class _Reading:
                 if digest.sha256 is None:
                     return
                 keys = self._keys(digest.sha256)
-                if entries := self._entries(keys):
+                entries = [entry for key in keys if (entry := self.store.get(key))]
+                if len(entries) == len(keys):
                     yield entries
                     return
                 yield from self._decode(OpenSource(os.dup(file.fileno()), name))
@@ -100,31 +100,6 @@ class _Reading:
         return [
             FeatureKey(video_sha256, spatial_sha256, self.sampling, crop, start, end) for crop in self.crops
         ]
-
-    def _entries(self, keys: list[FeatureKey]) -> list[StoredFeatures] | None:
-        """What the store has for every key, if it has that of all."""
-        entries = []
-        for key in keys:
-            entry = self._entry(key)
-            if entry is None:
-                return None
-            entries.append(entry)
-        return entries
-
-    def _entry(self, key: FeatureKey) -> StoredFeatures | None:
-        """Of a part, its own, or that part of the whole video's where this is the same."""
-        assert self.store is not None
-        entry = self.store.get(key)
-        whole_key = replace(key, start_seconds=0.0, end_seconds=None)
-        if entry or key == whole_key:
-            return entry
-        tubelet_frames = self.recognizer.manifest.dimensions.tubelet_frames
-        rate = tubelet_rate(self.sampling, tubelet_frames)
-        tubelets = tubelets_of(self.start_seconds, self.end_seconds, rate)
-        if tubelets is None:
-            return None
-        whole = self.store.get(whole_key)
-        return part_of(whole, tubelets, tubelet_frames) if whole else None
 
     def _end(self, keys: list[FeatureKey]) -> _End:
         assert self.reader is not None
@@ -151,11 +126,10 @@ class FeatureSource:
     Looking up the store and decoding begin at once, in a thread of their own. So a source that is made while
     the one before it is still being used overlaps its decoding with that one's inference.
 
-    With a ``store``, a part that begins and ends where tubelets do may also come from the features of the
-    whole video, of which it is a slice. What is not in the store is put there when the iteration reaches its
-    end. Until then all features are in memory: with D = 768 it is 3 KB a tubelet, 66 MiB an hour (12.5 fps,
-    two frames a tubelet) for each crop, and three times that while they are written. The file is read twice,
-    once for its digest, so it cannot be a pipe. If it changes meanwhile, nothing is stored.
+    With a ``store``, what is not in it is put there when the iteration reaches its end. Until then all
+    features are in memory: with D = 768 it is 3 KB a tubelet, 66 MiB an hour (12.5 fps, two frames a tubelet)
+    for each crop, and three times that while they are written. The file is read twice, once for its digest,
+    so it cannot be a pipe. If it changes meanwhile, nothing is stored.
 
     What comes from the store costs no decoding, so no limit is looked at.
 

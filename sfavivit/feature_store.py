@@ -9,6 +9,8 @@ several writers do each other no harm: of one key they write the same. Whatever 
 absent, is reported, and is replaced when the features have been computed again. Nothing is ever written to
 look something up.
 
+An entry of a whole video also serves its parts (feature_parts.py).
+
 On two cores and an SSD: 64 x 768 in float32 (0.2 MB) takes 0.4 ms to read with all checks and 1.4 ms to make
 durable, an hour of video (22,500 x 768, 69 MB) 0.2 s and 0.3 s; hashing its file, 1.4 GB/s.
 """
@@ -35,6 +37,8 @@ from sfavivit.feature_entry import (
     open_regular,
     read_entry,
 )
+from sfavivit.feature_parts import part_of, slice_of
+from sfavivit.ffmpeg_program import exact_rate
 
 __all__ = ["FeatureKey", "FeatureStore", "StoredDtype", "StoredFeatures"]
 
@@ -87,7 +91,17 @@ class FeatureStore:
         self.dtype: StoredDtype = kept
 
     def get(self, key: FeatureKey) -> StoredFeatures | None:
-        """The features of ``key``; None when there are none, or none that are undamaged."""
+        """The features of ``key``; None when there are none, or none that are undamaged.
+
+        Those of a part that begins and ends where tubelets do may be a slice of the whole video's.
+        """
+        entry = self._read(key)
+        if entry or key == key.of_whole or not slice_of(key, exact_rate(key.sampling.fps)):
+            return entry
+        whole = self._read(key.of_whole)
+        return part_of(whole, key) if whole else None
+
+    def _read(self, key: FeatureKey) -> StoredFeatures | None:
         path = self.path(key.digest)
         try:
             return read_entry(path)

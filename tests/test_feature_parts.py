@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sfavivit import Recognizer
 from sfavivit.engines.base import Features
 from sfavivit.errors import InvalidInputError
-from sfavivit.feature_parts import nearest_tubelets, tubelet_rate, tubelets_of
+from sfavivit.feature_parts import nearest_tubelets, slice_of, tubelet_rate
 from sfavivit.feature_source import FeatureSource
-from sfavivit.feature_store import FeatureStore
+from sfavivit.feature_store import FeatureKey, FeatureStore
 from sfavivit.recognizer import DEFAULT_LIMITS
 from sfavivit.time_grid import periods_in
 from sfavivit.video import Sampling
@@ -129,11 +129,13 @@ def test_a_part_behind_the_end_is_the_same_error(
 @given(fps=RATES, frames=st.integers(1, 4), start=st.floats(0, 1e5), length=st.none() | st.floats(0.001, 1e5))
 def test_the_nearest_tubelets(fps: float, frames: int, start: float, length: float | None) -> None:
     """On the grid; moved by half a tubelet at most, unless the part would then be empty; moved once."""
-    rate = tubelet_rate(Sampling(fps, 8, 8), frames)
+    sampling = Sampling(fps, 8, 8)
+    rate = tubelet_rate(sampling, frames)
     half = float(1 / rate) / 2 + 1e-6
     end = None if length is None else start + length
     moved_start, moved_end = nearest_tubelets(start, end, rate)
-    tubelets = tubelets_of(moved_start, moved_end, rate)
+    key = FeatureKey("", "", sampling, start_seconds=moved_start, end_seconds=moved_end)
+    tubelets = slice_of(key, rate)
     assert tubelets is not None
     assert abs(moved_start - start) <= half
     if end is not None and moved_end is not None:
