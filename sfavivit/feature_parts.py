@@ -7,8 +7,10 @@ feature store, no such part needs anything decoded; without it, each part decode
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
+from sfavivit.annotations.items import VideoItem
 from sfavivit.feature_entry import FeatureKey, StoredFeatures
 from sfavivit.ffmpeg_program import exact_rate
 from sfavivit.time_grid import MICROSECONDS, periods_in, to_microseconds
@@ -47,19 +49,17 @@ def part_of(whole: StoredFeatures, key: FeatureKey) -> StoredFeatures | None:
     return StoredFeatures(features.copy(), whole.timestamps[tubelets].copy(), frames)
 
 
-def nearest_tubelets(
-    start_seconds: float, end_seconds: float | None, rate: Fraction
-) -> tuple[float, float | None]:
+def snapped(item: VideoItem, rate: Fraction) -> VideoItem:
     """The part with each end moved to the nearest tubelet's, by half a tubelet at most; at least one long.
 
     ``rate``: tubelets a second.
     """
     last = int(LATEST_SECONDS * rate) - 1
-    start = min(round(Fraction(start_seconds) * rate), last)
-    if end_seconds is None:
-        return _seconds(start, rate), None
-    end = min(max(start + 1, round(Fraction(end_seconds) * rate)), last + 1)
-    return _seconds(start, rate), _seconds(end, rate)
+    start = min(round(Fraction(item.start_seconds) * rate), last)
+    end = None
+    if item.end_seconds is not None:
+        end = _seconds(min(max(start + 1, round(Fraction(item.end_seconds) * rate)), last + 1), rate)
+    return replace(item, start_seconds=_seconds(start, rate), end_seconds=end)
 
 
 def _seconds(tubelets: int, rate: Fraction) -> float:

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfavivit import Recognizer
+from sfavivit.annotations import VideoItem
 from sfavivit.engines.base import Features
 from sfavivit.errors import InvalidInputError
-from sfavivit.feature_parts import nearest_tubelets, slice_of, tubelet_rate
+from sfavivit.feature_parts import slice_of, snapped, tubelet_rate
 from sfavivit.feature_source import FeatureSource
 from sfavivit.feature_store import FeatureKey, FeatureStore
 from sfavivit.recognizer import DEFAULT_LIMITS
@@ -88,8 +89,9 @@ def test_at_any_rate(
     features()
     rate = tubelet_rate(sampling, recognizer.manifest.dimensions.tubelet_frames)
     start = data.draw(st.floats(0, 5), label="start")
-    end = data.draw(st.none() | st.floats(start, 7), label="end")
-    start, end = nearest_tubelets(start, end, rate)
+    end = data.draw(st.none() | st.floats(start + 0.001, 7), label="end")
+    part = snapped(VideoItem("", "", {}, start, end), rate)
+    start, end = part.start_seconds, part.end_seconds
     computed, sliced = features(start, end, known=False), features(start, end)
     assert (computed.from_store, sliced.from_store) == (False, True)
     assert computed.frames_used == sliced.frames_used
@@ -133,15 +135,15 @@ def test_the_nearest_tubelets(fps: float, frames: int, start: float, length: flo
     rate = tubelet_rate(sampling, frames)
     half = float(1 / rate) / 2 + 1e-6
     end = None if length is None else start + length
-    moved_start, moved_end = nearest_tubelets(start, end, rate)
-    key = FeatureKey("", "", sampling, start_seconds=moved_start, end_seconds=moved_end)
+    part = snapped(VideoItem("", "", {}, start, end), rate)
+    key = FeatureKey("", "", sampling, start_seconds=part.start_seconds, end_seconds=part.end_seconds)
     tubelets = slice_of(key, rate)
     assert tubelets is not None
-    assert abs(moved_start - start) <= half
-    if end is not None and moved_end is not None:
+    assert abs(part.start_seconds - start) <= half
+    if end is not None and part.end_seconds is not None:
         assert tubelets.stop > tubelets.start
-        assert abs(moved_end - end) <= half or tubelets.stop == tubelets.start + 1
-    assert nearest_tubelets(moved_start, moved_end, rate) == (moved_start, moved_end)
+        assert abs(part.end_seconds - end) <= half or tubelets.stop == tubelets.start + 1
+    assert snapped(part, rate) == part
 
 
 @given(rate=st.fractions(Fraction(1, 1000), 240), periods=st.integers(0, 10**7), off=st.integers(-1, 1))

@@ -24,6 +24,7 @@ from sfavivit.dimensions import AdapterDimensions
 from sfavivit.engines.onnxruntime import CPU, OnnxModel
 from sfavivit.errors import AnnotationError, ExportError, FeatureStoreError, SfaVivitError, UsageError
 from sfavivit.feature_entry import FeatureKey
+from sfavivit.feature_parts import snapped, tubelet_rate
 from sfavivit.feature_store import FeatureStore
 from sfavivit.model import SpatialTransformer, TemporalTransformer
 from sfavivit.video import Crop, Sampling, VideoReader
@@ -192,6 +193,21 @@ def test_a_variant_is_what_its_key_says(repository: Path, videos: Path, tmp_path
         entry = store.get(key)
         assert entry is not None
         np.testing.assert_allclose(entry.features, Recognizer.load(repository).features(frames), atol=1e-6)
+
+
+def test_parts_of_a_stored_video_are_not_extracted(repository: Path, videos: Path, tmp_path: Path) -> None:
+    store, whole = FeatureStore(tmp_path / "store"), VideoItem("0", str(videos / "0.mp4"), {})
+    filler = FeatureFiller(open_on_demand(repository), store, VariantConfig(), threads=1)
+    manifest = filler.recognizer.manifest
+    rate = tubelet_rate(manifest.sampling, manifest.dimensions.tubelet_frames)
+    parts = [snapped(replace(whole, id=f"part {k}", start_seconds=k / 5), rate) for k in range(3)]
+    stored, broken = filler.fill([whole, *parts], [0], lambda _: None)
+    assert (len(stored), broken, filler.computed, len(entries(store))) == (4, [], 1, 1)
+    features = FeatureCache(store, bytes_kept=0)
+    for part in stored:
+        decoded = filler.recognizer.source(whole.video, start_seconds=part.item.start_seconds)
+        expected = np.concatenate([chunk.features for chunk in decoded])
+        np.testing.assert_array_equal(features.get(part.keys[0]), expected)
 
 
 @given(st.integers(0, 2**256 - 1), st.integers(1, 50), st.floats(0, 1), st.floats(0.5, 2), st.floats(0, 1))

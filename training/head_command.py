@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from sfavivit.annotations import VideoItem
 from sfavivit.errors import UsageError
+from sfavivit.feature_parts import snapped, tubelet_rate
 from sfavivit.repository import read_manifest
 from training.head_config import load_head_recipe
 from training.head_job import BROKEN, HeadJob, HeadLists, HeadPlan, HeadReport
@@ -65,6 +68,14 @@ def head(
             help="Augmented features of each video; --set variants.flip=0 if left and right are classes.",
         ),
     ] = 0,
+    snap: Annotated[
+        bool,
+        typer.Option(
+            "--snap",
+            help="Move the ends of parts of videos to the nearest tubelets' (half of one at most), so that "
+            "features of whole videos (sfavivit features --whole) serve them.",
+        ),
+    ] = False,
     accelerator: Annotated[
         Literal["cpu", "cuda", "auto"], typer.Option(help="What to train on; cpu repeats to the last bit.")
     ] = "cpu",
@@ -85,6 +96,9 @@ def head(
         accelerator=accelerator,
     )
     training, measured = read_lists(manifest, validation, root=root)
+    if snap:
+        training = _snapped(training, repository)
+        measured = measured and _snapped(measured, repository)
     if measured is not None and held_out is not None:
         raise UsageError(
             f"--held-out {held_out:g} is for a list that does not say what to measure on; "
@@ -92,6 +106,12 @@ def head(
         )
     share = DEFAULT_HELD_OUT if held_out is None else held_out
     _say(HeadJob(plan, HeadLists(manifest, training, measured, share)).run(), plan)
+
+
+def _snapped(items: Sequence[VideoItem], repository: Path) -> list[VideoItem]:
+    manifest = read_manifest(repository)
+    rate = tubelet_rate(manifest.sampling, manifest.dimensions.tubelet_frames)
+    return [snapped(item, rate) for item in items]
 
 
 def _start(repository: Path, wanted: str | None) -> str:

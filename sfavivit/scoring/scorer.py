@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sfavivit.annotations import VideoItem
 from sfavivit.errors import InvalidInputError, VideoError
-from sfavivit.feature_parts import nearest_tubelets, tubelet_rate
+from sfavivit.feature_parts import snapped, tubelet_rate
 from sfavivit.feature_source import FeatureSource
 from sfavivit.recognizer import Recognizer
 from sfavivit.scoring.fetch import open_video
@@ -44,13 +44,12 @@ def score_items(
     rate = tubelet_rate(manifest.sampling, manifest.dimensions.tubelet_frames)
 
     def open_source(item: VideoItem) -> FeatureSource:
-        part = item.start_seconds, item.end_seconds
-        start, end = nearest_tubelets(*part, rate) if options.snap else part
+        part = snapped(item, rate) if options.snap else item
         return recognizer.source(
             open_video(item.video, options.fetch_bytes),
             options.limits,
-            start_seconds=start,
-            end_seconds=end,
+            start_seconds=part.start_seconds,
+            end_seconds=part.end_seconds,
             views=options.views,
             store=store,
         )
