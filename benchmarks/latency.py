@@ -210,7 +210,7 @@ def _streams(
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds of each stage of each chunk of each stream, and tubelets a second of all."""
     in_process = setting.engine != "triton"
-    models = Models(recognizer.catalog, recognizer.engine)
+    models = Models(recognizer.catalog, recognizer.engine, setting.chunk)
     gate = EngineGate(slots_in_process(models) if in_process else count)  # as the service has it
     barrier = threading.Barrier(count)
 

@@ -54,6 +54,13 @@ def serve(
             help="Engine calls at once (default: 1 for large models, cores for small; Triton: max-streams)."
         ),
     ] = None,
+    chunk_tubelets: Annotated[
+        int | None,
+        typer.Option(
+            help="Of an engine call (default: what costs least). Fewer answer live streams sooner: of size B "
+            "in int8, 1 instead of 4 takes a third of the time, for a tenth of the throughput."
+        ),
+    ] = None,
     engine_timeout_seconds: Annotated[
         float, typer.Option(help="Give up a call that Triton does not answer.")
     ] = Settings.engine_timeout_seconds,
@@ -103,6 +110,7 @@ def serve(
         min_bytes_per_second=min_bytes_per_second,
         drain_seconds=drain_seconds,
         engine_slots=engine_slots,
+        chunk_tubelets=chunk_tubelets,
         engine_timeout_seconds=engine_timeout_seconds,
         spool=spool,
         otlp_endpoint=otlp_endpoint,

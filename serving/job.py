@@ -16,7 +16,6 @@ from serving.models import Models, RemoteEngine
 from sfavivit.errors import CancelledRequestError
 from sfavivit.protocol.answers import Query
 from sfavivit.read_ahead import decoded_ahead
-from sfavivit.recognizer import Recognizer
 from sfavivit.results import Timings
 from sfavivit.session import Session
 from sfavivit.video import Frames, Limits, Source
@@ -40,7 +39,7 @@ class Job:
             engine = engine.for_one()
             self.on_cancel(engine.cancel)
         self.engine = GatedEngine(engine, gate, self._cancelled)
-        self.recognizer = Recognizer(models.catalog, self.engine)
+        self.recognizer = models.recognizer(self.engine)
         self.decode_seconds = 0.0
         self.warning: str | None = None
         self._started: float | None = None

@@ -41,10 +41,15 @@ class RemoteEngine(Engine, Protocol):
 
 @dataclass(frozen=True)
 class Models:
-    """A catalog and the engine that runs it."""
+    """A catalog and the engine that runs it. ``chunk_tubelets``: of an engine call; None: its own choice."""
 
     catalog: Catalog
     engine: Engine
+    chunk_tubelets: int | None = None
+
+    def recognizer(self, engine: Engine | None = None) -> Recognizer:
+        """Over ``engine`` instead of the models' own, if one is given."""
+        return Recognizer(self.catalog, engine or self.engine, chunk_tubelets=self.chunk_tubelets)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -148,8 +153,9 @@ class ModelSource:
                 metadata=self._metadata,
             )
             engine = TritonEngine(settings.location, options)
-            return Models(engine.catalog, engine)
-        return Models(*open_models(settings.location, settings.engine, threads=settings.threads))
+            return Models(engine.catalog, engine, settings.chunk_tubelets)
+        models = open_models(settings.location, settings.engine, threads=settings.threads)
+        return Models(*models, settings.chunk_tubelets)
 
 
 def slots_in_process(models: Models) -> int:
@@ -164,5 +170,5 @@ def slots_in_process(models: Models) -> int:
     models.engine.spatial(tubelet)  # the first call of an engine is slow
     started = time.perf_counter()
     models.engine.spatial(tubelet)
-    chunk_seconds = (time.perf_counter() - started) * Recognizer(models.catalog, models.engine).chunk_tubelets
+    chunk_seconds = (time.perf_counter() - started) * models.recognizer().chunk_tubelets
     return max(2, len(os.sched_getaffinity(0))) if chunk_seconds < SHORT_CALL_SECONDS else 1

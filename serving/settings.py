@@ -42,7 +42,8 @@ class Settings:
     how long a client may send nothing in the middle of an upload; ``min_bytes_per_second``: and how little.
     ``drain_seconds``: how long running requests may take to end after SIGTERM. ``engine_slots``: engine calls
     at once (None: for an engine of this process 1, or as many as cores if they are short; ``max_streams`` for
-    Triton, which batches them). ``engine_timeout_seconds``: how long Triton may take for one;
+    Triton, which batches them). ``chunk_tubelets``: of an engine call (None: what costs least).
+    ``engine_timeout_seconds``: how long Triton may take for one;
     ``engine_silent_seconds``: how long it may leave checks without an answer until all that waits for it is
     given up. Ports 0: any free one.
     """
@@ -64,6 +65,7 @@ class Settings:
     drain_seconds: float = 30.0
     health_seconds: float = 1.0
     engine_slots: int | None = None
+    chunk_tubelets: int | None = None
     engine_timeout_seconds: float = 300.0
     engine_silent_seconds: float = 30.0
     spool: Path | None = None
@@ -77,6 +79,7 @@ class Settings:
             "min_bytes_per_second",
             "health_seconds",
             "engine_slots",
+            "chunk_tubelets",
             "engine_timeout_seconds",
             "engine_silent_seconds",
         ):

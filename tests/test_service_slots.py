@@ -14,6 +14,7 @@ from sfavivit import Repository
 from sfavivit.dimensions import named_dimensions
 from sfavivit.engines.base import Features, Frames
 from sfavivit.engines.onnxruntime import OnnxRuntimeEngine, default_threads
+from sfavivit.errors import UsageError
 
 
 class SlowEngine(OnnxRuntimeEngine):
@@ -51,3 +52,11 @@ def test_a_large_model_runs_alone_and_a_small_one_on_every_core(
 
 def test_what_is_set_counts(repository: Path) -> None:
     assert ModelSource(Settings(str(repository), engine_slots=5)).slots == 5
+
+
+def test_the_size_of_a_call(repository: Path) -> None:
+    asked = ModelSource(Settings(str(repository), chunk_tubelets=3)).current()
+    assert asked.recognizer().chunk_tubelets == 3
+    assert ModelSource(Settings(str(repository))).current().recognizer().chunk_tubelets == 8
+    with pytest.raises(UsageError, match="chunk_tubelets must be more than 0, got 0"):
+        Settings(str(repository), chunk_tubelets=0)
