@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from sfavivit import Recognizer
-from sfavivit.annotations import VideoItem
+from sfavivit.annotations import VideoItem, read_items
 from sfavivit.engines.base import Engine, Features, Frames, Logits
-from sfavivit.errors import UsageError, VideoError
-from sfavivit.scoring.fetch import check_schemes, open_video
+from sfavivit.errors import AnnotationError, UsageError, VideoError
+from sfavivit.fetch import check_schemes, open_video
 from sfavivit.scoring.options import ScoreOptions
 from sfavivit.scoring.rows import Row
 from sfavivit.scoring.scorer import score_items
@@ -187,6 +187,26 @@ def test_videos_from_elsewhere(
     (large,) = scored(recognizer, items[:1], ScoreOptions(("default",), fetch_bytes=len(content) - 1))
     assert large["error_kind"] == "limit"
     assert scored(recognizer, items[:1], ScoreOptions(("default",), fetch_bytes=len(content))) == rows[:1]
+
+
+def test_a_list_from_elsewhere(web: str, memory: Any, tmp_path: Path) -> None:
+    """Its relative videos lie beside it; what cannot be fetched is an error of the list."""
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "a.csv").write_text("video,label\nb/c.mp4,x\n/d.mp4,y\nmemory://e.mp4,z\n")
+    videos = [f"{web}/lists/b/c.mp4", "/d.mp4", "memory://e.mp4"]
+    assert [item.video for item in read_items(f"{web}/lists/a.csv?signature=1/2")] == videos
+    memory.pipe("/corpus/a.jsonl", b'{"video": "f.mp4"}\n')
+    (item,) = read_items("memory://corpus/a.jsonl", root=tmp_path)
+    assert (item.id, item.video) == ("f.mp4", str(tmp_path / "f.mp4"))
+    for list_, reason in {
+        f"{web}/none.csv": "no such file",
+        f"{web}/a.mp4": "is no list of videos: it is a video",
+        "gopher://a.csv": "cannot be fetched: ValueError: Protocol not known",
+        "http://127.0.0.1:9/a.csv": "cannot be fetched: ClientConnectorError",
+    }.items():
+        with pytest.raises(AnnotationError, match=reason) as caught:
+            read_items(list_)
+        assert list_ in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_fetched_video_has_no_name(memory: Any) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from sfavivit.annotations import VideoItem
 from sfavivit.errors import InvalidInputError, VideoError
-from sfavivit.scoring.fetch import open_video
+from sfavivit.fetch import open_video
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
 from sfavivit.video import CENTER, Crop, Sampling, VideoReader
 from training.augmentation import augment

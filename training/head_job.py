@@ -17,11 +17,11 @@ from sfavivit.durable_file import write_durably
 from sfavivit.errors import InvalidInputError, TrainingError, UsageError, VideoError
 from sfavivit.evaluation import Evaluation
 from sfavivit.feature_store import FeatureStore
+from sfavivit.fetch import check_schemes, open_video
 from sfavivit.model import TemporalTransformer
 from sfavivit.recognizer import Recognizer
 from sfavivit.repository import HeadEntry, Repository
 from sfavivit.results import Recognition
-from sfavivit.scoring.fetch import check_schemes, open_video
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
 from training.classes import number_labels
 from training.head import Trained, head_of, new_head, train_head, training_steps

@@ -13,9 +13,9 @@ from export.outputs import read_label_files
 from sfavivit.app import printable
 from sfavivit.checkpoints import load_checkpoint
 from sfavivit.errors import RepositoryError, UsageError
+from sfavivit.fetch import check_schemes
 from sfavivit.model import SfaVivit
 from sfavivit.repository import parse_labels
-from sfavivit.scoring.fetch import check_schemes
 from training.classes import Example, class_names, number_labels
 from training.config import Recipe, StageConfig, load_recipe
 from training.hardware import Precision, Strategy, make_fabric

@@ -21,8 +21,8 @@ from sfavivit.engines.base import Features
 from sfavivit.errors import FeatureStoreError, InvalidInputError, VideoError
 from sfavivit.feature_source import FeatureSource
 from sfavivit.feature_store import FeatureKey, FeatureStore
+from sfavivit.fetch import open_video
 from sfavivit.recognizer import Recognizer
-from sfavivit.scoring.fetch import open_video
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
 from sfavivit.video import CENTER, Crop, Limits, OpenSource, Sampling
 from sfavivit.video_digest import VideoDigest

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from sfavivit.errors import UsageError
+from sfavivit.fetch import scheme_of
 from sfavivit.video import check_range
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _REMEMBERED = 4096  # files looked up; thousands of rows of EPIC-KITCHENS are of one video
 
 
@@ -39,15 +38,16 @@ class VideoItem:
 
 
 class VideoFolder:
-    """The folder that relative paths of videos start from."""
+    """The folder, or the address of one, that relative paths of videos start from."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = os.path.abspath(root)  # noqa: PTH100 - a Path per row doubles the time of long lists
+    def __init__(self, root: str | Path) -> None:
+        # A Path per row would double the time of long lists.
+        self._root = str(root) if scheme_of(str(root)) else os.path.abspath(root)  # noqa: PTH100
         self._exists = lru_cache(_REMEMBERED)(os.path.exists)
 
     def path(self, video: str) -> str:
         """The absolute path of a video; a URL as it is."""
-        return video if _URL.match(video) else os.path.join(self._root, video)  # noqa: PTH118 - as above
+        return video if scheme_of(video) else os.path.join(self._root, video)  # noqa: PTH118 - as above
 
     def find(self, candidates: Iterable[str]) -> str | None:
         """Absolute path of the first candidate that exists."""

@@ -9,13 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 from sfavivit.annotations.forms import Form, form_of
 from sfavivit.annotations.items import VideoFolder, VideoItem
 from sfavivit.annotations.tables import READERS, VIDEO_EXTENSIONS, Rows, folder_rows, path_rows
-from sfavivit.errors import AnnotationError, UsageError
+from sfavivit.errors import AnnotationError, UsageError, VideoError
+from sfavivit.fetch import fetched, scheme_of
 
 STDIN = "-"
+MAX_FETCHED_BYTES = 1 << 30
 _SPLIT_COLUMNS = ("split", "subset")
 _SPLIT_NAMES = {"training": "train", "validate": "val", "validation": "val"}
 
@@ -26,32 +29,33 @@ class _Table:
 
     name: str
     unit: str
-    folder: Path
+    folder: str | Path
     rows: Rows
 
     def where(self, number: int) -> str:
         return f"{self.name} {self.unit} {number}"
 
 
-def read_items(source: str, *, root: Path | None = None, split: str | None = None) -> list[VideoItem]:
+def read_items(source: str, *, root: str | Path | None = None, split: str | None = None) -> list[VideoItem]:
     """The videos that ``source`` lists, in its order.
 
     ``source``: a CSV, JSON Lines, JSON or Parquet file with a column ``video`` and optionally ``label`` (or
     ``verb``, ``noun``), ``start_seconds``, ``end_seconds`` and ``id``, or as a dataset publishes it (see
-    :mod:`sfavivit.annotations.forms`); a folder, for all videos below it; or ``-`` for paths on standard
-    input. Relative videos start from ``root``, by default the folder of the file, or the working directory
-    for ``-``. ``split``: only rows whose column ``split`` says so, such as ``train``, ``val`` or ``test``.
+    :mod:`sfavivit.annotations.forms`), or the URL of one; a folder, for all videos below it; or ``-`` for
+    paths on standard input. Relative videos start from ``root``, by default the folder of the file (of a URL,
+    its address), or the working directory for ``-``. ``split``: only rows whose column ``split`` says so,
+    such as ``train``, ``val`` or ``test``.
 
     An id that is not given is the video as the list names it, with ``@start-end`` when it is a part of it.
 
     Raises:
         AnnotationError: no such list, a form that is not known, or a row that cannot be right.
-        UsageError: a Parquet file without pyarrow.
+        UsageError: a Parquet file without pyarrow, a URL without fsspec.
     """
     return [item for _, item in _read(source, root, split)]
 
 
-def read_splits(source: str, *, root: Path | None = None) -> dict[str | None, list[VideoItem]]:
+def read_splits(source: str, *, root: str | Path | None = None) -> dict[str | None, list[VideoItem]]:
     """The videos of ``source`` by what its column ``split`` says of them, as ``read_items`` reads them all.
 
     Of the names in use for a split, ``train`` and ``val`` are given; ``{None: all}`` without such a column.
@@ -66,7 +70,7 @@ def read_splits(source: str, *, root: Path | None = None) -> dict[str | None, li
 
 
 def _read(
-    source: str, root: Path | None, wanted_split: str | None = None
+    source: str, root: str | Path | None, wanted_split: str | None = None
 ) -> Iterator[tuple[str | None, VideoItem]]:
     """The split and the item of each row."""
     numbers: dict[str, int] = {}
@@ -98,7 +102,8 @@ def _open(source: str) -> Iterator[_Table]:
     elif os.path.isdir(source):  # noqa: PTH112 - which no name, however wrong, makes raise
         yield _Table(name, "file", Path(source), folder_rows(source))
     else:
-        path = Path(source)
+        remote = scheme_of(source) is not None
+        path = Path(source.partition("?")[0] if remote else source)  # a URL may be signed
         if path.suffix.lower() not in READERS:
             hint = ": it is a video" if path.suffix.lower() in VIDEO_EXTENSIONS else ""
             known = ", ".join(READERS)
@@ -107,13 +112,24 @@ def _open(source: str) -> Iterator[_Table]:
                 "or - for paths on standard input"
             )
         reader, unit = READERS[path.suffix.lower()]
-        try:
-            stream = path.open("rb")
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise AnnotationError(f"{name} cannot be read: {reason}") from None
-        with stream:
-            yield _Table(name, unit, path.parent, reader(stream, name))
+        folder = source.partition("?")[0].rpartition("/")[0] if remote else path.parent
+        with _fetched(source) if remote else _opened(source) as stream:
+            yield _Table(name, unit, folder, reader(stream, name))
+
+
+def _opened(path: str) -> BinaryIO:
+    try:
+        return Path(path).open("rb")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise AnnotationError(f"{path!r} cannot be read: {reason}") from None
+
+
+def _fetched(url: str) -> BinaryIO:
+    try:
+        return os.fdopen(fetched(url, MAX_FETCHED_BYTES).descriptor, "rb")
+    except VideoError as error:
+        raise AnnotationError(str(error)) from None
 
 
 def _recognised(table: _Table) -> tuple[Form, str | None, Rows]:

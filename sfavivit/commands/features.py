@@ -35,7 +35,7 @@ from sfavivit.commands.options import (
 from sfavivit.commands.score_progress import ProgressView
 from sfavivit.errors import UsageError
 from sfavivit.feature_store import FeatureStore, StoredDtype
-from sfavivit.scoring.fetch import check_schemes
+from sfavivit.fetch import check_schemes
 from sfavivit.scoring.machines import this_machine
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES, ModelLocation, ScoreOptions, Shard
 from sfavivit.scoring.stop import StopSignals

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,12 +38,13 @@ ListArgument = Annotated[
     str,
     typer.Argument(
         help="Videos: CSV, JSON Lines or Parquet with a column `video` (and label, id, start_seconds, "
-        "end_seconds), a dataset's annotation file, a folder, or - for paths on standard input."
+        "end_seconds), a dataset's annotation file, the URL of such a file, a folder, or - for paths on "
+        "standard input."
     ),
 ]
 ListRootOption = Annotated[
-    Path | None,
-    typer.Option("--root", help="Where relative paths start (default: the folder of the list)."),
+    str | None,
+    typer.Option("--root", help="Folder or URL where relative paths start (default: that of the list)."),
 ]
 SplitOption = Annotated[str | None, typer.Option(help="Only videos of this split of a dataset.")]
 WorkersOption = Annotated[

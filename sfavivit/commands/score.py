@@ -36,7 +36,7 @@ from sfavivit.commands.options import (
 )
 from sfavivit.commands.score_progress import ProgressView, print_summary, summary_fields
 from sfavivit.errors import UsageError
-from sfavivit.scoring.fetch import check_schemes
+from sfavivit.fetch import check_schemes
 from sfavivit.scoring.machines import ray_cluster, this_machine
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES, ModelLocation, Output, ScoreOptions, Shard
 from sfavivit.scoring.stop import StopSignals

@@ -13,7 +13,6 @@ in one part, and a start skips the videos that parts hold. Nothing else is remem
     parts.py     writing and reading parts
     folder.py    DIR: who may write there, and that all its rows can be compared
     scorer.py    videos -> rows in this process, the next video's decoding overlapping inference
-    fetch.py     videos that are not on this machine
     workers.py   the same in processes that may die
     job.py       all of it together
     metrics.py   accuracies of all rows that know their truth

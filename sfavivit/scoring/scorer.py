@@ -10,8 +10,8 @@ from sfavivit.annotations import VideoItem
 from sfavivit.errors import InvalidInputError, VideoError
 from sfavivit.feature_parts import snapped, tubelet_rate
 from sfavivit.feature_source import FeatureSource
+from sfavivit.fetch import open_video
 from sfavivit.recognizer import Recognizer
-from sfavivit.scoring.fetch import open_video
 from sfavivit.scoring.options import ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
 

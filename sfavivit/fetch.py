@@ -1,4 +1,4 @@
-"""Videos that are not files of this machine: fetched by fsspec, into a file without a name."""
+"""Videos and lists that are not files of this machine: fetched by fsspec, into a file without a name."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sfavivit.annotations import VideoItem
 from sfavivit.errors import UsageError, VideoError, VideoLimitError, VideoNotFoundError, VideoPermissionError
 from sfavivit.video import OpenSource, Source
+
+if TYPE_CHECKING:
+    from sfavivit.annotations import VideoItem
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _COPY_BYTES = 1 << 20
@@ -38,7 +40,12 @@ def check_schemes(items: Iterable[VideoItem]) -> None:
 
 
 def open_video(video: str, limit_bytes: int) -> Source:
-    """A path as it is; what a URL names as an open file, which whoever uses it closes.
+    """A path as it is, and a URL fetched, which may raise."""
+    return fetched(video, limit_bytes) if scheme_of(video) else video
+
+
+def fetched(url: str, limit_bytes: int) -> OpenSource:
+    """What a URL names as an open file, which whoever uses it closes.
 
     How long a server may be silent is up to the file system's own settings.
 
@@ -46,10 +53,6 @@ def open_video(video: str, limit_bytes: int) -> Source:
         VideoError: it cannot be fetched, or has more than ``limit_bytes``.
         UsageError: fsspec is not installed.
     """
-    return _fetched(video, limit_bytes) if scheme_of(video) else video
-
-
-def _fetched(url: str, limit_bytes: int) -> OpenSource:
     name = repr(url)
     if "::" in url:
         raise VideoError(f"{name}: chained addresses are not fetched; give the address of the file itself")
