@@ -34,7 +34,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from export.quantization import ACTIVATION_STEPS, ACTIVATION_ZERO, quantize_weight
+from export.quantization import ACTIVATION_STEPS, ACTIVATION_ZERO, BYTE_STEPS, quantize_weight
 from export.resnet_graph import feature_maps
 from sfavivit.dimensions import ModelDimensions, TransformerDimensions, exact_div
 from sfavivit.repository import FEATURES, FRAMES, Precision, logits_tensor
@@ -47,6 +47,7 @@ IR_VERSION = 9
 ONNX_RUNTIME_DOMAIN = "com.microsoft"
 OPSETS = {"": 20, ONNX_RUNTIME_DOMAIN: 1}  # 20 is the first with Gelu(approximate="tanh")
 LAYER_NORM_EPS = 1e-6
+GELU_LEAST = -0.1701  # of its tanh form -0.17004, at x = -0.7525
 
 
 class WeightSlice(NamedTuple):
@@ -108,44 +109,62 @@ class GraphBuilder:
         bias = self.weight(f"{name}.bias", rows)
         if isinstance(x, str):
             return self.op("Gemm", x, self.weight(f"{name}.weight", rows), bias, transB=1)
-        self._quantize_weight(name)
-        weight = self.op("Transpose", self._initializer(f"{name}.weight_int8", rows), perm=[1, 0])
-        scale = self._initializer(f"{name}.weight_scale", rows)
-        unit, zero = self.scalar(1.0), self.scalar(ACTIVATION_ZERO, np.uint8)
+        weight, scale = self._quantized_weight(name, rows)
+        columns = self.op("Transpose", weight, perm=[1, 0])
+        unit, zero = self.scalar(1.0), self.scalar(x.zero, np.uint8)
         product = self.op(
-            "MatMulIntegerToFloat", x.values, weight, unit, scale, zero, domain=ONNX_RUNTIME_DOMAIN
+            "MatMulIntegerToFloat", x.values, columns, unit, scale, zero, domain=ONNX_RUNTIME_DOMAIN
         )
+        if x.shift:
+            columns_sum = self.op("Reshape", self._sums(weight, scale), self.ints(1, -1))
+            bias = self.op("Gemm", x.shift, columns_sum, bias, alpha=-1.0)
         return self.op("Add", self.op("Mul", product, x.scale), bias)
 
     def linear_of_bytes(self, x: str, name: str, factor: float, offset: float) -> str:
         """``(factor * x + offset) @ weight.T + bias`` for uint8 x [M, K], which needs no quantisation."""
-        self._quantize_weight(name)
-        weight = self._initializer(f"{name}.weight_int8", None)
-        scale = self._initializer(f"{name}.weight_scale", None)
-        sums = self.op("ReduceSum", self.op("Cast", weight, to=TensorProto.FLOAT), self.ints(1), keepdims=0)
-        moved = self.op("Mul", self.op("Mul", sums, scale), self.scalar(offset))
+        weight, scale = self._quantized_weight(name, None)
+        moved = self.op("Mul", self._sums(weight, scale), self.scalar(offset))
         bias = self.op("Add", self.weight(f"{name}.bias"), moved)
         columns = self.op("Transpose", weight, perm=[1, 0])
         inputs = (x, columns, self.scalar(factor), scale, self.scalar(0, np.uint8), "", bias)
         return self.op("MatMulIntegerToFloat", *inputs, domain=ONNX_RUNTIME_DOMAIN)
 
-    def _quantize_weight(self, name: str) -> None:
+    def _sums(self, weight: str, scale: str) -> str:
+        """What one in every input gives, float32 [N]; constant, so computed at load."""
+        sums = self.op("ReduceSum", self.op("Cast", weight, to=TensorProto.FLOAT), self.ints(1), keepdims=0)
+        return self.op("Mul", sums, scale)
+
+    def _quantized_weight(self, name: str, rows: slice | None) -> tuple[str, str]:
+        """int8 [N, K] and its float32 scales [N]; ``rows`` picks output features."""
         if f"{name}.weight_int8" not in self.stored:
             quantized = quantize_weight(self.weights[f"{name}.weight"])
             self.stored[f"{name}.weight_int8"] = quantized.values
             self.stored[f"{name}.weight_scale"] = quantized.scale
+        return self._initializer(f"{name}.weight_int8", rows), self._initializer(f"{name}.weight_scale", rows)
 
-    def activations(self, x: str) -> str | QuantizedRows:
-        """x [M, K] as the linear layers of this precision take it."""
+    def activations(self, x: str, least: float | None = None) -> str | QuantizedRows:
+        """x [M, K] as the linear layers of this precision take it; ``least``: below which no value is."""
         if self.precision != "int8":
             return x
+        if least is not None:
+            return self._quantized_from(x, least)
         largest, smallest = (self.op(op, x, self.ints(1), keepdims=1) for op in ("ReduceMax", "ReduceMin"))
         floor = self.scalar(float(np.finfo(np.float32).tiny) * ACTIVATION_STEPS)
         magnitude = self.op("Max", largest, self.op("Neg", smallest), floor)
         scale = self.op("Div", magnitude, self.scalar(ACTIVATION_STEPS))
         row_scales = self.op("Reshape", scale, self.ints(-1))
         zeros = self.op("Expand", self.scalar(ACTIVATION_ZERO, np.uint8), self.op("Shape", row_scales))
-        return QuantizedRows(self.op("QuantizeLinear", x, row_scales, zeros, axis=0), scale)
+        values = self.op("QuantizeLinear", x, row_scales, zeros, axis=0)
+        return QuantizedRows(values, scale, ACTIVATION_ZERO)
+
+    def _quantized_from(self, x: str, least: float) -> QuantizedRows:
+        """All 255 steps for what lies above ``least``: each row has a zero of its own."""
+        largest = self.op("Max", self.op("ReduceMax", x, self.ints(1), keepdims=1), self.scalar(0.0))
+        scale = self.op("Div", self.op("Add", largest, self.scalar(-least)), self.scalar(BYTE_STEPS))
+        zero = self.op("Round", self.op("Div", self.scalar(-least), scale))
+        zeros = self.op("Cast", self.op("Reshape", zero, self.ints(-1)), to=TensorProto.UINT8)
+        values = self.op("QuantizeLinear", x, self.op("Reshape", scale, self.ints(-1)), zeros, axis=0)
+        return QuantizedRows(values, scale, 0, self.op("Mul", zero, scale))
 
     def layer_norm(self, x: str, name: str) -> str:
         scale, bias = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
@@ -153,10 +172,12 @@ class GraphBuilder:
 
 
 class QuantizedRows(NamedTuple):
-    """uint8 values [M, K] around 128 and their float32 scales [M, 1]."""
+    """``(values - zero) * scale - shift``: uint8 values [M, K], float32 scales and, if any, shifts [M, 1]."""
 
     values: str
     scale: str
+    zero: int
+    shift: str = ""
 
 
 def _encoder(g: GraphBuilder, tokens: str, hidden_size: int, dims: TransformerDimensions) -> str:
@@ -203,7 +224,7 @@ def _block(g: GraphBuilder, x: str, length: str, hidden: int, heads: int, name: 
     x = g.op("Add", x, g.linear(g.activations(rows), f"{name}.attn.proj"))
     wide = g.linear(g.activations(g.layer_norm(x, f"{name}.norm2")), f"{name}.mlp.fc1")
     active = g.op("Gelu", wide, approximate="tanh")
-    return g.op("Add", x, g.linear(g.activations(active), f"{name}.mlp.fc2"))
+    return g.op("Add", x, g.linear(g.activations(active, GELU_LEAST), f"{name}.mlp.fc2"))
 
 
 def _cls_rows(g: GraphBuilder, rows: str, length: str, hidden: int) -> str:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from export.graphs import GELU_LEAST, OPSETS, GraphBuilder
 from export.quantization import ACTIVATION_ZERO, quantize_weight
 
 WEIGHTS = arrays.arrays(
@@ -69,3 +70,28 @@ def _kernel(activations: Any, values: Any) -> Any:
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=9)
     return ort.InferenceSession(model.SerializeToString()).run(None, {"a": activations})[0]
+
+
+def test_what_comes_from_a_gelu_has_all_steps() -> None:
+    """Each result is off by no more than half a step of each activation, and of 255 steps, not 127."""
+    rng = np.random.default_rng(0)
+    weight, bias = rng.normal(size=(16, 64)).astype(np.float32), rng.normal(size=16).astype(np.float32)
+    values, scale = quantize_weight(weight)
+    x = rng.exponential(size=(9, 64)).astype(np.float32) + np.float32(GELU_LEAST)
+    x[0], x[1], x[2], x[3, 5], x[4] = GELU_LEAST, 0, -0.17, 300, x[4] * 1e-3
+    g = GraphBuilder({"fc.weight": weight, "fc.bias": bias}, "int8")
+    output = g.linear(g.activations("x", GELU_LEAST), "fc")
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)]
+    outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)]
+    constants = [numpy_helper.from_array(value, name) for name, value in (g.constants | g.stored).items()]
+    model = helper.make_model(
+        helper.make_graph(g.nodes, "g", inputs, outputs, constants),
+        opset_imports=[helper.make_opsetid(name, version) for name, version in OPSETS.items()],
+        ir_version=9,
+    )
+    session: Any = ort.InferenceSession(model.SerializeToString())
+    found = session.run(None, {"x": x})[0]
+    stored = values * scale[:, None]
+    steps = (np.maximum(x.max(axis=1), 0) - GELU_LEAST) / 255
+    allowed = 0.501 * steps[:, None] * abs(stored).sum(axis=1)
+    assert (abs(found - (x @ stored.T + bias)) <= allowed + 1e-5).all()
