@@ -58,7 +58,7 @@ def serve(
         int | None,
         typer.Option(
             help="Of an engine call (default: what costs least). Fewer answer live streams sooner: of size B "
-            "in int8, 1 instead of 4 takes a third of the time, for a tenth of the throughput."
+            "in int8, 1 instead of 4 takes a third of the time, for an eighth of the throughput."
         ),
     ] = None,
     engine_timeout_seconds: Annotated[

@@ -10,6 +10,8 @@ from sfavivit.engines import TRITON_SCHEME
 from sfavivit.errors import UsageError
 from sfavivit.video import Limits
 
+MAX_CHUNK_TUBELETS = 1024
+
 
 @dataclass(frozen=True)
 class Security:
@@ -86,6 +88,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be more than 0, got {value}")
+        if (self.chunk_tubelets or 0) > MAX_CHUNK_TUBELETS:
+            raise UsageError(
+                f"chunk_tubelets must be at most {MAX_CHUNK_TUBELETS}, got {self.chunk_tubelets}"
+            )
         if self.max_waiting < 0 or not self.drain_seconds >= 0:
             raise UsageError("max_waiting and drain_seconds must be at least 0")
         self.security.check(self.host)

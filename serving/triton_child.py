@@ -31,6 +31,8 @@ if __name__ == "__main__":
     if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)) or os.getppid() != parent:
         sys.exit("the parent process is gone")
     own = os.getpid()
+    if os.getpgrp() != own:
+        sys.exit("the program must lead its process group")
     if os.fork() == 0:
         guard(own)
     os.execv(program[0], program)  # noqa: S606 - the program is the caller's choice

@@ -206,6 +206,8 @@ def _parts(
         raise ValueError(f"features {features.dtype} {list(features.shape)}")
     if timestamps.dtype != np.float64 or timestamps.shape != features.shape[:1]:
         raise ValueError(f"timestamps {timestamps.dtype} {list(timestamps.shape)}")
+    if not np.isfinite(timestamps).all() or (np.diff(timestamps) <= 0).any():
+        raise ValueError("timestamps that do not rise")
     return features.astype(np.float32, copy=False), timestamps, int(metadata["frames_used"])
 
 

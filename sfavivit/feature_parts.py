@@ -50,15 +50,16 @@ def part_of(whole: StoredFeatures, key: FeatureKey) -> StoredFeatures | None:
 
 
 def snapped(item: VideoItem, rate: Fraction) -> VideoItem:
-    """The part with each end moved to the nearest tubelet's, by half a tubelet at most; at least one long.
+    """The part as all tubelets that it touches: each end moves outwards by less than a tubelet.
 
     ``rate``: tubelets a second.
     """
-    last = int(LATEST_SECONDS * rate) - 1
-    start = min(round(Fraction(item.start_seconds) * rate), last)
+    last = int(LATEST_SECONDS * rate)
+    start = min(periods_in(to_microseconds(item.start_seconds), rate).whole, last - 1)
     end = None
     if item.end_seconds is not None:
-        end = _seconds(min(max(start + 1, round(Fraction(item.end_seconds) * rate)), last + 1), rate)
+        whole, rest = periods_in(to_microseconds(item.end_seconds), rate)
+        end = _seconds(min(max(whole + (rest > 0), start + 1), last), rate)
     return replace(item, start_seconds=_seconds(start, rate), end_seconds=end)
 
 

@@ -47,6 +47,8 @@ log = logging.getLogger("sfavivit")
 FORMAT_VERSION = 1
 STORE_NAME = "store.json"
 _MAX_STORE_BYTES = 4096
+MOST_KEPT_BYTES = 256 << 20
+"""Of a whole video's entry that stays in memory for its parts: three hours and a half, with D = 768."""
 
 
 class FeatureStore:
@@ -89,19 +91,35 @@ class FeatureStore:
         if dtype not in (None, kept):
             raise FeatureStoreError(f"feature store {self.root} keeps {kept}, not {dtype}; name another one")
         self.dtype: StoredDtype = kept
+        self._last_whole: tuple[tuple[str, int, int, int] | None, StoredFeatures | None] = None, None
 
     def get(self, key: FeatureKey) -> StoredFeatures | None:
         """The features of ``key``; None when there are none, or none that are undamaged.
 
         Those of a part that begins and ends where tubelets do may be a slice of the whole video's.
         """
-        entry = self._read(key)
+        entry = self._read(key, "computing these features again")
         if entry or key == key.of_whole or not slice_of(key, exact_rate(key.sampling.fps)):
             return entry
-        whole = self._read(key.of_whole)
+        whole = self._whole(key.of_whole)
         return part_of(whole, key) if whole else None
 
-    def _read(self, key: FeatureKey) -> StoredFeatures | None:
+    def _whole(self, key: FeatureKey) -> StoredFeatures | None:
+        """Of a whole video, whose parts follow one another in a list: it is read once for them."""
+        path = self.path(key.digest)
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        version = (key.digest, status.st_ino, status.st_size, status.st_mtime_ns)
+        known, whole = self._last_whole
+        if known != version:
+            whole = self._read(key, "decoding parts of this video; store it again: sfavivit features --whole")
+            if status.st_size <= MOST_KEPT_BYTES:
+                self._last_whole = version, whole
+        return whole
+
+    def _read(self, key: FeatureKey, remedy: str) -> StoredFeatures | None:
         path = self.path(key.digest)
         try:
             return read_entry(path)
@@ -109,7 +127,7 @@ class FeatureStore:
             return None
         except (DamagedEntryError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            log.warning("feature store: %s: %s; computing these features again", path, reason)
+            log.warning("feature store: %s: %s; %s", path, reason, remedy)
             return None
 
     def put(self, key: FeatureKey, entry: StoredFeatures) -> None:

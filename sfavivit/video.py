@@ -131,8 +131,10 @@ class VideoReader:
         self._start_seconds = start_seconds
         self._wanted: int | None = None
         if end_seconds is not None:
-            whole, rest = periods_in(to_microseconds(end_seconds) - start, rate)
-            self._wanted = max(1, whole + (rest > 0))
+            # A start that is a frame's counts as just that, however it was rounded.
+            begin = start if self._late_microseconds else 0
+            whole, rest = periods_in(to_microseconds(end_seconds) - begin, rate)
+            self._wanted = max(1, whole + (rest > 0) - (0 if begin else self._skip))
         self.frames_read = 0
         self._skipped = 0
         self.decode_seconds = 0.0

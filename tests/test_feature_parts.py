@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,21 +130,44 @@ def test_a_part_behind_the_end_is_the_same_error(
 
 
 @given(fps=RATES, frames=st.integers(1, 4), start=st.floats(0, 1e5), length=st.none() | st.floats(0.001, 1e5))
-def test_the_nearest_tubelets(fps: float, frames: int, start: float, length: float | None) -> None:
-    """On the grid; moved by half a tubelet at most, unless the part would then be empty; moved once."""
+def test_a_part_becomes_the_tubelets_that_it_touches(
+    fps: float, frames: int, start: float, length: float | None
+) -> None:
+    """On the grid, around the part, by less than a tubelet at each end; a second time changes nothing."""
     sampling = Sampling(fps, 8, 8)
     rate = tubelet_rate(sampling, frames)
-    half = float(1 / rate) / 2 + 1e-6
+    tubelet, microsecond = float(1 / rate), 1.1e-6
     end = None if length is None else start + length
     part = snapped(VideoItem("", "", {}, start, end), rate)
     key = FeatureKey("", "", sampling, start_seconds=part.start_seconds, end_seconds=part.end_seconds)
-    tubelets = slice_of(key, rate)
-    assert tubelets is not None
-    assert abs(part.start_seconds - start) <= half
-    if end is not None and part.end_seconds is not None:
-        assert tubelets.stop > tubelets.start
-        assert abs(part.end_seconds - end) <= half or tubelets.stop == tubelets.start + 1
+    assert slice_of(key, rate) is not None
+    assert -microsecond <= start - part.start_seconds < tubelet + microsecond
+    if end is None or part.end_seconds is None:
+        assert (end, part.end_seconds) == (None, None)
+    else:
+        assert -microsecond <= part.end_seconds - end < tubelet + microsecond
     assert snapped(part, rate) == part
+
+
+def test_the_latest_parts_there_can_be() -> None:
+    for start, end in ((1e9, None), (1e9 - 1e-3, 1e9), (0.0, 1e9)):
+        snapped(VideoItem("", "", {}, start, end), tubelet_rate(Sampling(7.3, 8, 8), 2))
+
+
+def test_a_damaged_whole_is_said_once_and_its_parts_are_decoded(
+    recognizer: Recognizer, store: FeatureStore, video: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recognizer.classify(video, store=store)
+    [path] = entries(store)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    for part in range(3):
+        options: dict[str, Any] = {"start_seconds": part * TUBELET_SECONDS, "end_seconds": 3.2}
+        answer = recognizer.classify(video, store=store, **options)
+        assert essence(answer) == essence(recognizer.classify(video, **options))
+    [record] = caplog.records
+    assert "store it again: sfavivit features --whole" in record.getMessage()
+    recognizer.classify(video, store=store)  # which replaces it
+    assert recognizer.classify(video, store=store, start_seconds=3.2).timings.decode_seconds == 0
 
 
 @given(rate=st.fractions(Fraction(1, 1000), 240), periods=st.integers(0, 10**7), off=st.integers(-1, 1))

@@ -196,6 +196,11 @@ def test_a_list_from_elsewhere(web: str, memory: Any, tmp_path: Path) -> None:
     videos = [f"{web}/lists/b/c.mp4", "/d.mp4", "memory://e.mp4"]
     assert [item.video for item in read_items(f"{web}/lists/a.csv?signature=1/2")] == videos
     memory.pipe("/corpus/a.jsonl", b'{"video": "f.mp4"}\n')
+    memory.pipe("/a.jsonl", b'{"video": "f.mp4"}\n')
+    assert read_items("memory://a.jsonl")[0].video == "memory://f.mp4"
+    (tmp_path / "a.csv").write_text("video\ntake #1?.mp4\n")
+    assert read_items(f"file://{tmp_path}/a.csv")[0].video == f"{tmp_path}/take #1?.mp4"
+    assert read_items(f"{web}/a.csv")[0].video == f"{web}/take%20%231%3F.mp4"
     (item,) = read_items("memory://corpus/a.jsonl", root=tmp_path)
     assert (item.id, item.video) == ("f.mp4", str(tmp_path / "f.mp4"))
     for list_, reason in {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -114,28 +114,6 @@ def test_tokens(repository: Path, tmp_path: Path) -> None:
         file.write_text("short\n")  # not usable, so the tokens stay as they were
         os.utime(file, (1, 1))
         assert not eventually(lambda: is_refused(address, OTHER), 1.5)
-
-
-def test_a_refusal_is_told_while_the_client_still_writes(repository: Path, tmp_path: Path) -> None:
-    """Of streams that asyncio's gRPC writes to, half ended with an internal error instead."""
-    (tmp_path / "tokens").write_text(TOKEN)
-
-    async def megabyte() -> AsyncIterator[bytes]:
-        for _ in range(16):
-            yield bytes(1 << 16)
-
-    async def refusals(address: str) -> set[type[SfaVivitError]]:
-        async with AsyncVideoRecognitionClient(address, timeout_seconds=30) as client:
-
-            async def refused() -> type[SfaVivitError]:
-                with pytest.raises(SfaVivitError) as caught:
-                    _ = [answer async for answer in client.stream(megabyte())]
-                return type(caught.value)
-
-            return set(await asyncio.gather(*(refused() for _ in range(60))))
-
-    with running_service(repository, security=Security(token_file=tmp_path / "tokens")) as server:
-        assert asyncio.run(refusals(address_of(server))) == {UnauthenticatedError}
 
 
 def is_refused(address: str, token: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -76,8 +77,9 @@ def test_periods_that_are_no_whole_microseconds_add_up(
 ) -> None:
     """A part from frame to frame has these frames, whichever way its ends were rounded."""
     whole = shown(video, fps)
-    for digits in (6, 9):
-        start, end = round(first / fps, digits), round(last / fps, digits)
+    ends = [(round(first / fps, digits), round(last / fps, digits)) for digits in (6, 9)]
+    ends.append((math.floor(1e6 * first / fps) / 1e6, math.ceil(1e6 * last / fps) / 1e6))
+    for start, end in ends:
         assert shown(video, fps, start_seconds=start, end_seconds=end) == whole[first:last]
 
 

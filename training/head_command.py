@@ -44,7 +44,9 @@ def head(
     validation: Annotated[
         str | None, typer.Option(help="A list to measure on, if the other has no rows of validation.")
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Where relative videos of the lists start from.")] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Folder or URL where relative videos of the lists start.")
+    ] = None,
     from_head: Annotated[
         str | None,
         typer.Option(help="Head that the weights start from (default: the only one, or 'default')."),
@@ -72,8 +74,8 @@ def head(
         bool,
         typer.Option(
             "--snap",
-            help="Move the ends of parts of videos to the nearest tubelets' (half of one at most), so that "
-            "features of whole videos (sfavivit features --whole) serve them.",
+            help="Widen parts of videos to whole tubelets, by less than one at each end, so that features of "
+            "whole videos (sfavivit features --whole) serve them.",
         ),
     ] = False,
     accelerator: Annotated[

@@ -29,7 +29,7 @@ class VideoLists(NamedTuple):
     validation: Sequence[VideoItem] | None
 
 
-def read_lists(train: str, validation: str | None = None, *, root: Path | None = None) -> VideoLists:
+def read_lists(train: str, validation: str | None = None, *, root: str | Path | None = None) -> VideoLists:
     """The videos of one list, or of two.
 
     Raises:
@@ -49,7 +49,7 @@ def read_lists(train: str, validation: str | None = None, *, root: Path | None =
     return VideoLists(training, measured)
 
 
-def _read(source: str, root: Path | None) -> Splits:
+def _read(source: str, root: str | Path | None) -> Splits:
     splits = read_splits(source, root=root)
     for split, items in splits.items():
         if split not in (None, TRAIN, VALIDATION, TEST):

@@ -50,7 +50,7 @@ ImageCheckpoint = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="A value of the recipe: optimiser.learning_rate=0.01.")
 ]
-Root = Annotated[Path | None, typer.Option(help="Where relative videos of the lists start from.")]
+Root = Annotated[str | None, typer.Option(help="Folder or URL where relative videos of the lists start.")]
 LabelFiles = Annotated[
     list[str] | None, typer.Option("--labels", help="Class names, one a line; NAME=FILE for several outputs.")
 ]
@@ -162,7 +162,7 @@ def _train_stage(
 
 
 def _read_lists(
-    recipe: Recipe, train: str, validation: str | None, root: Path | None, label_options: Sequence[str]
+    recipe: Recipe, train: str, validation: str | None, root: str | None, label_options: Sequence[str]
 ) -> Lists:
     outputs = recipe.model.outputs
     items, measured = read_lists(train, validation, root=root)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import quote
 
 from sfavivit.errors import UsageError
 from sfavivit.fetch import scheme_of
@@ -41,13 +42,18 @@ class VideoFolder:
     """The folder, or the address of one, that relative paths of videos start from."""
 
     def __init__(self, root: str | Path) -> None:
+        scheme, root = scheme_of(str(root)), str(root).removeprefix("file://")
         # A Path per row would double the time of long lists.
-        self._root = str(root) if scheme_of(str(root)) else os.path.abspath(root)  # noqa: PTH100
+        self._root = root if scheme not in (None, "file") else os.path.abspath(root)  # noqa: PTH100
+        self._quoted = scheme in ("http", "https")
         self._exists = lru_cache(_REMEMBERED)(os.path.exists)
 
     def path(self, video: str) -> str:
         """The absolute path of a video; a URL as it is."""
-        return video if scheme_of(video) else os.path.join(self._root, video)  # noqa: PTH118 - as above
+        if scheme_of(video):
+            return video
+        relative = quote(video) if self._quoted and not video.startswith("/") else video
+        return os.path.join(self._root, relative)  # noqa: PTH118 - as above
 
     def find(self, candidates: Iterable[str]) -> str | None:
         """Absolute path of the first candidate that exists."""

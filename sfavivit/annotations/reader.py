@@ -112,7 +112,7 @@ def _open(source: str) -> Iterator[_Table]:
                 "or - for paths on standard input"
             )
         reader, unit = READERS[path.suffix.lower()]
-        folder = source.partition("?")[0].rpartition("/")[0] if remote else path.parent
+        folder = source[: source.partition("?")[0].rindex("/") + 1] if remote else path.parent
         with _fetched(source) if remote else _opened(source) as stream:
             yield _Table(name, unit, folder, reader(stream, name))
 

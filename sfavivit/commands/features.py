@@ -112,7 +112,8 @@ def features(
 
 
 def _whole_videos(items: Sequence[VideoItem]) -> list[VideoItem]:
-    return [VideoItem(video, video, {}) for video in dict.fromkeys(item.video for item in items)]
+    videos = dict.fromkeys(item.video for item in items)
+    return [VideoItem(str(number), video, {}) for number, video in enumerate(videos)]
 
 
 def _fill(

@@ -61,8 +61,8 @@ def score(
         bool,
         typer.Option(
             "--snap",
-            help="Move the ends of parts to the nearest tubelets' (half of one at most), so that features of "
-            "whole videos (sfavivit features --whole) serve all their parts.",
+            help="Widen parts to whole tubelets, by less than one at each end, so that features of whole "
+            "videos (sfavivit features --whole) serve all their parts.",
         ),
     ] = False,
     views: Annotated[

@@ -247,6 +247,8 @@ class AsyncVideoRecognitionClient(_Client):
             async with self._served(call, requests):
                 async for message in call:
                     yield self._streamed(message)
+                    if message.HasField("summary"):  # the last one; the client may be writing still
+                        return
         finally:
             call.cancel()
 

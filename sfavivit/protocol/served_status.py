@@ -27,7 +27,7 @@ class ServedStatus:
         call.add_done_callback(self._note)  # called once for each status
 
     async def instead_of(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
-        """What the service said, where ``error`` hides it."""
+        """What the service said was wrong, where ``error`` hides it."""
         if not _of_core(error):
             return error
         try:
@@ -40,7 +40,8 @@ class ServedStatus:
         try:
             present.send(None)  # of a call that has a status, nothing has to be waited for
         except StopIteration as done:
-            if not _of_core(done.value) and not self._served.done():
+            hides = done.value.code() is grpc.StatusCode.OK or _of_core(done.value)
+            if not hides and not self._served.done():
                 self._served.set_result(done.value)
         finally:
             present.close()

@@ -23,8 +23,8 @@ DEFAULT_FETCH_BYTES = 16 << 30
 class ScoreOptions:
     """How each video is scored.
 
-    ``snap``: parts of videos are moved to the nearest tubelets, so that the whole video's features serve
-    them. ``fetch_bytes``: the largest video that is fetched from elsewhere.
+    ``snap``: parts of videos are widened to whole tubelets, so that the whole video's features serve them.
+    ``fetch_bytes``: the largest video that is fetched from elsewhere.
     """
 
     heads: tuple[str, ...]

@@ -22,7 +22,7 @@ Record = dict[str, Any]
     heads            {head: {version, sha256, labels: {output: [label of each class]}}}
     stride_seconds   null: each head's default
     top_k, views     views: null or "4x3"
-    snap             true where parts were moved to the nearest tubelets, else null
+    snap             true where parts were widened to whole tubelets, else null
 """
 
 
