@@ -3,8 +3,8 @@
 CPUs without VNNI multiply uint8 activations with int8 weights by VPMADDUBSW, which adds the products of two
 neighbours in saturating 16 bits. With activations up to 255, two neighbouring weights of one sign may
 together be at most 128: 255 * 128 = 32640 < 32768. Held to that, a file gives the same integers with VNNI and
-without, and the kernel is 1.6 times as fast as the uint8 x uint8 one, which cannot saturate (AVX2: 325
-against 201 GOP/s, ``python -m benchmarks limit``).
+without, and the kernel is 1.4 times as fast as the uint8 x uint8 one, which cannot saturate (AVX2: 341
+against 238 GOP/s, ``python -m benchmarks limit``).
 
 The bound is on pairs, so it costs little: two large neighbours are rare. Least feature cosine of a random
 ViT-B at export 0.9993, where weights of 7 bits, the usual way out, give 0.9982, and unbounded ones 0.9943

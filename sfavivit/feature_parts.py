@@ -41,7 +41,8 @@ def part_of(whole: StoredFeatures, key: FeatureKey) -> StoredFeatures | None:
     """
     if whole.warning or len(whole.timestamps) < 2:
         return None
-    tubelet_frames = round((whole.timestamps[1] - whole.timestamps[0]) * key.sampling.fps)
+    tubelet_seconds = whole.timestamps[1] - whole.timestamps[0]
+    tubelet_frames = max(1, round(tubelet_seconds * key.sampling.fps))
     tubelets = slice_of(key, tubelet_rate(key.sampling, tubelet_frames))
     if tubelets is None or not len(features := whole.features[tubelets]):
         return None
