@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from sfavivit.annotations import VideoItem
+from sfavivit.commands.options import SnapOption
 from sfavivit.errors import UsageError
 from sfavivit.feature_parts import snapped, tubelet_rate
 from sfavivit.repository import read_manifest
@@ -70,14 +71,7 @@ def head(
             help="Augmented features of each video; --set variants.flip=0 if left and right are classes.",
         ),
     ] = 0,
-    snap: Annotated[
-        bool,
-        typer.Option(
-            "--snap",
-            help="Widen parts of videos to whole tubelets, by less than one at each end, so that features of "
-            "whole videos (sfavivit features --whole) serve them.",
-        ),
-    ] = False,
+    snap: SnapOption = False,
     accelerator: Annotated[
         Literal["cpu", "cuda", "auto"], typer.Option(help="What to train on; cpu repeats to the last bit.")
     ] = "cpu",

@@ -103,7 +103,8 @@ def _open(source: str) -> Iterator[_Table]:
         yield _Table(name, "file", Path(source), folder_rows(source))
     else:
         remote = scheme_of(source) is not None
-        path = Path(source.partition("?")[0] if remote else source)  # a URL may be signed
+        address = source.partition("?")[0] if remote else source  # a URL may be signed
+        path = Path(address)
         if path.suffix.lower() not in READERS:
             hint = ": it is a video" if path.suffix.lower() in VIDEO_EXTENSIONS else ""
             known = ", ".join(READERS)
@@ -112,7 +113,7 @@ def _open(source: str) -> Iterator[_Table]:
                 "or - for paths on standard input"
             )
         reader, unit = READERS[path.suffix.lower()]
-        folder = source[: source.partition("?")[0].rindex("/") + 1] if remote else path.parent
+        folder = address[: address.rindex("/") + 1] if remote else path.parent
         with _fetched(source) if remote else _opened(source) as stream:
             yield _Table(name, unit, folder, reader(stream, name))
 

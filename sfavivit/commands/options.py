@@ -46,6 +46,14 @@ ListRootOption = Annotated[
     str | None,
     typer.Option("--root", help="Folder or URL where relative paths start (default: that of the list)."),
 ]
+SnapOption = Annotated[
+    bool,
+    typer.Option(
+        "--snap",
+        help="Widen parts to whole tubelets, by less than one at each end, so that features of whole videos "
+        "(sfavivit features --whole) serve all their parts.",
+    ),
+]
 SplitOption = Annotated[str | None, typer.Option(help="Only videos of this split of a dataset.")]
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Processes (default: one for each two cores).")

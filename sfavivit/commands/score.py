@@ -25,6 +25,7 @@ from sfavivit.commands.options import (
     ListArgument,
     ListRootOption,
     RepositoryOption,
+    SnapOption,
     SplitOption,
     StrideOption,
     TopKOption,
@@ -57,14 +58,7 @@ def score(
     features: Annotated[
         str | None, typer.Option(metavar="STORE", help="Take features from this store, and keep them there.")
     ] = None,
-    snap: Annotated[
-        bool,
-        typer.Option(
-            "--snap",
-            help="Widen parts to whole tubelets, by less than one at each end, so that features of whole "
-            "videos (sfavivit features --whole) serve all their parts.",
-        ),
-    ] = False,
+    snap: SnapOption = False,
     views: Annotated[
         str | None, typer.Option(metavar="TxS", help="Mean of T clips x S crops, instead of a timeline.")
     ] = None,
