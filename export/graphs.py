@@ -12,6 +12,7 @@ and hold what an exporter cannot know:
 - int8 scales each row of activations by itself, so that a tubelet's feature never depends on what else is
   in its batch. ``DynamicQuantizeLinear`` has one scale for the whole tensor: features would change with the
   chunking, and streams mixed by Triton's batcher would see each other;
+- int8 computes in a turned basis of the residual stream, without outlier channels (``sfavivit.rotation``);
 - the int8 patch embedding multiplies the pixels' own bytes: its activations are exact;
 - int8 is for ONNX Runtime, so it may use ``MatMulIntegerToFloat``, which applies the weights' scales while
   its results are still in registers.
@@ -38,6 +39,7 @@ from export.quantization import ACTIVATION_STEPS, ACTIVATION_ZERO, BYTE_STEPS, q
 from export.resnet_graph import feature_maps
 from sfavivit.dimensions import ModelDimensions, TransformerDimensions, exact_div
 from sfavivit.repository import FEATURES, FRAMES, Precision, logits_tensor
+from sfavivit.rotation import ROTATION, rotated
 
 Array = NDArray[Any]
 GraphPrecision = Precision | Literal["bf16"]
@@ -191,6 +193,8 @@ def _encoder(g: GraphBuilder, tokens: str, hidden_size: int, dims: TransformerDi
     x = g.op("Reshape", x, g.ints(-1, hidden_size))
     for layer in range(dims.layers):
         x = _block(g, x, length, hidden_size, dims.heads, f"encoder.blocks.{layer}", layer == dims.layers - 1)
+    if ROTATION in g.weights:
+        x = g.op("MatMul", x, g.weight(ROTATION))
     return g.layer_norm(x, "encoder.norm")
 
 
@@ -246,7 +250,7 @@ def spatial_graph(
     ``cast_first`` for TensorRT, which takes uint8 as a network input and nowhere else. Elsewhere patches are
     cut while pixels are still bytes: a quarter of the traffic.
     """
-    g = GraphBuilder(weights, precision)
+    g = GraphBuilder(rotated(weights) if precision == "int8" else weights, precision)
     frames = g.op("Cast", FRAMES, to=TensorProto.FLOAT) if cast_first else FRAMES
     rows = _embedded(g, frames, dims, cast_first)
     tokens = g.op("Reshape", rows, g.ints(-1, dims.patches, dims.hidden_size))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 
 from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import EngineError
 from sfavivit.model import SpatialTransformer, TemporalTransformer
 from sfavivit.repository import Repository
+from sfavivit.rotation import unrotated
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -51,19 +54,20 @@ class TorchEngine:
 
 def _load(module: nn.Module, file: Path) -> None:
     try:
-        module.load_state_dict(_widen(load_file(file)))
+        weights = unrotated(_widened(load_file(file)))
+        module.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise EngineError(f"{file} does not hold this model's weights: {error}") from error
     module.eval()
 
 
-def _widen(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+def _widened(stored: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
     """Stored weights as float32 under PyTorch's names; int8 ones are value * scale of their row."""
     state = {}
     for name, value in stored.items():
         if name.endswith(".weight_int8"):
             scale = stored[name.removesuffix("int8") + "scale"]
-            state[name.removesuffix("_int8")] = value.float() * scale[:, None]
+            state[name.removesuffix("_int8")] = value * scale[:, None]
         elif not name.endswith(".weight_scale"):
-            state[name] = value.float()
+            state[name] = value.astype(np.float32)
     return state
