@@ -17,6 +17,7 @@ from benchmarks.commands import (
     long,
     memory,
     new_head,
+    outliers,
     parts,
     peers,
     picture,
@@ -51,6 +52,7 @@ app.command("load")(load.load)
 app.command("long")(long.long)
 app.command("memory")(memory.memory)
 app.command("new-head")(new_head.new_head)
+app.command("outliers")(outliers.outliers)
 app.command("parts")(parts.parts)
 app.command("peers")(peers.peers)
 app.command("picture")(picture.picture)

@@ -28,6 +28,7 @@ SHOWN = {
     "gpu": ("tubelets", "The spatial engine on a GPU"),
     "long": ("time", "A long video in overlapping windows"),
     "pipeline": ("ratio", "Classifying against the larger of decoding alone and inference alone"),
+    "outliers": ("feature error", "int8 features of a model with outlier channels"),
     "precision": ("same top-1", "Videos with the same answer as in fp32"),
     "scoring": ("time", "Scoring a clip of ten seconds"),
     "triton_transport": ("throughput", "Ways of frames to Triton"),

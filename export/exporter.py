@@ -41,6 +41,7 @@ from sfavivit.repository import (
     check_head_name,
     temporal_model,
 )
+from sfavivit.rotation import rotated
 from sfavivit.video import Sampling, Source
 
 DEFAULT_FPS = 12.5  # Kinetics models take every second frame of 25 fps video
@@ -110,6 +111,8 @@ def export_model(
         temporal_file = stage / temporal_model(options.head) / str(version) / ENGINE_FILE
         if old is None:
             progress(f"writing the spatial engine ({precision})")
+            if precision == "int8":
+                weights = rotated(weights)
             write_engine(spatial_file.parent, spatial_graph(dims, weights, precision), backend)
         progress(f"writing head {options.head!r}")
         write_engine(temporal_file.parent, temporal_graph(dims, _numpy_state(model.temporal)), backend)

@@ -12,7 +12,6 @@ and hold what an exporter cannot know:
 - int8 scales each row of activations by itself, so that a tubelet's feature never depends on what else is
   in its batch. ``DynamicQuantizeLinear`` has one scale for the whole tensor: features would change with the
   chunking, and streams mixed by Triton's batcher would see each other;
-- int8 computes in a turned basis of the residual stream, without outlier channels (``sfavivit.rotation``);
 - the int8 patch embedding multiplies the pixels' own bytes: its activations are exact;
 - int8 is for ONNX Runtime, so it may use ``MatMulIntegerToFloat``, which applies the weights' scales while
   its results are still in registers.
@@ -39,7 +38,7 @@ from export.quantization import ACTIVATION_STEPS, ACTIVATION_ZERO, BYTE_STEPS, q
 from export.resnet_graph import feature_maps
 from sfavivit.dimensions import ModelDimensions, TransformerDimensions, exact_div
 from sfavivit.repository import FEATURES, FRAMES, Precision, logits_tensor
-from sfavivit.rotation import ROTATION, rotated
+from sfavivit.rotation import ROTATION
 
 Array = NDArray[Any]
 GraphPrecision = Precision | Literal["bf16"]
@@ -248,9 +247,10 @@ def spatial_graph(
     """FRAMES uint8 [B, F, H, W, 3] -> FEATURES float32 [B, F / t, D].
 
     ``cast_first`` for TensorRT, which takes uint8 as a network input and nowhere else. Elsewhere patches are
-    cut while pixels are still bytes: a quarter of the traffic.
+    cut while pixels are still bytes: a quarter of the traffic. Weights that are ``rotated`` give the features
+    of those that are not.
     """
-    g = GraphBuilder(rotated(weights) if precision == "int8" else weights, precision)
+    g = GraphBuilder(weights, precision)
     frames = g.op("Cast", FRAMES, to=TensorProto.FLOAT) if cast_first else FRAMES
     rows = _embedded(g, frames, dims, cast_first)
     tokens = g.op("Reshape", rows, g.ints(-1, dims.patches, dims.hidden_size))
