@@ -34,10 +34,10 @@ WRITERS = ("patch_embed", "attn.proj", "mlp.fc2")
 def rotation(size: int) -> NDArray[np.float64]:
     """Orthogonal [size, size] that keeps (1, ..., 1); no entry is above ``2 / sqrt(size)``.
 
-    With C the DCT-II, whose first row is that direction: C.T @ diag(1, DCT-II of size - 1) @ C.
+    With C the DCT-II, whose first row is that direction: C.T @ diag(1, inverse DCT-II) @ C.
     """
     basis, inner = _dct(size), np.eye(size)
-    inner[1:, 1:] = _dct(size - 1)
+    inner[1:, 1:] = _dct(size - 1).T
     turned: NDArray[np.float64] = basis.T @ inner @ basis
     return turned
 
