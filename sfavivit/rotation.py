@@ -10,8 +10,8 @@ Those works turn with Hadamard matrices, which few widths have, and replace Laye
 turning moves the mean. The matrix here keeps the direction of (1, ..., 1), so that mean and variance, and
 with them LayerNorm, stay what they are; it mixes the others evenly, for any width.
 
-A ViT-B with outlier channels is off by half to a third; one without may be off by more
-(``python -m benchmarks outliers``).
+A ViT-B with outlier channels is off by a half to a third of what it was; one without any may be off by 1.5
+times as much (``python -m benchmarks outliers``).
 """
 
 from __future__ import annotations
