@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +26,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from serving.__main__ import app
 from sfavivit.errors import EngineUnavailableError, NotAVideoError, ServiceError
-from sfavivit.protocol.answers import Query
-from sfavivit.protocol.client import VideoRecognitionClient
+from sfavivit.protocol.answers import Query, ServedRecognition
+from sfavivit.protocol.client import AsyncVideoRecognitionClient, VideoRecognitionClient
 from sfavivit.protocol.requests import classify_requests
 from tests.commands import run_here
 from tests.service import encode_videos, eventually, pieces
@@ -152,6 +153,33 @@ def test_metrics_and_logs(process: Process, video: Path) -> None:
         "INVALID_ARGUMENT",
         "not_a_video",
     )
+
+
+def test_streams_that_were_answered_do_not_count_as_cancelled(process: Process, video: Path) -> None:
+    """Even when the caller takes the summary and goes: 20 of each client."""
+
+    async def stream(client: AsyncVideoRecognitionClient) -> None:
+        async for answer in client.stream(_given(pieces(video))):
+            if isinstance(answer, ServedRecognition):
+                return
+
+    async def main() -> None:
+        async with AsyncVideoRecognitionClient(process.address, timeout_seconds=30) as client:
+            for _ in range(20):
+                await stream(client)
+
+    asyncio.run(main())
+    with VideoRecognitionClient(process.address, timeout_seconds=30) as client:
+        for _ in range(20):
+            next(answer for answer in client.stream(pieces(video)) if isinstance(answer, ServedRecognition))
+    counted = 'sfavivit_requests_total{{code="{}",method="StreamingClassify"}}'
+    assert eventually(lambda: counted.format("OK") + " 40.0" in process.metrics())
+    assert counted.format("CANCELLED") not in process.metrics()
+
+
+async def _given(chunks: list[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
 
 
 def test_sigterm_drains_and_exits_zero(repository: Path, video: Path) -> None:

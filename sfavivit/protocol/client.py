@@ -164,6 +164,8 @@ class VideoRecognitionClient(_Client):
         try:
             with self._errors(requests):
                 for message in call:
+                    if message.HasField("summary"):
+                        call.code()  # waits for the end: to cancel now would count as cancelled over there
                     yield self._streamed(message)
         finally:
             call.cancel()
@@ -246,6 +248,8 @@ class AsyncVideoRecognitionClient(_Client):
         try:
             async with self._served(call, requests):
                 async for message in call:
+                    if message.HasField("summary"):
+                        await call.code()  # waits for the end, as above
                     yield self._streamed(message)
                     if message.HasField("summary"):  # the last one; the client may be writing still
                         return
