@@ -10,8 +10,8 @@ demo: $(VENV)/.runtime            ## classify the sample video with the committe
 
 setup: $(VENV)/.dev               ## the development environment
 
-test: $(VENV)/.dev                ## the whole suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: $(VENV)/.dev                ## the whole suite; more processes than 2 cores, as much of it waits
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev                ## ruff and mypy --strict
 	$(BIN)/ruff check .

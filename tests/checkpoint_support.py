@@ -18,7 +18,7 @@ from sfavivit.model import SfaVivit
 from tests.make_golden import flax_bytes
 
 # Examples overwrite one file in one temporary folder, and the first one pays for torch's start.
-SAME_FOLDER = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def small_model(*, adapter: bool | AdapterDimensions = True, **overrides: Any) -> SfaVivit:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from export.exporter import ExportOptions, export_model
@@ -20,6 +21,9 @@ from tests.video_files import encode
 
 SIDE = 16
 WINDOW_FRAMES = 16
+
+settings.register_profile("no deadline", deadline=None)  # an example's time says nothing on a busy machine
+settings.load_profile("no deadline")
 
 SLOW_FILES = ("test_score_ray", "test_training_run", "test_score_command", "test_service_triton")
 """Begun first, so that no worker is left alone with one of them at the end."""

@@ -62,7 +62,7 @@ def engines(model: SfaVivit, tmp_path_factory: pytest.TempPathFactory) -> dict[P
     return {precision: spatial_engine(model, precision, folder / precision) for precision in precisions}
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(batch=st.integers(1, 4), tubelets=st.integers(1, 9), seed=st.integers(0, 9))
 def test_spatial_graph_equals_pytorch_for_any_batch(
     model: SfaVivit, engines: dict[Precision, OnnxModel], batch: int, tubelets: int, seed: int

@@ -40,7 +40,7 @@ def outcome(folder: Path, name: str, content: bytes) -> StoredFeatures | None:
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_no_bit_can_be_flipped_unnoticed(entry_file: tuple[str, bytes], data: st.DataObject) -> None:
     """Bits that mean nothing (the case of an escape's digits) may change: then the entry is the same."""
     name, content = entry_file
@@ -69,7 +69,7 @@ def test_every_bit_of_the_header_and_some_of_the_rest(entry_file: tuple[str, byt
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_nothing_can_be_cut_off_put_in_or_zeroed(entry_file: tuple[str, bytes], data: st.DataObject) -> None:
     name, content = entry_file
     at = data.draw(st.integers(0, len(content) - 1))
@@ -84,7 +84,6 @@ def test_nothing_can_be_cut_off_put_in_or_zeroed(entry_file: tuple[str, bytes], 
 
 
 @given(st.binary(max_size=400))
-@settings(deadline=None)
 def test_any_bytes_are_found_out(entry_file: tuple[str, bytes], content: bytes) -> None:
     with TemporaryDirectory() as folder:
         assert outcome(Path(folder), entry_file[0], content) is None

@@ -64,7 +64,7 @@ def test_a_part_on_the_grid_is_a_slice_of_the_whole(
 
 
 @given(fps=RATES, data=st.data())
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_at_any_rate(
     recognizer: Recognizer, tmp_path: Path, video: Path, fps: float, data: st.DataObject
 ) -> None:

@@ -179,7 +179,6 @@ def test_a_damaged_entry_never_changes_a_score(
 
 @given(data=st.data())
 @settings(
-    deadline=None,
     max_examples=10,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,

@@ -30,7 +30,7 @@ __all__ = ["store"]  # a fixture
     end=st.none() | st.floats(0, 1e6),
     crop=st.builds(Crop, along=st.floats(0, 1), across=st.floats(0, 1), flip=st.booleans()),
 )
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_what_goes_in_comes_out(
     tmp_path_factory: pytest.TempPathFactory,
     tubelets: int,

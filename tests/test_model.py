@@ -142,7 +142,7 @@ def test_resize_frames(frames: int) -> None:
     assert model(frames_of(1, frames))["verb"].shape == (1, 5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(old=st.integers(1, 9), new=st.integers(1, 9))
 def test_interpolated_grid_is_separable_linear(old: int, new: int) -> None:
     positions = torch.randn(1, 1 + old * old, 3, generator=torch.Generator().manual_seed(old))
@@ -218,7 +218,7 @@ def model_dimensions(draw: st.DrawFn) -> ModelDimensions:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(dims=model_dimensions())
 def test_dimensions_survive_json(dims: ModelDimensions) -> None:
     text = dims.to_json()

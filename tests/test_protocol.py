@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sfavivit.errors import (
@@ -36,7 +36,6 @@ def test_every_field_has_a_comment() -> None:
             assert before.strip().startswith("//"), line
 
 
-@settings(deadline=None)
 @given(st.floats(0, 1e8))
 def test_durations_keep_nanoseconds(seconds: float) -> None:
     assert messages.seconds_of(messages.duration(seconds)) == pytest.approx(seconds, abs=1e-7, rel=1e-15)

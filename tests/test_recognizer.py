@@ -116,7 +116,7 @@ def test_windows_equal_recomputing_each_one_in_pytorch(recognizer: Recognizer, h
     np.testing.assert_allclose(found, naive(recognizer, frames, head, stride=2), atol=1e-4)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(count=st.integers(1, 70), sizes=st.lists(st.integers(0, 40), max_size=12))
 def test_chunking_never_changes_a_bit(recognizer: Recognizer, count: int, sizes: list[int]) -> None:
     frames = random_frames(count)

@@ -406,7 +406,7 @@ def test_the_same_video_in_two_parts_is_found(
         score(recognizer, items[:1], Output(tmp_path))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_damage_is_found_or_does_no_harm(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

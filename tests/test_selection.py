@@ -20,7 +20,7 @@ def radius(features: torch.Tensor, chosen: list[int]) -> float:
     return float(distances.min(1).max())
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000), st.integers(1, 8), st.integers(1, 4))
 def test_no_choice_covers_a_window_twice_as_well(seed: int, tubelets: int, count: int) -> None:
     features = torch.randn(1, tubelets, 3, generator=torch.Generator().manual_seed(seed))

@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sfavivit.annotations import VideoItem
@@ -125,7 +125,6 @@ def test_validation_takes_the_middle_and_leaves_broken_videos_out(videos: Path) 
 SHARES = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(1, 60))
 
 
-@settings(deadline=None)
 @given(SHARES, st.integers(0, 9), st.integers(0, 5))
 def test_all_processes_together_see_the_batches_of_one(
     shape: tuple[int, int, int, int], epoch: int, first_step: int
@@ -160,7 +159,6 @@ def test_the_order_is_another_in_every_epoch_and_of_every_seed() -> None:
     assert all(sorted(order) == list(range(50)) for order in orders)
 
 
-@settings(deadline=None)
 @given(SHARES)
 def test_validation_sees_every_example_once_in_as_many_parts(shape: tuple[int, int, int, int]) -> None:
     part, processes, parts, count = shape

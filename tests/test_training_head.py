@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from export.exporter import ExportOptions, export_head, export_model
@@ -247,7 +247,6 @@ def test_an_interrupted_extraction_has_lost_nothing(repository: Path, videos: Pa
     assert (len(stored), broken, again.computed) == (12, [], 12 - kept)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 20), st.floats(0, 1), st.integers(0, 1000))
 def test_a_window_is_a_part_of_the_video_over_and_over(
     tubelets: int, length: int, prefix: float, seed: int
@@ -266,7 +265,6 @@ def test_a_window_is_a_part_of_the_video_over_and_over(
 LABELS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), min_size=1, max_size=40)
 
 
-@settings(deadline=None)
 @given(LABELS, st.floats(0, 0.9), st.integers(0, 5))
 def test_what_is_held_out(drawn: list[tuple[str, int]], share: float, seed: int) -> None:
     """Every class keeps a video, no video is on both sides, and no more than the share is taken."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
@@ -265,7 +265,6 @@ def test_mixup_is_that_of_its_paper() -> None:
     assert torch.equal(mixed[4], values[4])
 
 
-@settings(deadline=None)
 @given(st.floats(0, 0.9), st.floats(0, 1), st.integers(2, 7))
 def test_losses_are_the_cross_entropies_of_smoothed_and_mixed_targets(
     smoothing: float, share: float, classes: int

@@ -174,7 +174,7 @@ def test_a_change_of_size_in_mid_stream_changes_neither_frame_size_nor_time(tmp_
     assert all(k in (25, 50) and shown[k] == shown[k - 1] for k in wrong)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(chunk_frames=st.integers(1, 60))
 def test_the_size_of_chunks_does_not_change_the_frames(chunk_frames: int) -> None:
     content = _video_content()
@@ -348,7 +348,7 @@ def _contents() -> list[bytes]:
         ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_whatever_is_broken_there_are_frames_or_one_error(data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from(_contents())))

@@ -45,7 +45,7 @@ def shown(source: Source, fps: float = 12.5, **options: float) -> list[int]:
 
 
 @pytest.mark.parametrize("fps", [12.5, 25.0, 30000 / 1001, 4.0])
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(start=st.floats(0, 9.5), length=st.floats(0.05, 11))
 def test_frame_k_is_on_display_at_start_plus_k_periods(
     video: Path, fps: float, start: float, length: float
@@ -212,7 +212,7 @@ def boxes(sizes: list[int]) -> Iterator[bytes]:
         yield (8 + size).to_bytes(4, "big") + b"free" + bytes(size)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(sizes=st.lists(st.integers(0, 40), max_size=5), step=st.integers(1, 50), large=st.booleans())
 def test_boxes_are_followed_however_they_are_cut(sizes: list[int], step: int, large: bool) -> None:
     """Boxes to skip, then the media: found, and exactly there."""
