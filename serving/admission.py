@@ -65,10 +65,10 @@ class Admission:
         try:
             await place
         except asyncio.CancelledError:
-            if place.cancelled():
-                self._line.remove(place)
-            else:
+            if not place.cancelled():
                 self._leave()  # the place came in the same moment
+            elif place in self._line:  # unless one that left has just passed it over
+                self._line.remove(place)
             raise
 
     def _leave(self) -> None:

@@ -33,6 +33,11 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Calls that came and were not looked at yet; beyond the first number gRPC drops some (all, beyond the
+    # second) as CANCELLED without a reason. Its own numbers, 1000 and 3000, are reached at 2.5 times the
+    # capacity. Each call may hold 64 KiB.
+    ("grpc.server.max_pending_requests", 4_000),
+    ("grpc.server.max_pending_requests_hard_limit", 8_000),
 )
 
 

@@ -56,7 +56,7 @@ def _load(module: nn.Module, file: Path) -> None:
     try:
         weights = unrotated(_widened(load_file(file)))
         module.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    except (SafetensorError, RuntimeError, KeyError) as error:
+    except (SafetensorError, RuntimeError, LookupError, ValueError) as error:
         raise EngineError(f"{file} does not hold this model's weights: {error}") from error
     module.eval()
 
