@@ -1,8 +1,10 @@
-"""What outlier channels cost int8 features, and what turning the residual stream saves.
+"""What outlier channels cost int8 features, and what turning and calibration save.
 
 Random weights have no such channels, so they are given some, like those of trained vision transformers
 (FQ-ViT, Lin et al. 2022, arXiv 2111.13824, figure 1): a few entries of every norm's scale, or of what an
-early block adds to the stream, far above the others. Each round draws them anew. ``sfavivit.rotation`` turns.
+early block adds to the stream, far above the others. Each round draws them anew. ``sfavivit.rotation`` turns
+the residual stream; ``export.calibration`` then fits the weights to a video's frames, and to noise. Features
+are compared on that video's other frames, and on pictures that are nothing like them.
 """
 
 from __future__ import annotations
@@ -15,18 +17,22 @@ from numpy.typing import NDArray
 
 from benchmarks.figures import Case, Figure, Row
 from benchmarks.models import random_model
-from export.graphs import spatial_graph
+from export.calibration import VIDEO_FRAMES, calibrated, calibration_clips
+from export.exporter import DEFAULT_FPS, RESIZE_RATIO, SAMPLE_VIDEO
+from export.graphs import GraphAndWeights, spatial_graph
 from export.writer import ENGINE_FILE, write_engine
 from sfavivit.dimensions import ModelDimensions
 from sfavivit.engines.base import Features, Frames
 from sfavivit.engines.onnxruntime import OnnxModel
-from sfavivit.repository import FEATURES, FRAMES, Precision
+from sfavivit.repository import FEATURES, FRAMES
 from sfavivit.rotation import rotated
+from sfavivit.video import Sampling, VideoReader
 
 CHANNELS = 6
 SCALE = 10  # of these entries of a norm over the others
 SHIFT = 15  # of these channels of the stream; the others' values are near 1
 SHIFTED_BLOCK = 1
+WAYS = ("as trained", "turned", "calibrated")
 MODELS = ("random weights", "outliers in norms", "outliers in norms and stream")
 
 Weights = dict[str, NDArray[np.float32]]
@@ -36,20 +42,32 @@ def measure(size: str, tubelets: int, rounds: int) -> list[Row]:
     """``feature error``: one minus the cosine of int8 features with those of fp32, mean over tubelets."""
     model = random_model(size)
     trained = {name: value.numpy() for name, value in model.spatial.state_dict().items()}
-    frames = _frames(model.dims, tubelets)
+    sampling = Sampling(DEFAULT_FPS, round(model.dims.image_size * RESIZE_RATIO), model.dims.image_size)
+    clips = calibration_clips([SAMPLE_VIDEO], sampling, model.dims.tubelet_frames)
+    tests = {"video": _video(sampling, model.dims, tubelets), "noise, gradient": _drawn(model.dims, tubelets)}
     rows = []
     for kind in MODELS:
-        errors: dict[str, list[float]] = {"as trained": [], "turned": []}
+        errors: dict[tuple[str, str], list[float]] = {(way, test): [] for test in tests for way in WAYS}
         for seed in range(rounds):
             weights = _with_outliers(trained, kind, np.random.default_rng(seed))
-            exact = _features(model.dims, weights, "fp32", frames)
-            for basis, samples in errors.items():
-                in_basis = rotated(weights) if basis == "turned" else weights
-                samples.append(_error(exact, _features(model.dims, in_basis, "int8", frames)))
-        for basis, samples in errors.items():
-            case: Case = {"size": size, "model": kind, "basis": basis, "tubelets": tubelets}
+            exact = _features(spatial_graph(model.dims, weights, "fp32"), tests)
+            for way, graph in _graphs(model.dims, weights, clips).items():
+                for test, found in _features(graph, tests).items():
+                    errors[way, test].append(_error(exact[test], found))
+        for (way, test), samples in errors.items():
+            case: Case = {"size": size, "model": kind, "frames": test, "int8": way, "tubelets": tubelets}
             rows.append(Row(case, {"feature error": Figure("", "lower", tuple(samples))}))
     return rows
+
+
+def _graphs(dims: ModelDimensions, weights: Weights, clips: list[Frames]) -> dict[str, GraphAndWeights]:
+    """The same weights in each of ``WAYS``."""
+    turned = rotated(weights)
+    return {
+        "as trained": spatial_graph(dims, weights, "int8"),
+        "turned": spatial_graph(dims, turned, "int8"),
+        "calibrated": spatial_graph(dims, turned, "int8", quantized=calibrated(dims, turned, clips)),
+    }
 
 
 def _with_outliers(trained: Weights, kind: str, rng: np.random.Generator) -> Weights:
@@ -65,7 +83,18 @@ def _with_outliers(trained: Weights, kind: str, rng: np.random.Generator) -> Wei
     return weights
 
 
-def _frames(dims: ModelDimensions, tubelets: int) -> Frames:
+def _video(sampling: Sampling, dims: ModelDimensions, tubelets: int) -> Frames:
+    """Tubelets from all over the video of the calibration, where that did not look."""
+    with VideoReader(SAMPLE_VIDEO, sampling, chunk_frames=VIDEO_FRAMES) as reader:
+        frames = next(iter(reader))
+    whole = frames[: len(frames) // dims.tubelet_frames * dims.tubelet_frames]
+    every = whole.reshape(-1, dims.tubelet_frames, *frames.shape[1:])
+    middles = (np.arange(tubelets) + 0.5) / tubelets * len(every)
+    chosen: Frames = every[middles.astype(int)].reshape(1, -1, *frames.shape[1:])
+    return chosen
+
+
+def _drawn(dims: ModelDimensions, tubelets: int) -> Frames:
     """Half of them noise, half a gradient: the two ends of what a picture can be."""
     shape = (tubelets, dims.tubelet_frames, dims.image_size, dims.image_size, 3)
     frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -73,12 +102,12 @@ def _frames(dims: ModelDimensions, tubelets: int) -> Frames:
     return frames.reshape(1, -1, *shape[2:])
 
 
-def _features(dims: ModelDimensions, weights: Weights, precision: Precision, frames: Frames) -> Features:
+def _features(graph: GraphAndWeights, tests: dict[str, Frames]) -> dict[str, Features]:
     with TemporaryDirectory() as folder:
         engine = Path(folder) / "engine"
-        write_engine(engine, spatial_graph(dims, weights, precision), "onnxruntime")
-        features: Features = OnnxModel(engine / ENGINE_FILE).run({FRAMES: frames})[FEATURES][0]
-        return features
+        write_engine(engine, graph, "onnxruntime")
+        model = OnnxModel(engine / ENGINE_FILE)
+        return {test: model.run({FRAMES: frames})[FEATURES][0] for test, frames in tests.items()}
 
 
 def _error(exact: Features, found: Features) -> float:

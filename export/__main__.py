@@ -66,6 +66,10 @@ def export(
     parity_video: Annotated[
         Path, typer.Option(help="Real frames for the comparison with PyTorch.")
     ] = SAMPLE_VIDEO,
+    calibration_video: Annotated[
+        list[Path] | None,
+        typer.Option(help="Videos like those to come, for int8 weights; repeatable (default: a sample)."),
+    ] = None,
 ) -> None:
     """Turn a checkpoint into a Triton model repository, checked against PyTorch."""
     with console.status("reading the checkpoint") as status:
@@ -79,6 +83,7 @@ def export(
             backend=backend,
             short_clip=short_clip or source.short_clip,
             parity_video=parity_video,
+            calibration_videos=tuple(calibration_video or [SAMPLE_VIDEO]),
         )
         summary = export_model(source.model, source.labels, repository, options, progress=status.update)
     _print_summary(summary, repository)

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from export.graphs import spatial_graph, temporal_graph
+from export.calibration import calibrated, calibration_clips
+from export.graphs import GraphAndWeights, spatial_graph, temporal_graph
 from export.parity import ParityReport, measure, measure_temporal, parity_clips, require
 from export.staging import staged
 from export.versions import with_version
@@ -58,7 +59,8 @@ class ExportOptions:
 
     ``fps`` frames a second that the model sees [12.5]; ``shortest_side`` pixels before the crop [crop *
     256 / 224]; ``precision`` of the spatial engine [fp32]; ``backend`` of the Triton configs [python];
-    ``frames`` of a window [the checkpoint's; another number interpolates the temporal positions].
+    ``frames`` of a window [the checkpoint's; another number interpolates the temporal positions];
+    ``calibration_videos``: what int8 weights shall be good for.
     """
 
     head: str = "default"
@@ -69,6 +71,7 @@ class ExportOptions:
     backend: Backend | None = None
     short_clip: ShortClip | None = None
     parity_video: Source = SAMPLE_VIDEO
+    calibration_videos: tuple[Source, ...] = (SAMPLE_VIDEO,)
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,12 @@ def export_model(
         temporal_file = stage / temporal_model(options.head) / str(version) / ENGINE_FILE
         if old is None:
             progress(f"writing the spatial engine ({precision})")
-            if precision == "int8":
-                weights = rotated(weights)
-            write_engine(spatial_file.parent, spatial_graph(dims, weights, precision), backend)
+            graph = (
+                _int8_graph(dims, weights, sampling, options.calibration_videos)
+                if precision == "int8"
+                else spatial_graph(dims, weights, precision)
+            )
+            write_engine(spatial_file.parent, graph, backend)
         progress(f"writing head {options.head!r}")
         write_engine(temporal_file.parent, temporal_graph(dims, _numpy_state(model.temporal)), backend)
         write_labels(temporal_file.parent, labels)
@@ -142,6 +148,14 @@ def export_model(
         spatial_bytes, temporal_bytes = (_size(file.parent) for file in (spatial_file, temporal_file))
     seconds = time.perf_counter() - start
     return ExportSummary(manifest, options.head, report, spatial_bytes, temporal_bytes, seconds)
+
+
+def _int8_graph(
+    dims: ModelDimensions, weights: dict[str, Array], sampling: Sampling, videos: Sequence[Source]
+) -> GraphAndWeights:
+    turned = rotated(weights)
+    clips = calibration_clips(videos, sampling, dims.tubelet_frames)
+    return spatial_graph(dims, turned, "int8", quantized=calibrated(dims, turned, clips))
 
 
 def export_head(

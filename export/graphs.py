@@ -28,7 +28,9 @@ quantise on its way (82 to 103 GOP/s for blocks of 32 to 256, where ``MatMulInte
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import ml_dtypes
@@ -37,7 +39,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from export.quantization import ACTIVATION_STEPS, ACTIVATION_ZERO, BYTE_STEPS, quantize_weight
+from export.quantization import (
+    ACTIVATION_STEPS,
+    ACTIVATION_ZERO,
+    BYTE_STEPS,
+    QuantizedWeight,
+    quantize_weight,
+)
 from export.resnet_graph import feature_maps
 from sfavivit.dimensions import ModelDimensions, TransformerDimensions, exact_div
 from sfavivit.repository import FEATURES, FRAMES, Precision, logits_tensor
@@ -53,6 +61,7 @@ OPSETS = {"": 20, ONNX_RUNTIME_DOMAIN: 1}  # 20 is the first with Gelu(approxima
 LAYER_NORM_EPS = 1e-6
 GELU_LEAST = -0.1701  # of its tanh form -0.17004, at x = -0.7525
 NORMED_LARGEST = 4.5  # of what plain norms give in a turned basis, nearly normal; larger values are cut there
+NOTHING: Mapping[str, QuantizedWeight] = MappingProxyType({})
 LEAST_EVEN_WIDTH = 256  # from which turned rows are as even as that
 
 
@@ -71,6 +80,8 @@ class GraphBuilder:
     weights: dict[str, Array]
     """The half's parameters under PyTorch's names, float32."""
     precision: GraphPrecision
+    quantized: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+    """Weights of int8 layers that were calibrated; the others are rounded."""
     stored: dict[str, Array] = field(default_factory=dict)
     """What goes to the safetensors file: the weights in the graph's precision."""
     initializers: dict[str, WeightSlice] = field(default_factory=dict)
@@ -142,7 +153,7 @@ class GraphBuilder:
     def _quantized_weight(self, name: str, rows: slice | None) -> tuple[str, str]:
         """int8 [N, K] and its float32 scales [N]; ``rows`` picks output features."""
         if f"{name}.weight_int8" not in self.stored:
-            quantized = quantize_weight(self.weights[f"{name}.weight"])
+            quantized = self.quantized.get(name) or quantize_weight(self.weights[f"{name}.weight"])
             self.stored[f"{name}.weight_int8"] = quantized.values
             self.stored[f"{name}.weight_scale"] = quantized.scale
         return self._initializer(f"{name}.weight_int8", rows), self._initializer(f"{name}.weight_scale", rows)
@@ -265,15 +276,16 @@ def spatial_graph(
     weights: dict[str, Array],
     precision: GraphPrecision,
     *,
+    quantized: Mapping[str, QuantizedWeight] = NOTHING,
     cast_first: bool = False,
 ) -> GraphAndWeights:
     """FRAMES uint8 [B, F, H, W, 3] -> FEATURES float32 [B, F / t, D].
 
     ``cast_first`` for TensorRT, which takes uint8 as a network input and nowhere else. Elsewhere patches are
     cut while pixels are still bytes: a quarter of the traffic. Weights that are ``rotated`` give the features
-    of those that are not.
+    of those that are not. ``quantized``: as ``calibrated`` gives it, for int8.
     """
-    g = GraphBuilder(weights, precision)
+    g = GraphBuilder(weights, precision, quantized)
     frames = g.op("Cast", FRAMES, to=TensorProto.FLOAT) if cast_first else FRAMES
     rows = _embedded(g, frames, dims, cast_first)
     tokens = g.op("Reshape", rows, g.ints(-1, dims.patches, dims.hidden_size))

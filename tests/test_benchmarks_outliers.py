@@ -1,18 +1,22 @@
-"""``python -m benchmarks outliers``: int8 features of models with outlier channels, in both bases."""
+"""``python -m benchmarks outliers``: int8 features of models with outlier channels, in every way."""
 
 from __future__ import annotations
+
+from itertools import product
 
 from benchmarks import outliers
 
 
-def test_every_model_in_both_bases() -> None:
-    """The smallest model is too narrow to gain; that turning helps is tested in test_rotation."""
+def test_every_model_in_every_way() -> None:
+    """The smallest model is too narrow to gain from turning; that it helps is tested in test_rotation."""
     rows = outliers.measure("tiny", 2, 2)
-    cases = [(row.case["model"], row.case["basis"]) for row in rows]
-    assert cases == [(model, basis) for model in outliers.MODELS for basis in ("as trained", "turned")]
-    errors = [row.figures["feature error"].samples for row in rows]
-    assert all(1e-6 < error < 0.01 for samples in errors for error in samples)
-    plain, outlying = errors[0], errors[2]
+    cases = [(row.case["model"], row.case["frames"], row.case["int8"]) for row in rows]
+    assert cases == list(product(outliers.MODELS, ("video", "noise, gradient"), outliers.WAYS))
+    errors = {case: row.figures["feature error"].samples for case, row in zip(cases, rows, strict=True)}
+    assert all(1e-6 < error < 0.02 for samples in errors.values() for error in samples)
+    plain, outlying = (errors[model, "video", "as trained"] for model in outliers.MODELS[:2])
     assert plain[0] == plain[1], "nothing is drawn for it"
     assert outlying[0] != outlying[1], "each round has channels of its own"
-    assert plain != errors[1], "the bases differ"
+    for model in outliers.MODELS:
+        turned, calibrated = (errors[model, "video", way] for way in outliers.WAYS[1:])
+        assert calibrated[0] < turned[0]
