@@ -27,6 +27,7 @@ from benchmarks.commands import (
     scoring,
     selection,
     service,
+    stills,
     training_table,
     triton_transport,
 )
@@ -62,6 +63,7 @@ app.command("resume")(resume.resume)
 app.command("scoring")(scoring.scoring)
 app.command("selection")(selection.selection)
 app.command("service")(service.service)
+app.command("stills")(stills.stills)
 app.command("training-table")(training_table.training_table)
 app.command("triton-transport")(triton_transport.triton_transport)
 

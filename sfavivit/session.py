@@ -40,7 +40,11 @@ if TYPE_CHECKING:
 
 
 class FeatureExtractor:
-    """Frames in any portions -> features, each tubelet computed once, in engine calls of one fixed size."""
+    """Frames in any portions -> features, each tubelet computed once, in engine calls of one fixed size.
+
+    A chunk in which nothing moves, all its tubelets being the one before it to the last bit, is not computed:
+    a feature is a function of its tubelet alone. Slides, screens and empty rooms are mostly such chunks.
+    """
 
     def __init__(self, recognizer: Recognizer) -> None:
         dims = recognizer.manifest.dimensions
@@ -49,6 +53,7 @@ class FeatureExtractor:
         side = dims.image_size
         self._chunk = np.zeros((recognizer.chunk_frames, side, side, 3), np.uint8)
         self._filled = 0
+        self._last: tuple[Frames, Features] | None = None  # tubelet and its feature
         self.seconds = 0.0
 
     def push(self, frames: Frames) -> list[Features]:
@@ -82,7 +87,12 @@ class FeatureExtractor:
 
     def _run(self) -> Features:
         start = time.perf_counter()
-        features: Features = self._engine.spatial(self._chunk[None])[0]
+        tubelets = self._chunk.reshape(-1, self._tubelet_frames, *self._chunk.shape[1:])
+        if self._last and all(np.array_equal(tubelet, self._last[0]) for tubelet in tubelets):
+            features = np.tile(self._last[1], (len(tubelets), 1))
+        else:
+            features = self._engine.spatial(self._chunk[None])[0]
+            self._last = tubelets[-1].copy(), features[-1]
         self.seconds += time.perf_counter() - start
         self._filled = 0
         return features

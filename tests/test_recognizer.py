@@ -25,6 +25,7 @@ from sfavivit.errors import (
     VideoLimitError,
 )
 from sfavivit.results import Recognition, softmax
+from sfavivit.session import FeatureExtractor
 from sfavivit.windows import SHORT_CLIP, all_windows
 from tests.conftest import SIDE, WINDOW_FRAMES, build_model, random_frames
 from tests.video_files import encode
@@ -306,3 +307,32 @@ def test_build_model_halves_are_independent() -> None:
     a, b = build_model(seed=1), build_model(seed=2)
     assert (a.spatial.encoder.pos == b.spatial.encoder.pos).all()
     assert (a.temporal.encoder.pos != b.temporal.encoder.pos).any()
+
+
+def test_what_stands_still_is_computed_once(counting: tuple[Recognizer, CountingEngine]) -> None:
+    """In calls of 4 tubelets: none while nothing has moved since the call before, and the bits stay."""
+    recognizer, engine = counting
+    moving = random_frames(12)
+    still = np.repeat(moving[-1:], 40, axis=0)
+    frames = np.concatenate([moving, still, moving, still])
+    features = recognizer.features(frames)
+    # Of 13 calls, the third to the sixth and the last four; the ninth follows a tubelet that moves.
+    assert len(engine.frames) == 5
+    every = [engine.engine.spatial(frames[None, at : at + 8])[0] for at in range(0, len(frames), 8)]
+    np.testing.assert_array_equal(features, np.concatenate(every))
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.lists(st.integers(0, 20), max_size=4))
+def test_still_or_not_the_bits_are_those_of_every_chunk_computed(
+    recognizer: Recognizer, numbers: list[int], sizes: list[int]
+) -> None:
+    pictures = random_frames(3, seed=9)
+    frames = pictures[np.repeat(numbers, 3)]
+    extractor = FeatureExtractor(recognizer)
+    found = [part for portion in portions(frames, sizes) for part in extractor.push(portion)]
+    found += extractor.finish()
+    size = recognizer.chunk_frames
+    last = np.repeat(frames[-1:], -len(frames) % size, axis=0)
+    padded = np.concatenate([frames, last])
+    every = [recognizer.engine.spatial(padded[None, at : at + size])[0] for at in range(0, len(padded), size)]
+    np.testing.assert_array_equal(np.concatenate(found), np.concatenate(every)[: -(-len(frames) // 2)])
