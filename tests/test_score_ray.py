@@ -226,7 +226,8 @@ def test_a_job_and_an_actor_that_are_killed(
     assert again.returncode == 0, complained
     summary = json.loads(said)  # and nothing else
     assert (summary["done_before"], summary["done_now"], summary["failed"]) == (before, 24 - before, {})
-    assert not complained
+    # On a slow machine a line now and then says how far it is.
+    assert all(" of 24 videos, " in line for line in complained.splitlines())
     rows = [row for part in part_files(out) for row in read_part(part).to_pylist()]
     assert sorted((row["id"], row["output"]) for row in rows) == sorted(
         (str(k), output) for k in range(24) for output in ("", "noun", "verb")
