@@ -99,6 +99,7 @@ def export_model(
         ExportError: options that contradict the model or the repository; a directory that cannot be written.
         ParityError: an engine that does not reproduce the model.
         RepositoryError: what is at ``target`` is not a usable repository.
+        VideoError: a video of parity or calibration gives no frames.
     """
     start = time.perf_counter()
     old = _existing(target)
@@ -114,11 +115,8 @@ def export_model(
         temporal_file = stage / temporal_model(options.head) / str(version) / ENGINE_FILE
         if old is None:
             progress(f"writing the spatial engine ({precision})")
-            graph = (
-                _int8_graph(dims, weights, sampling, options.calibration_videos)
-                if precision == "int8"
-                else spatial_graph(dims, weights, precision)
-            )
+            videos = options.calibration_videos
+            graph = _spatial_graph(dims, weights, precision, sampling, videos, progress)
             write_engine(spatial_file.parent, graph, backend)
         progress(f"writing head {options.head!r}")
         write_engine(temporal_file.parent, temporal_graph(dims, _numpy_state(model.temporal)), backend)
@@ -150,12 +148,20 @@ def export_model(
     return ExportSummary(manifest, options.head, report, spatial_bytes, temporal_bytes, seconds)
 
 
-def _int8_graph(
-    dims: ModelDimensions, weights: dict[str, Array], sampling: Sampling, videos: Sequence[Source]
+def _spatial_graph(
+    dims: ModelDimensions,
+    weights: dict[str, Array],
+    precision: Precision,
+    sampling: Sampling,
+    calibration_videos: Sequence[Source],
+    progress: Progress,
 ) -> GraphAndWeights:
+    if precision != "int8":
+        return spatial_graph(dims, weights, precision)
     turned = rotated(weights)
-    clips = calibration_clips(videos, sampling, dims.tubelet_frames)
-    return spatial_graph(dims, turned, "int8", quantized=calibrated(dims, turned, clips))
+    clips = calibration_clips(calibration_videos, sampling, dims.tubelet_frames)
+    layers = calibrated(dims, turned, clips, lambda layer: progress(f"fitting int8 weights: {layer}"))
+    return spatial_graph(dims, turned, "int8", quantized=layers)
 
 
 def export_head(

@@ -22,7 +22,11 @@ and hold what an exporter cannot know:
 Measured for int8 and left out, since none is faster on a CPU (size B, AVX2): ``MultiHeadAttention`` for the
 attention products (the transposes are 1% of the time), ``SkipLayerNormalization`` (9% against 2% for the
 additions and the normalisation apart), ``MatMulNBits`` with 8-bit weights and int8 activations, which would
-quantise on its way (82 to 103 GOP/s for blocks of 32 to 256, where ``MatMulIntegerToFloat`` has 257).
+quantise on its way (82 to 103 GOP/s for blocks of 32 to 256, where ``MatMulIntegerToFloat`` has 257). Nor is
+a spatial half of our own in C with AVX2, with attention, GELU and quantisation on rows that are still in the
+cache, worth its 600 lines: 0.97 to 1.14 times as fast, as ONNX Runtime's products are at the CPU's limit
+already. Sums of eight inputs in 16 bits, for which weights need fewer steps, made the products 1.2 times as
+fast, the whole 1.02 to 1.2 times.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from export.__main__ import app as export_app
 from export.calibration import (
     DAMPING,
     NOISE_TUBELETS,
@@ -24,11 +25,14 @@ from export.graphs import spatial_graph
 from export.quantization import quantize_weight
 from export.source import read_source
 from export.writer import ENGINE_FILE, write_engine
+from sfavivit.dimensions import named_dimensions
 from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import VideoError
+from sfavivit.model import SfaVivit
 from sfavivit.repository import FEATURES, FRAMES
 from sfavivit.rotation import ROTATION, rotated
 from sfavivit.video import VideoReader
+from tests.commands import run_here
 from tests.conftest import build_model, random_frames
 from tests.video_files import encode, numbered, numbers_shown, sampling
 
@@ -114,6 +118,32 @@ def test_features_of_a_calibrated_model_are_closer(tmp_path: Path) -> None:
         features = OnnxModel(folder / ENGINE_FILE).run({FRAMES: frames})[FEATURES][0]
         errors.append(float(np.square(features - expected).mean()))
     assert errors[1] < errors[0] / 1.5
+
+
+def test_a_hybrids_layers_are_fitted_and_its_resnet_left_alone() -> None:
+    dims = named_dimensions("R-tiny", {"": 5}, frames=8, temporal_layers=1, image_size=32)
+    weights = {name: value.numpy() for name, value in SfaVivit(dims).spatial.state_dict().items()}
+    clip = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    names: list[str] = []
+    found = calibrated(dims, rotated(weights), [clip], names.append)
+    assert list(found) == names
+    assert set(names) == {"patch_embed"} | {
+        f"encoder.blocks.{k}.{layer}"
+        for k in range(dims.spatial.layers)
+        for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    }
+
+
+def test_exporting_names_the_calibration_video_that_is_none(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"nothing")
+    options = ("--precision", "int8", "--calibration-video", SAMPLE_VIDEO, "--calibration-video", broken)
+    target = tmp_path / "new"
+    done = run_here(export_app, ROOT / "model_repository", target, *options)
+    assert done.returncode == 1
+    assert "broken.mp4" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not target.exists()
 
 
 def test_clips_are_mirrored_tubelets_from_all_over_a_video_and_noise(tmp_path: Path) -> None:
