@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +33,21 @@ CHANNELS = 6
 SCALE = 10  # of these entries of a norm over the others
 SHIFT = 15  # of these channels of the stream; the others' values are near 1
 SHIFTED_BLOCK = 1
-WAYS = ("as trained", "turned", "calibrated")
 MODELS = ("random weights", "outliers in norms", "outliers in norms and stream")
 
 Weights = dict[str, NDArray[np.float32]]
+
+
+class Way(NamedTuple):
+    """Of the residual stream's basis, and of making weights int8."""
+
+    basis: str
+    weights: str
+
+
+WAYS = tuple(
+    Way(basis, weights) for weights in ("rounded", "calibrated") for basis in ("as trained", "turned")
+)
 
 
 def measure(size: str, tubelets: int, rounds: int) -> list[Row]:
@@ -47,26 +59,30 @@ def measure(size: str, tubelets: int, rounds: int) -> list[Row]:
     tests = {"video": _video(sampling, model.dims, tubelets), "noise, gradient": _drawn(model.dims, tubelets)}
     rows = []
     for kind in MODELS:
-        errors: dict[tuple[str, str], list[float]] = {(way, test): [] for test in tests for way in WAYS}
+        errors: dict[tuple[str, Way], list[float]] = {(test, way): [] for test in tests for way in WAYS}
         for seed in range(rounds):
             weights = _with_outliers(trained, kind, np.random.default_rng(seed))
             exact = _features(spatial_graph(model.dims, weights, "fp32"), tests)
             for way, graph in _graphs(model.dims, weights, clips).items():
                 for test, found in _features(graph, tests).items():
-                    errors[way, test].append(_error(exact[test], found))
-        for (way, test), samples in errors.items():
-            case: Case = {"size": size, "model": kind, "frames": test, "int8": way, "tubelets": tubelets}
+                    errors[test, way].append(_error(exact[test], found))
+        for (test, way), samples in errors.items():
+            case: Case = {"size": size, "model": kind, "frames": test, **way._asdict(), "tubelets": tubelets}
             rows.append(Row(case, {"feature error": Figure("", "lower", tuple(samples))}))
     return rows
 
 
-def _graphs(dims: ModelDimensions, weights: Weights, clips: list[Frames]) -> dict[str, GraphAndWeights]:
+def _graphs(dims: ModelDimensions, weights: Weights, clips: list[Frames]) -> dict[Way, GraphAndWeights]:
     """The same weights in each of ``WAYS``."""
-    turned = rotated(weights)
+    bases = {"as trained": weights, "turned": rotated(weights)}
     return {
-        "as trained": spatial_graph(dims, weights, "int8"),
-        "turned": spatial_graph(dims, turned, "int8"),
-        "calibrated": spatial_graph(dims, turned, "int8", quantized=calibrated(dims, turned, clips)),
+        way: spatial_graph(
+            dims,
+            bases[way.basis],
+            "int8",
+            quantized=calibrated(dims, bases[way.basis], clips) if way.weights == "calibrated" else {},
+        )
+        for way in WAYS
     }
 
 

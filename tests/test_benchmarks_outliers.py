@@ -10,13 +10,15 @@ from benchmarks import outliers
 def test_every_model_in_every_way() -> None:
     """The smallest model is too narrow to gain from turning; that it helps is tested in test_rotation."""
     rows = outliers.measure("tiny", 2, 2)
-    cases = [(row.case["model"], row.case["frames"], row.case["int8"]) for row in rows]
-    assert cases == list(product(outliers.MODELS, ("video", "noise, gradient"), outliers.WAYS))
+    settings = ("model", "frames", "basis", "weights")
+    cases = [tuple(row.case[name] for name in settings) for row in rows]
+    groups = product(outliers.MODELS, ("video", "noise, gradient"))
+    assert cases == [(*group, *way) for group in groups for way in outliers.WAYS]
     errors = {case: row.figures["feature error"].samples for case, row in zip(cases, rows, strict=True)}
     assert all(1e-6 < error < 0.02 for samples in errors.values() for error in samples)
-    plain, outlying = (errors[model, "video", "as trained"] for model in outliers.MODELS[:2])
+    plain, outlying = (errors[model, "video", "as trained", "rounded"] for model in outliers.MODELS[:2])
     assert plain[0] == plain[1], "nothing is drawn for it"
     assert outlying[0] != outlying[1], "each round has channels of its own"
     for model in outliers.MODELS:
-        turned, calibrated = (errors[model, "video", way] for way in outliers.WAYS[1:])
-        assert calibrated[0] < turned[0]
+        rounded, calibrated = (errors[model, "video", "turned", kind] for kind in ("rounded", "calibrated"))
+        assert calibrated[0] < rounded[0]
