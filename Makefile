@@ -10,8 +10,8 @@ demo: $(VENV)/.runtime            ## classify the sample video with the committe
 
 setup: $(VENV)/.dev               ## the development environment
 
-test: $(VENV)/.dev                ## the whole suite; more processes than 2 cores, as much of it waits
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+test: $(VENV)/.dev                ## the whole suite; 3 processes for 2 cores, as much of it waits; one that dies ends it
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 lint: $(VENV)/.dev                ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ where they saturate.
 Rounded one by one, weights make two thirds of the error that is left. Where it is known what a layer's inputs
 have to do with one another (``calibration``), the error of each weight is made up for by those to come (GPTQ,
 Frantar et al. 2023, arXiv 2210.17323, algorithm 1). A ViT-B then has a quarter to a twelfth of the error on
-frames like those of the calibration, a half to a quarter on others (``python -m benchmarks outliers``).
+frames like those of the calibration, six tenths to a quarter on others (``python -m benchmarks outliers``).
 
 Activations are uint8 around 128 with a scale for each row, or a constant one behind a norm of wide models
 (``graphs``). Those behind a GELU are never below -0.17: with a zero of their own for each row they have twice
