@@ -83,7 +83,7 @@ def export(
             backend=backend,
             short_clip=short_clip or source.short_clip,
             parity_video=parity_video,
-            calibration_videos=tuple(calibration_video or [SAMPLE_VIDEO]),
+            calibration_videos=tuple(calibration_video or ()),
         )
         summary = export_model(source.model, source.labels, repository, options, progress=status.update)
     _print_summary(summary, repository)

@@ -60,7 +60,7 @@ class ExportOptions:
     ``fps`` frames a second that the model sees [12.5]; ``shortest_side`` pixels before the crop [crop *
     256 / 224]; ``precision`` of the spatial engine [fp32]; ``backend`` of the Triton configs [python];
     ``frames`` of a window [the checkpoint's; another number interpolates the temporal positions];
-    ``calibration_videos``: what int8 weights shall be good for.
+    ``calibration_videos``: what int8 weights shall be good for [a sample].
     """
 
     head: str = "default"
@@ -71,7 +71,7 @@ class ExportOptions:
     backend: Backend | None = None
     short_clip: ShortClip | None = None
     parity_video: Source = SAMPLE_VIDEO
-    calibration_videos: tuple[Source, ...] = (SAMPLE_VIDEO,)
+    calibration_videos: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,17 @@ def export_model(
     dims, weights = model.dims, _numpy_state(model.spatial)
     digest = weights_digest(dims, weights)
     sampling, precision, backend = _agree(old.manifest if old else None, dims, digest, options)
+    if options.calibration_videos and (old or precision != "int8"):
+        raise ExportError(
+            "--calibration-video is for the spatial engine of a new int8 repository; leave it out here"
+        )
     version = _next_version(old, options.head)
     with staged(target) as stage:
         spatial_file = stage / SPATIAL_MODEL / str(SPATIAL_VERSION) / ENGINE_FILE
         temporal_file = stage / temporal_model(options.head) / str(version) / ENGINE_FILE
         if old is None:
             progress(f"writing the spatial engine ({precision})")
-            videos = options.calibration_videos
+            videos = options.calibration_videos or (SAMPLE_VIDEO,)
             graph = _spatial_graph(dims, weights, precision, sampling, videos, progress)
             write_engine(spatial_file.parent, graph, backend)
         progress(f"writing head {options.head!r}")

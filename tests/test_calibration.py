@@ -144,6 +144,10 @@ def test_exporting_names_the_calibration_video_that_is_none(tmp_path: Path) -> N
     assert "broken.mp4" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not target.exists()
+    done = run_here(export_app, ROOT / "model_repository", target, "--calibration-video", SAMPLE_VIDEO)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "new int8 repository" in done.stderr
+    assert not target.exists()
 
 
 def test_clips_are_mirrored_tubelets_from_all_over_a_video_and_noise(tmp_path: Path) -> None:

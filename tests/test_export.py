@@ -214,6 +214,11 @@ def snapshot(folder: Path) -> dict[str, bytes]:
         (build_model(), {"head": "b", "fps": 25.0}, "--fps 25.0 differs from the repository's 12.5"),
         (build_model(), {"head": "b", "backend": "onnxruntime"}, "--backend onnxruntime differs"),
         (build_model(), {"head": "b", "frames": 7}, "--frames 7 is not a multiple of the tubelet length 2"),
+        (
+            build_model(),
+            {"head": "b", "calibration_videos": ("a.mp4",)},
+            "--calibration-video is for .* int8",
+        ),
         (build_model(), {"head": "../b"}, "head name '../b' must be"),
         (build_model(), {"head": "spatial"}, "head name 'spatial' must be"),
     ],
