@@ -38,6 +38,7 @@ PAIR_LIMIT = 128.0
 PAIR_STEPS = PAIR_LIMIT - 1
 """For them before rounding, which may add one."""
 LARGEST = 127.0
+"""Of a weight."""
 BLOCK_INPUTS = 64
 """Whose errors reach the inputs behind them together, as one product."""
 
@@ -68,7 +69,11 @@ def quantize_weight(weight: Floats, spread: Floats | None = None) -> QuantizedWe
 
 
 def _compensated(weight: Floats, scale: Floats, spread: Floats) -> NDArray[np.int8]:
-    """Input by input: rounded, and the error made up for by the inputs to come."""
+    """Input by input: rounded, and the error made up for by the inputs to come.
+
+    GPTQ's algorithm 1, in which a weight is also cut to what its neighbour leaves of the bound on pairs: that
+    error is made up for like the others.
+    """
     rest = np.array(weight.T, order="C")
     values = np.zeros(rest.shape, np.float32)
     for first in range(0, len(rest), BLOCK_INPUTS):
