@@ -46,19 +46,17 @@ def measure(
             features = compute(frames)
             seconds[way].append(time.perf_counter() - start)
             np.testing.assert_array_equal(features, every)
-    recomputed, once = seconds.values()
-    case = {"video seconds": video_seconds, "slide seconds": slide_seconds}
     every_call, what_moves = ways
-    still = Figure("share of tubelets", "neither", (_still_share(recognizer, frames),))
-    faster = Figure("x", "higher", tuple(np.divide(recomputed, once)))
+    ratios = np.divide(seconds[every_call], seconds[what_moves])
+    more = {
+        every_call: {"still": Figure("share of tubelets", "neither", (_still_share(recognizer, frames),))},
+        what_moves: {"times faster": Figure("x", "higher", tuple(ratios))},
+    }
+    case = {"video seconds": video_seconds, "slide seconds": slide_seconds}
     return [
-        Row({**case, "what": every_call}, {"time": _seconds(recomputed), "still": still}),
-        Row({**case, "what": what_moves}, {"time": _seconds(once), "times faster": faster}),
+        Row({**case, "what": way}, {"time": Figure("s", "lower", tuple(samples)), **more[way]})
+        for way, samples in seconds.items()
     ]
-
-
-def _seconds(values: list[float]) -> Figure:
-    return Figure("s", "lower", tuple(values))
 
 
 def _every_call(recognizer: Recognizer, frames: Frames) -> Features:

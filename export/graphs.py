@@ -34,7 +34,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import ml_dtypes
@@ -65,7 +64,6 @@ OPSETS = {"": 20, ONNX_RUNTIME_DOMAIN: 1}  # 20 is the first with Gelu(approxima
 LAYER_NORM_EPS = 1e-6
 GELU_LEAST = -0.1701  # of its tanh form -0.17004, at x = -0.7525
 NORMED_LARGEST = 4.5  # of what plain norms give in a turned basis, nearly normal; larger values are cut there
-NOTHING: Mapping[str, QuantizedWeight] = MappingProxyType({})
 LEAST_EVEN_WIDTH = 256  # from which turned rows are as even as that
 
 
@@ -280,7 +278,7 @@ def spatial_graph(
     weights: dict[str, Array],
     precision: GraphPrecision,
     *,
-    quantized: Mapping[str, QuantizedWeight] = NOTHING,
+    quantized: Mapping[str, QuantizedWeight] | None = None,
     cast_first: bool = False,
 ) -> GraphAndWeights:
     """FRAMES uint8 [B, F, H, W, 3] -> FEATURES float32 [B, F / t, D].
@@ -289,7 +287,7 @@ def spatial_graph(
     cut while pixels are still bytes: a quarter of the traffic. Weights that are ``rotated`` give the features
     of those that are not. ``quantized``: as ``calibrated`` gives it, for int8.
     """
-    g = GraphBuilder(weights, precision, quantized)
+    g = GraphBuilder(weights, precision, quantized or {})
     frames = g.op("Cast", FRAMES, to=TensorProto.FLOAT) if cast_first else FRAMES
     rows = _embedded(g, frames, dims, cast_first)
     tokens = g.op("Reshape", rows, g.ints(-1, dims.patches, dims.hidden_size))

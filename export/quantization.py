@@ -6,9 +6,9 @@ together be at most 128: 255 * 128 = 32640 < 32768. Held to that, a file gives t
 without, and the kernel is 1.4 times as fast as the uint8 x uint8 one, which cannot saturate (AVX2: 341
 against 238 GOP/s, ``python -m benchmarks limit``).
 
-The bound is on pairs, so it costs little: two large neighbours are rare. Least feature cosine of a random
-ViT-B at export 0.9993, where weights of 7 bits, the usual way out, give 0.9982, and unbounded ones 0.9943
-where they saturate.
+The bound is on pairs, so it costs little: two large neighbours are rare. With rounded weights the least
+feature cosine of a random ViT-B is 0.9993, where weights of 7 bits, the usual way out, give 0.9982, and
+unbounded ones 0.9943 where they saturate.
 
 Rounded one by one, weights make two thirds of the error that is left. Where it is known what a layer's inputs
 have to do with one another (``calibration``), the error of each weight is made up for by those to come (GPTQ,
