@@ -43,7 +43,12 @@ class OpenVinoEngine:
         import openvino  # noqa: PLC0415 - optional
 
         manifest, core = repository.manifest, openvino.Core()
-        hints = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+        hints = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": _precision_hint(core, precision),
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
         dims = manifest.dimensions
         shape = [1, chunk_tubelets * dims.tubelet_frames, dims.image_size, dims.image_size, 3]
         spatial = core.read_model(repository.spatial_file(MODEL_FILE))
@@ -64,6 +69,12 @@ class OpenVinoEngine:
     def temporal(self, head: str, features: Features) -> Logits:
         logits = self._temporal[head](features)
         return {output: logits[logits_tensor(output)] for output in self._outputs[head]}
+
+
+def _precision_hint(core: Any, precision: str) -> str:
+    """Type of the layers that are not int8. Without it, OpenVINO rounds fp32 to bf16 on CPUs that have it."""
+    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if precision == "int8" and has_bf16 else "f32"
 
 
 def _quantized(model: Any, shape: list[int]) -> Any:
