@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from benchmarks.figures import Figure
 from benchmarks.tables import label, number
-from sfavivit.app import printable
+from sfavivit.cli.run import printable
 from sfavivit.reports.plot import DPI, PALETTE
 
 WIDTH_INCHES = 9.0  # of a README's 880 pixels

@@ -15,7 +15,7 @@ from serving.lifecycle import serve
 from serving.settings import Settings
 from sfavivit.engines import ENGINES
 from sfavivit.engines.base import Features, Frames, Logits
-from sfavivit.repository import Catalog
+from sfavivit.repository.manifest import Catalog
 
 
 class EmptyEngine:

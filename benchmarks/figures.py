@@ -23,9 +23,9 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks import machine
-from sfavivit.dimensions import validation_summary
-from sfavivit.durable_file import write_durably
+from sfavivit.config import validation_summary
 from sfavivit.errors import UsageError
+from sfavivit.utils.atomic import write_durably
 
 RESULTS = machine.ROOT / "benchmarks" / "results"
 

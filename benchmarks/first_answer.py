@@ -49,11 +49,11 @@ def first_answer(location: str, video: Path, engine: str, chunk_tubelets: int) -
 
 def _answer(location: str, video: str, engine: str, chunk_tubelets: str) -> None:
     """Classify and print: the answer, then the moments."""
-    import sfavivit.cli  # noqa: F401, PLC0415 - all that the command loads; imports are what is measured
+    import sfavivit.cli.main  # noqa: F401, PLC0415 - all that the command loads; imports are what is measured
     from sfavivit.engines import ENGINES  # noqa: PLC0415
-    from sfavivit.read_ahead import decoded_ahead  # noqa: PLC0415
-    from sfavivit.recognizer import Recognizer  # noqa: PLC0415
-    from sfavivit.results import Timings  # noqa: PLC0415
+    from sfavivit.inference.recognizer import Recognizer  # noqa: PLC0415
+    from sfavivit.inference.results import Timings  # noqa: PLC0415
+    from sfavivit.utils.prefetch import decoded_ahead  # noqa: PLC0415
 
     import_module(ENGINES[engine][0])
     moments = [time.perf_counter()]

@@ -17,8 +17,8 @@ from sfavivit.engines import load_engine
 from sfavivit.engines.base import Features, Frames
 from sfavivit.engines.onnxruntime import CUDA, OnnxRuntimeEngine
 from sfavivit.errors import EngineError
-from sfavivit.model import SpatialTransformer
-from sfavivit.repository import PlanPrecision, Repository
+from sfavivit.models.vivit import SpatialTransformer
+from sfavivit.repository.manifest import PlanPrecision, Repository
 
 Run = Callable[[Frames], Features]
 """uint8 [1, F, H, W, 3] -> float32 [1, F / t, D], both in host memory."""

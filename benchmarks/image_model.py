@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from benchmarks.long_order import SIGNS as VIDEO_SIGNS
 from benchmarks.long_order import SIZE, Clips, Scene, dots_of
 from benchmarks.long_order_training import MODEL, batch_of, in_order
-from sfavivit.durable_file import write_durably
-from sfavivit.model import SpatialTransformer
+from sfavivit.models.vivit import SpatialTransformer
+from sfavivit.utils.atomic import write_durably
 from training.batches import Share, training_parts
 from training.clips import ClipBatch
 from training.config import OptimiserConfig

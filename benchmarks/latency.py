@@ -39,7 +39,7 @@ from serving.triton import TritonServer
 from sfavivit import Recognizer
 from sfavivit.engines.base import Engine, Features, Frames, Logits
 from sfavivit.errors import EngineError
-from sfavivit.repository import Precision
+from sfavivit.repository.manifest import Precision
 
 MILLISECONDS = 1000
 # A percentile of fewer values than these would be their maximum by another name.

@@ -22,7 +22,7 @@ from benchmarks.videos import write_video
 from sfavivit import Recognizer
 from sfavivit.engines.base import Frames
 from sfavivit.errors import UsageError
-from sfavivit.windows import SHORT_CLIP, all_windows
+from sfavivit.inference.windows import SHORT_CLIP, all_windows
 
 HEAD = "first"
 TOLERANCE = 1e-4

@@ -15,7 +15,7 @@ import numpy as np
 from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.engines.onnxruntime import MODEL_FILE
 from sfavivit.errors import EngineError
-from sfavivit.repository import Repository, logits_tensor
+from sfavivit.repository.manifest import Repository, logits_tensor
 
 CALIBRATION_CALLS = 4
 CALIBRATION_SEED = 1

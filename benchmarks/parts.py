@@ -14,8 +14,8 @@ import numpy as np
 from benchmarks.figures import Figure, Row
 from benchmarks.videos import write_video
 from sfavivit import Recognizer
-from sfavivit.annotations import VideoItem
-from sfavivit.feature_store import FeatureStore
+from sfavivit.datasets import VideoItem
+from sfavivit.features.store import FeatureStore
 from sfavivit.scoring.options import ScoreOptions
 from sfavivit.scoring.rows import Row as ScoreRow
 from sfavivit.scoring.scorer import score_items

@@ -21,11 +21,11 @@ from benchmarks.openvino_engine import OpenVinoEngine
 from benchmarks.operations import counted_operations, product_rate, timed
 from benchmarks.peer_models import HUGGING_FACE_FRAMES, FactorisedEncoder, factorised_encoder, hugging_face
 from sfavivit import Recognizer
-from sfavivit.dimensions import named_dimensions
+from sfavivit.config import named_dimensions
 from sfavivit.engines.base import Frames
 from sfavivit.errors import EngineError, SfaVivitError, UsageError
-from sfavivit.recognizer import default_chunk_tubelets
-from sfavivit.repository import Repository
+from sfavivit.inference.recognizer import default_chunk_tubelets
+from sfavivit.repository.manifest import Repository
 
 OURS, OPENVINO, PYTORCH = "sfavivit", "openvino", "pytorch"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -107,7 +107,7 @@ class _Job:
     def __init__(self, out: Path, manifest: Path, repository: Path, workers: int) -> None:
         self._out = out
         options = f"--workers {workers} --part-videos {PART_VIDEOS} --part-seconds 0.5 --json"
-        command = [sys.executable, "-m", "sfavivit.cli", "score", str(manifest), "--out", str(out)]
+        command = [sys.executable, "-m", "sfavivit.cli.main", "score", str(manifest), "--out", str(out)]
         self._command = [*command, "--repository", str(repository), *options.split()]
 
     def start(self) -> None:

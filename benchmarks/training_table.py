@@ -28,9 +28,9 @@ from benchmarks.image_model import train_image_model, write_image_checkpoint
 from benchmarks.long_order import Clips, make_clips
 from benchmarks.long_order_training import Chain, StageTraining, kind, recipe_of, variants
 from benchmarks.training_scale import Scale
-from sfavivit.checkpoints import load_checkpoint, save_checkpoint
-from sfavivit.durable_file import write_durably
 from sfavivit.errors import UsageError
+from sfavivit.models.checkpoints import load_checkpoint, save_checkpoint
+from sfavivit.utils.atomic import write_durably
 from training.config import StageConfig
 from training.record import EpochRow, near_peak_epoch
 from training.stages import stage_model

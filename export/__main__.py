@@ -17,8 +17,8 @@ from rich.table import Table
 from export.exporter import SAMPLE_VIDEO, ExportOptions, ExportSummary, export_model
 from export.source import read_source
 from export.versions import prune, rewrite_configs, roll_back
-from sfavivit.app import run_app
-from sfavivit.repository import Backend, Manifest, Precision, ShortClip
+from sfavivit.cli.run import run_app
+from sfavivit.repository.manifest import Backend, Manifest, Precision, ShortClip
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True)

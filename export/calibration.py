@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from export.quantization import Floats, QuantizedWeight, quantize_weight
-from sfavivit.dimensions import ModelDimensions
+from sfavivit.config import ModelDimensions
 from sfavivit.engines.base import Frames
-from sfavivit.model import SpatialTransformer
-from sfavivit.rotation import ROTATION
-from sfavivit.video import Sampling, Source, VideoReader
+from sfavivit.models.rotation import ROTATION
+from sfavivit.models.vivit import SpatialTransformer
+from sfavivit.video.reader import Sampling, VideoReader
+from sfavivit.video.source import Source
 
 VIDEO_TUBELETS, NOISE_TUBELETS = 16, 8
 """Noise keeps what no video shows from being given up for what they do."""

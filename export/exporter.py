@@ -21,12 +21,13 @@ from export.parity import ParityReport, measure, measure_temporal, parity_clips,
 from export.staging import staged
 from export.versions import with_version
 from export.writer import ENGINE_FILE, SPATIAL_VERSION, seal, write_engine, write_labels
-from sfavivit.dimensions import ModelDimensions, validation_summary
+from sfavivit.config import ModelDimensions, validation_summary
 from sfavivit.engines.base import Features
 from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import ExportError
-from sfavivit.model import SfaVivit, TemporalTransformer
-from sfavivit.repository import (
+from sfavivit.models.rotation import rotated
+from sfavivit.models.vivit import SfaVivit, TemporalTransformer
+from sfavivit.repository.manifest import (
     FEATURES,
     FORMAT_VERSION,
     SPATIAL_MODEL,
@@ -42,8 +43,8 @@ from sfavivit.repository import (
     check_head_name,
     temporal_model,
 )
-from sfavivit.rotation import rotated
-from sfavivit.video import Sampling, Source
+from sfavivit.video.reader import Sampling
+from sfavivit.video.source import Source
 
 DEFAULT_FPS = 12.5  # Kinetics models take every second frame of 25 fps video
 RESIZE_RATIO = 256 / 224  # shortest side over crop, in Scenic's evaluation

@@ -12,9 +12,9 @@ and hold what an exporter cannot know:
 - int8 scales each row of activations by itself, or all by a constant, so that a tubelet's feature never
   depends on what else is in its batch. ``DynamicQuantizeLinear`` has one scale for the whole tensor: features
   would change with the chunking, and streams mixed by Triton's batcher would see each other;
-- in a turned basis (``sfavivit.rotation``) what a norm gives is so even that one constant scale does for all
-  rows: nothing to reduce, and scale and bias are applied within the product (size B: 4% faster, 5% more
-  error; at D = 64 it would be 40% more, so narrow models keep a scale for each row);
+- in a turned basis (``sfavivit.models.rotation``) what a norm gives is so even that one constant scale does
+  for all rows: nothing to reduce, and scale and bias are applied within the product (size B: 4% faster,
+  5% more error; at D = 64 it would be 40% more, so narrow models keep a scale for each row);
 - the int8 patch embedding multiplies the pixels' own bytes: its activations are exact;
 - int8 is for ONNX Runtime, so it may use ``MatMulIntegerToFloat``, which applies the weights' scales while
   its results are still in registers.
@@ -50,9 +50,9 @@ from export.quantization import (
     quantize_weight,
 )
 from export.resnet_graph import feature_maps
-from sfavivit.dimensions import ModelDimensions, TransformerDimensions, exact_div
-from sfavivit.repository import FEATURES, FRAMES, Precision, logits_tensor
-from sfavivit.rotation import ROTATION
+from sfavivit.config import ModelDimensions, TransformerDimensions, exact_div
+from sfavivit.models.rotation import ROTATION
+from sfavivit.repository.manifest import FEATURES, FRAMES, Precision, logits_tensor
 
 Array = NDArray[Any]
 GraphPrecision = Precision | Literal["bf16"]

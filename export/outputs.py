@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from sfavivit.errors import ExportError, RepositoryError
-from sfavivit.model import SfaVivit, classifier_key
-from sfavivit.repository import Labels, parse_labels
+from sfavivit.models.vivit import SfaVivit, classifier_key
+from sfavivit.repository.manifest import Labels, parse_labels
 
 
 def read_label_files(options: Sequence[str]) -> dict[str, Path]:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import ParityError
-from sfavivit.model import SfaVivit, TemporalTransformer
-from sfavivit.repository import FEATURES, FRAMES, Parity, PlanPrecision, Precision, logits_tensor
-from sfavivit.video import Sampling, Source, VideoReader
+from sfavivit.models.vivit import SfaVivit, TemporalTransformer
+from sfavivit.repository.manifest import FEATURES, FRAMES, Parity, PlanPrecision, Precision, logits_tensor
+from sfavivit.video.reader import Sampling, VideoReader
+from sfavivit.video.source import Source
 
 FP32_LOGIT_TOLERANCE = 1e-4
 REDUCED_FEATURE_COSINE = 0.999

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from export.triton import MAX_BATCH
-from sfavivit.dimensions import ModelDimensions
+from sfavivit.config import ModelDimensions
 from sfavivit.errors import ExportError
 
 Shape = tuple[int, ...]

@@ -1,4 +1,4 @@
-"""The ONNX nodes of a hybrid's ResNet (``sfavivit.resnet``), in the float type of the graph.
+"""The ONNX nodes of a hybrid's ResNet (``sfavivit.models.resnet``), in the float type of the graph.
 
 Both of its norms are layer norms: a weight is standardised over each filter, activations over each group of
 channels. ONNX Runtime spreads LayerNormalization over its threads, but not InstanceNormalization, the usual
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfavivit.dimensions import NORM_GROUPS, ResNetDimensions
-from sfavivit.resnet import (
+from sfavivit.config import NORM_GROUPS, ResNetDimensions
+from sfavivit.models.resnet import (
     GROUP_NORM_EPS,
     POOL_KERNEL,
     STANDARDISATION_EPS,

@@ -24,11 +24,11 @@ from export.plan_profiles import spatial_profiles, temporal_profiles
 from export.source import read_source
 from export.staging import staged
 from export.writer import seal
-from sfavivit.app import run_app
+from sfavivit.cli.run import run_app
 from sfavivit.engines.base import Frames
 from sfavivit.errors import ExportError
-from sfavivit.model import SfaVivit
-from sfavivit.repository import (
+from sfavivit.models.vivit import SfaVivit
+from sfavivit.repository.manifest import (
     FEATURES,
     SPATIAL_MODEL,
     Catalog,
@@ -40,7 +40,7 @@ from sfavivit.repository import (
     plan_file,
     temporal_model,
 )
-from sfavivit.video import Source
+from sfavivit.video.source import Source
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True)

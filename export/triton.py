@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from sfavivit.dimensions import ModelDimensions
-from sfavivit.model_parameters import PARAMETER, head_parameter, spatial_parameter
-from sfavivit.repository import (
+from sfavivit.config import ModelDimensions
+from sfavivit.repository.manifest import (
     FEATURES,
     FRAMES,
     SPATIAL_MODEL,
@@ -25,6 +24,7 @@ from sfavivit.repository import (
     plan_file,
     temporal_model,
 )
+from sfavivit.repository.triton_parameters import PARAMETER, head_parameter, spatial_parameter
 
 SHIM = Path(__file__).with_name("triton_shim.py")
 

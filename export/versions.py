@@ -13,7 +13,7 @@ from export.staging import staged
 from export.triton import SHIM
 from export.writer import seal, write_text
 from sfavivit.errors import ExportError
-from sfavivit.repository import Catalog, HeadEntry, Manifest, Repository, read_labels, temporal_model
+from sfavivit.repository.manifest import Catalog, HeadEntry, Manifest, Repository, read_labels, temporal_model
 
 
 def with_version(manifest: Manifest, head: str, entry: HeadEntry) -> Manifest:

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from export import triton
 from export.graphs import GraphAndWeights
-from sfavivit.repository import (
+from sfavivit.repository.manifest import (
     MANIFEST_NAME,
     Backend,
     Catalog,

@@ -12,7 +12,7 @@ import typer
 
 from serving.command import serve
 from serving.triton import TritonPorts, TritonServer
-from sfavivit.app import run_app
+from sfavivit.cli.run import run_app
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 LOOPBACK = ("127.0.0.1", "localhost")

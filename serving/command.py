@@ -12,7 +12,7 @@ from serving.lifecycle import serve as serve_until_signal
 from serving.settings import Security, Settings
 from sfavivit.engines import TRITON_SCHEME
 from sfavivit.errors import UsageError
-from sfavivit.video import Limits
+from sfavivit.video.reader import Limits
 
 MIB = 1 << 20
 

@@ -14,11 +14,12 @@ from typing import TypeVar
 from serving.gate import EngineGate, GatedEngine
 from serving.models import Models, RemoteEngine
 from sfavivit.errors import CancelledRequestError
+from sfavivit.inference.results import Timings
+from sfavivit.inference.streaming import Session
 from sfavivit.protocol.answers import Query
-from sfavivit.read_ahead import decoded_ahead
-from sfavivit.results import Timings
-from sfavivit.session import Session
-from sfavivit.video import Frames, Limits, Source
+from sfavivit.utils.prefetch import decoded_ahead
+from sfavivit.video.reader import Frames, Limits
+from sfavivit.video.source import Source
 
 Result = TypeVar("Result")
 _END = object()

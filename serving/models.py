@@ -20,8 +20,8 @@ from sfavivit.errors import (
     EngineUnavailableError,
     SfaVivitError,
 )
-from sfavivit.recognizer import Recognizer
-from sfavivit.repository import SPATIAL_MODEL, Catalog, temporal_model
+from sfavivit.inference.recognizer import Recognizer
+from sfavivit.repository.manifest import SPATIAL_MODEL, Catalog, temporal_model
 
 SHORT_CALL_SECONDS = 0.02
 """Up to here, several engine calls at once gain more than they cost: see ``slots_in_process``."""

@@ -22,6 +22,7 @@ from serving.tracing import Tracing
 from serving.uploads import NAME, Spool, check_upload_size
 from sfavivit.engines.base import Features
 from sfavivit.errors import InvalidInputError, UsageError
+from sfavivit.inference.streaming import FeatureExtractor, Session
 from sfavivit.protocol.answers import (
     FrameFormat,
     HeadInfo,
@@ -41,9 +42,8 @@ from sfavivit.protocol.messages import (
     service_info_message,
 )
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
-from sfavivit.repository import SPATIAL_MODEL
-from sfavivit.session import FeatureExtractor, Session
-from sfavivit.video import check_range
+from sfavivit.repository.manifest import SPATIAL_MODEL
+from sfavivit.video.reader import check_range
 
 
 class VideoRecognitionService:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from sfavivit.errors import UsageError
+from sfavivit.inference.results import Timings
 from sfavivit.protocol.messages import timings_message
-from sfavivit.results import Timings
 
 SERVICE = "sfavivit"
 EXPORT_SECONDS = 2  # how long a collector that is away may hold up the end of the service

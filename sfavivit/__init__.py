@@ -6,11 +6,11 @@
 """
 
 from sfavivit.errors import SfaVivitError
-from sfavivit.recognizer import Recognizer
-from sfavivit.repository import Manifest, Repository
-from sfavivit.results import LabelScore, OutputResult, Recognition, Segment, Timings, WindowScores
-from sfavivit.session import Session
-from sfavivit.video import Limits, Sampling, VideoReader
+from sfavivit.inference.recognizer import Recognizer
+from sfavivit.inference.results import LabelScore, OutputResult, Recognition, Segment, Timings, WindowScores
+from sfavivit.inference.streaming import Session
+from sfavivit.repository.manifest import Manifest, Repository
+from sfavivit.video.reader import Limits, Sampling, VideoReader
 
 __all__ = [
     "LabelScore",

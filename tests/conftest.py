@@ -15,8 +15,8 @@ from export.exporter import ExportOptions, export_model
 from export.outputs import label_outputs
 from serving.triton import TritonServer
 from sfavivit import Recognizer
-from sfavivit.dimensions import named_dimensions
-from sfavivit.model import SfaVivit
+from sfavivit.config import named_dimensions
+from sfavivit.models.vivit import SfaVivit
 from tests.video_files import encode
 
 SIDE = 16

@@ -19,7 +19,7 @@ from benchmarks.gpu import Opened, choose, gpu_name, measure, open_variants, sma
 from benchmarks.gpu_engines import VARIANTS, Variant, torch_run
 from benchmarks.models import random_model
 from benchmarks.operations import spatial_operations
-from sfavivit.dimensions import named_dimensions
+from sfavivit.config import named_dimensions
 from sfavivit.engines.base import Features, Frames
 from sfavivit.errors import EngineError, UsageError, codes_of
 from tests import gpu

@@ -25,13 +25,13 @@ from export.graphs import spatial_graph
 from export.quantization import quantize_weight
 from export.source import read_source
 from export.writer import ENGINE_FILE, write_engine
-from sfavivit.dimensions import named_dimensions
+from sfavivit.config import named_dimensions
 from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import VideoError
-from sfavivit.model import SfaVivit
-from sfavivit.repository import FEATURES, FRAMES
-from sfavivit.rotation import ROTATION, rotated
-from sfavivit.video import VideoReader
+from sfavivit.models.rotation import ROTATION, rotated
+from sfavivit.models.vivit import SfaVivit
+from sfavivit.repository.manifest import FEATURES, FRAMES
+from sfavivit.video.reader import VideoReader
 from tests.commands import run_here
 from tests.conftest import build_model, random_frames
 from tests.video_files import encode, numbered, numbers_shown, sampling

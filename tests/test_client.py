@@ -17,7 +17,7 @@ import pytest
 from client.__main__ import app
 from serving.settings import Security
 from sfavivit import Recognizer
-from sfavivit.cli import app as sfavivit
+from sfavivit.cli.main import app as sfavivit
 from tests.commands import run_here
 from tests.service import address_of, encode_videos, running_service
 

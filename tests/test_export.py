@@ -28,12 +28,12 @@ from export.parity import ParityReport, measure_temporal, require
 from export.staging import staged
 from export.writer import write_engine
 from sfavivit import Recognizer, Repository
-from sfavivit.checkpoints import load_checkpoint
-from sfavivit.dimensions import AdapterDimensions
+from sfavivit.config import AdapterDimensions
 from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import ExportError, ParityError, RepositoryError, SfaVivitError
-from sfavivit.model import Adapter, SfaVivit
-from sfavivit.repository import Parity, Precision, logits_tensor
+from sfavivit.models.checkpoints import load_checkpoint
+from sfavivit.models.vivit import Adapter, SfaVivit
+from sfavivit.repository.manifest import Parity, Precision, logits_tensor
 from tests.conftest import SIDE, build_model, random_frames
 
 ModelConfig: Any = vars(triton_config)["ModelConfig"]  # made at run time, unknown to mypy

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from sfavivit import Recognizer
-from sfavivit.feature_store import FeatureStore
-from sfavivit.views import Views
+from sfavivit.features.store import FeatureStore
+from sfavivit.inference.views import Views
 from tests.conftest import random_frames
-from tests.feature_videos import entries, essence, forbid_decoders
+from tests.features.videos import entries, essence, forbid_decoders
 from tests.test_cli import run
 from tests.test_score import rows_in
 from tests.video_files import encode

@@ -25,8 +25,7 @@ from export.outputs import label_outputs
 from export.source import read_source
 from export.writer import write_engine
 from sfavivit import Recognizer, Repository
-from sfavivit.checkpoints import initialise_spatial, load_checkpoint, save_checkpoint
-from sfavivit.dimensions import (
+from sfavivit.config import (
     ModelDimensions,
     ResNetDimensions,
     TransformerDimensions,
@@ -35,8 +34,9 @@ from sfavivit.dimensions import (
 )
 from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import CheckpointError, UsageError
-from sfavivit.model import SfaVivit
-from sfavivit.repository import Precision
+from sfavivit.models.checkpoints import initialise_spatial, load_checkpoint, save_checkpoint
+from sfavivit.models.vivit import SfaVivit
+from sfavivit.repository.manifest import Precision
 from tests.test_export import cosines, numpy_state
 from tests.test_image_checkpoints import assert_same, encode, image_weights
 from tests.test_training_stages import batch, cpu_trainer, kept_by_spatial_half, same

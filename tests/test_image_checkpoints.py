@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sfavivit.checkpoints import initialise_spatial
 from sfavivit.errors import CheckpointError
-from sfavivit.model import SfaVivit, interpolate_positions
+from sfavivit.models.checkpoints import initialise_spatial
+from sfavivit.models.vivit import SfaVivit, interpolate_positions
 from tests.checkpoint_support import small_model
 from tests.make_golden import DATA
 

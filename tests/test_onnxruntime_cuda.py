@@ -11,7 +11,7 @@ import pytest
 
 from sfavivit.engines.onnxruntime import CPU, CUDA, OnnxModel, OnnxRuntimeEngine, best_provider
 from sfavivit.errors import EngineError
-from sfavivit.repository import Repository
+from sfavivit.repository.manifest import Repository
 from tests import gpu
 from tests.conftest import random_frames
 

@@ -22,7 +22,7 @@ from export.graphs import (
     GraphBuilder,
 )
 from export.quantization import ACTIVATION_ZERO, quantize_weight
-from sfavivit.rotation import ROTATION
+from sfavivit.models.rotation import ROTATION
 
 WEIGHTS = arrays.arrays(
     np.float32,

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfavivit import Recognizer
+from sfavivit.inference.results import LabelScore, OutputResult, Segment, WindowScores
+from sfavivit.inference.windows import all_windows
 from sfavivit.reports.curves import MAX_BINS, MAX_LANES, NO_LANE, CurveBuilder, CurveRecorder
 from sfavivit.reports.video_report import recorder_for, video_report
-from sfavivit.results import LabelScore, OutputResult, Segment, WindowScores
-from sfavivit.windows import all_windows
 from tests.conftest import random_frames
 from tests.video_files import encode
 

@@ -19,7 +19,7 @@ from sfavivit.errors import (
     RepositoryError,
     RepositoryVersionError,
 )
-from sfavivit.repository import Manifest
+from sfavivit.repository.manifest import Manifest
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfavivit.checkpoints import load_checkpoint
-from sfavivit.checkpoints.flax import MAX_DEPTH
-from sfavivit.model import SfaVivit
+from sfavivit.models.checkpoints import load_checkpoint
+from sfavivit.models.checkpoints.flax import MAX_DEPTH
+from sfavivit.models.vivit import SfaVivit
 from tests.checkpoint_support import SAME_FOLDER, refusal, scenic_file
 from tests.make_golden import DATA, flax_bytes, msgpack, random_params, random_video, scenic_logits
 

@@ -19,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfavivit import Recognizer
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
 from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import EngineError, ScoringError, UsageError
+from sfavivit.inference.views import Views
 from sfavivit.scoring.folder import JobFolder
 from sfavivit.scoring.job import JobProgress, run_job
 from sfavivit.scoring.options import Output, ScoreOptions, Shard
@@ -29,7 +30,6 @@ from sfavivit.scoring.parts import PartWriter, part_files, read_part
 from sfavivit.scoring.record import record_of
 from sfavivit.scoring.rows import SCHEMA, Row
 from sfavivit.scoring.scorer import score_items
-from sfavivit.views import Views
 from tests.conftest import random_frames
 from tests.video_files import encode
 

@@ -25,8 +25,8 @@ from typer.main import get_command
 
 from benchmarks import resume
 from benchmarks.broken_videos import BREAKAGES, make_corpus
-from sfavivit.cli import app
-from sfavivit.commands.score_progress import ProgressView
+from sfavivit.cli.main import app
+from sfavivit.cli.progress import ProgressView
 from sfavivit.errors import SfaVivitError, codes_of
 from sfavivit.scoring.job import JobProgress
 from sfavivit.scoring.parts import part_files, read_part
@@ -35,7 +35,7 @@ from tests.video_files import encode
 
 pytestmark = pytest.mark.timeout(300)  # processes by the dozen, perhaps on a busy machine
 
-SCORE = [sys.executable, "-m", "sfavivit.cli", "score"]
+SCORE = [sys.executable, "-m", "sfavivit.cli.main", "score"]
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +276,7 @@ def test_a_bar_for_terminals(repository: Path, corpus: Path, tmp_path: Path) -> 
 
 def test_a_line_now_and_then_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("sfavivit.commands.score_progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sfavivit.cli.progress.time.monotonic", lambda: now[0])
     shown = StringIO()
     view = ProgressView(Console(file=shown, width=40), "scoring")
     state = JobProgress(videos=1000, before=100, outcomes=Counter({None: 90, "empty": 10}))

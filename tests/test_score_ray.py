@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import pytest
 
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
 from sfavivit.errors import RepositoryError, ScoringError, UsageError
 from sfavivit.scoring.machines import Machines, ray_cluster
 from sfavivit.scoring.options import ModelLocation, ScoreOptions
@@ -160,7 +160,7 @@ def command(repository: Path, listed: Path, out: Path, address: str, *, workers:
     return [
         sys.executable,
         "-m",
-        "sfavivit.cli",
+        "sfavivit.cli.main",
         "score",
         str(listed),
         *map(str, options),

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 from sfavivit import Recognizer
-from sfavivit.annotations import VideoItem, read_items
+from sfavivit.datasets import VideoItem, read_items
+from sfavivit.datasets.fetch import check_schemes, open_video
 from sfavivit.engines.base import Engine, Features, Frames, Logits
 from sfavivit.errors import AnnotationError, UsageError, VideoError
-from sfavivit.fetch import check_schemes, open_video
+from sfavivit.inference.views import Views
 from sfavivit.scoring.options import ScoreOptions
 from sfavivit.scoring.rows import Row
 from sfavivit.scoring.scorer import score_items
-from sfavivit.video import OpenSource
-from sfavivit.views import Views
+from sfavivit.video.source import OpenSource
 from tests.conftest import random_frames
 from tests.video_files import encode
 from tests.web_files import served

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
 from sfavivit.errors import EngineError, EngineUnavailableError, UsageError
 from sfavivit.scoring import workers
 from sfavivit.scoring.options import ModelLocation, ScoreOptions

@@ -31,7 +31,7 @@ from export.tensorrt import PlanOptions, app, export_plans
 from sfavivit import Recognizer
 from sfavivit.engines import load_engine
 from sfavivit.errors import EngineError, ExportError, ParityError
-from sfavivit.repository import Repository
+from sfavivit.repository.manifest import Repository
 from tests import gpu
 from tests.conftest import SIDE, build_model, random_frames
 from tests.fake_tensorrt import FakeTensorRt, installed

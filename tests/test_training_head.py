@@ -19,17 +19,18 @@ from hypothesis import strategies as st
 from export.exporter import ExportOptions, export_head, export_model
 from export.outputs import label_outputs
 from sfavivit import Recognizer, Repository
-from sfavivit.annotations import VideoItem, read_items
-from sfavivit.dimensions import AdapterDimensions
+from sfavivit.config import AdapterDimensions
+from sfavivit.datasets import VideoItem, read_items
 from sfavivit.engines.onnxruntime import CPU, OnnxModel
 from sfavivit.errors import AnnotationError, ExportError, FeatureStoreError, SfaVivitError, UsageError
-from sfavivit.feature_entry import FeatureKey
-from sfavivit.feature_parts import snapped, tubelet_rate
-from sfavivit.feature_store import FeatureStore
-from sfavivit.model import SpatialTransformer, TemporalTransformer
-from sfavivit.video import Crop, Sampling, VideoReader
+from sfavivit.features.entry import FeatureKey
+from sfavivit.features.slicing import snapped, tubelet_rate
+from sfavivit.features.store import FeatureStore
+from sfavivit.models.vivit import SpatialTransformer, TemporalTransformer
+from sfavivit.video.ffmpeg import Crop
+from sfavivit.video.reader import Sampling, VideoReader
 from tests.conftest import SIDE, WINDOW_FRAMES, build_model
-from tests.feature_videos import entries, forbid_decoders
+from tests.features.videos import entries, forbid_decoders
 from tests.video_files import encode
 from training import ondemand_engine
 from training.__main__ import app

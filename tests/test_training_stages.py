@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sfavivit.errors import TrainingError, UsageError
-from sfavivit.model import Block, SfaVivit, interpolate_positions
+from sfavivit.models.vivit import Block, SfaVivit, interpolate_positions
 from tests.training_files import one_thread, toy_recipe
 from training.clips import Clip, ClipBatch
 from training.config import OptimiserConfig, Recipe, RegularisationConfig, StageConfig

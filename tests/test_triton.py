@@ -25,7 +25,7 @@ from export.exporter import ExportOptions, export_model
 from export.outputs import label_outputs
 from serving.triton import TritonServer
 from sfavivit import Recognizer, Repository
-from sfavivit.cli import app as cli
+from sfavivit.cli.main import app as cli
 from sfavivit.engines import open_models
 from sfavivit.engines import triton as triton_engine
 from sfavivit.engines.triton import TritonEngine, TritonOptions, server_of
@@ -39,8 +39,8 @@ from sfavivit.errors import (
     RepositoryVersionError,
     UsageError,
 )
-from sfavivit.model_parameters import head_parameter, parse_catalog, spatial_parameter
-from sfavivit.repository import Precision, logits_tensor
+from sfavivit.repository.manifest import Precision, logits_tensor
+from sfavivit.repository.triton_parameters import head_parameter, parse_catalog, spatial_parameter
 from tests.conftest import SIDE, build_model, random_frames
 from tests.service import eventually
 from tests.video_files import encode

@@ -22,7 +22,7 @@ from export.versions import prune, rewrite_configs, roll_back
 from serving.triton import TritonServer
 from sfavivit import Recognizer, Repository
 from sfavivit.errors import EngineOutdatedError, ExportError, HeadNotFoundError, SfaVivitError
-from sfavivit.repository import Catalog, Manifest
+from sfavivit.repository.manifest import Catalog, Manifest
 from tests.conftest import build_model, random_frames
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfavivit.errors import VideoError
-from sfavivit.video import Limits, Sampling, Source, VideoReader
+from sfavivit.video.reader import Limits, Sampling, VideoReader
+from sfavivit.video.source import Source
 from tests.video_files import (
     H264,
     SIDE,

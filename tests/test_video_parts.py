@@ -23,9 +23,9 @@ from sfavivit.errors import (
     UsageError,
     VideoLimitError,
 )
-from sfavivit.video import Frames, Limits, OpenSource, VideoReader
-from sfavivit.video_pipe import VideoPipe
-from sfavivit.video_source import Source
+from sfavivit.video.pipe import VideoPipe
+from sfavivit.video.reader import Frames, Limits, VideoReader
+from sfavivit.video.source import OpenSource, Source
 from tests.video_files import H264, encode, ffmpeg, numbered, numbers_shown, sampling
 
 FASTSTART = (*H264, "-movflags", "+faststart")

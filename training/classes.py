@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfavivit.annotations import VideoItem
-from sfavivit.durable_file import write_durably
+from sfavivit.datasets import VideoItem
 from sfavivit.errors import AnnotationError
+from sfavivit.utils.atomic import write_durably
 
 Names = Mapping[str, Sequence[str]]
 

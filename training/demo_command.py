@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from export.exporter import ExportOptions, export_model
-from sfavivit.checkpoints import load_checkpoint, save_checkpoint
 from sfavivit.errors import UsageError
-from sfavivit.model import SfaVivit
-from sfavivit.recognizer import Recognizer
+from sfavivit.inference.recognizer import Recognizer
+from sfavivit.models.checkpoints import load_checkpoint, save_checkpoint
+from sfavivit.models.vivit import SfaVivit
 from training.demo import DemoConfig, long_clip_features, train_stage_one, train_stage_two
 from training.demo_clips import SAMPLING
 from training.synthetic import LABELS

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from sfavivit.annotations import VideoItem
-from sfavivit.commands.options import SnapOption
+from sfavivit.cli.options import SnapOption
+from sfavivit.datasets import VideoItem
 from sfavivit.errors import UsageError
-from sfavivit.feature_parts import snapped, tubelet_rate
-from sfavivit.repository import read_manifest
+from sfavivit.features.slicing import snapped, tubelet_rate
+from sfavivit.repository.manifest import read_manifest
 from training.head_config import load_head_recipe
 from training.head_job import BROKEN, HeadJob, HeadLists, HeadPlan, HeadReport
 from training.lists import read_lists

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from export.exporter import check_head, export_head
-from sfavivit.annotations import VideoItem
-from sfavivit.durable_file import write_durably
+from sfavivit.datasets import VideoItem
+from sfavivit.datasets.fetch import check_schemes, open_video
 from sfavivit.errors import InvalidInputError, TrainingError, UsageError, VideoError
-from sfavivit.evaluation import Evaluation
-from sfavivit.feature_store import FeatureStore
-from sfavivit.fetch import check_schemes, open_video
-from sfavivit.model import TemporalTransformer
-from sfavivit.recognizer import Recognizer
-from sfavivit.repository import HeadEntry, Repository
-from sfavivit.results import Recognition
+from sfavivit.evaluation.accuracy import Evaluation
+from sfavivit.features.store import FeatureStore
+from sfavivit.inference.recognizer import Recognizer
+from sfavivit.inference.results import Recognition
+from sfavivit.models.vivit import TemporalTransformer
+from sfavivit.repository.manifest import HeadEntry, Repository
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
+from sfavivit.utils.atomic import write_durably
 from training.classes import number_labels
 from training.head import Trained, head_of, new_head, train_head, training_steps
 from training.head_config import HeadRecipe
@@ -67,7 +67,7 @@ class HeadPlan:
 
 @dataclass
 class HeadReport:
-    """What became of it. ``held_out``: the summary of :class:`sfavivit.evaluation.Evaluation`, or None."""
+    """Outcome of a head job. ``held_out``: summary of the evaluation, or None."""
 
     head: str
     version: int

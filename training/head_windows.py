@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sfavivit.engines.base import Features
-from sfavivit.feature_store import FeatureKey
-from sfavivit.windows import SHORT_CLIP
+from sfavivit.features.entry import FeatureKey
+from sfavivit.inference.windows import SHORT_CLIP
 from training.batches import Place, Share, training_parts
 from training.head_config import HeadRecipe
 from training.stored_features import FeatureCache

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.engines.onnxruntime import CPU, MODEL_FILE, OnnxModel, best_provider
-from sfavivit.recognizer import Recognizer
-from sfavivit.repository import FEATURES, FRAMES, Repository, logits_tensor
+from sfavivit.inference.recognizer import Recognizer
+from sfavivit.repository.manifest import FEATURES, FRAMES, Repository, logits_tensor
 
 
 class OnDemandEngine:

@@ -9,8 +9,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sfavivit.durable_file import write_durably
-from sfavivit.spreadsheet import plain_text
+from sfavivit.utils.atomic import write_durably
+from sfavivit.utils.text import plain_text
 from training.trainer import StepFigures
 
 NEAR_PEAK = 0.01  # within one point of the best top-1, as the paper counts

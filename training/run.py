@@ -13,10 +13,10 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
 
-from sfavivit.checkpoints import load_checkpoint, save_checkpoint
-from sfavivit.durable_file import write_durably
 from sfavivit.errors import TrainingError, UsageError
-from sfavivit.model import SfaVivit
+from sfavivit.models.checkpoints import load_checkpoint, save_checkpoint
+from sfavivit.models.vivit import SfaVivit
+from sfavivit.utils.atomic import write_durably
 from training.batches import Place, Share, training_parts, validation_parts
 from training.classes import Example, Names, write_names
 from training.clips import Clip, ClipBatch, TrainingClips, ValidationClips

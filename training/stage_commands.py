@@ -10,12 +10,12 @@ import typer
 from lightning_fabric import Fabric
 
 from export.outputs import read_label_files
-from sfavivit.app import printable
-from sfavivit.checkpoints import load_checkpoint
+from sfavivit.cli.run import printable
+from sfavivit.datasets.fetch import check_schemes
 from sfavivit.errors import RepositoryError, UsageError
-from sfavivit.fetch import check_schemes
-from sfavivit.model import SfaVivit
-from sfavivit.repository import parse_labels
+from sfavivit.models.checkpoints import load_checkpoint
+from sfavivit.models.vivit import SfaVivit
+from sfavivit.repository.manifest import parse_labels
 from training.classes import Example, class_names, number_labels
 from training.config import Recipe, StageConfig, load_recipe
 from training.hardware import Precision, Strategy, make_fabric

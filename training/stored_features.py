@@ -16,17 +16,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
+from sfavivit.datasets.fetch import open_video
 from sfavivit.engines.base import Features
 from sfavivit.errors import FeatureStoreError, InvalidInputError, VideoError
-from sfavivit.feature_source import FeatureSource
-from sfavivit.feature_store import FeatureKey, FeatureStore
-from sfavivit.fetch import open_video
-from sfavivit.recognizer import Recognizer
+from sfavivit.features.digest import VideoDigest
+from sfavivit.features.entry import FeatureKey
+from sfavivit.features.reader import FeatureSource
+from sfavivit.features.store import FeatureStore
+from sfavivit.inference.recognizer import Recognizer
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
-from sfavivit.video import CENTER, Crop, Limits, OpenSource, Sampling
-from sfavivit.video_digest import VideoDigest
-from sfavivit.video_source import display_name, open_source
+from sfavivit.video.ffmpeg import CENTER, Crop
+from sfavivit.video.reader import Limits, Sampling
+from sfavivit.video.source import OpenSource, display_name, open_source
 from training.clips import Broken
 from training.head_config import VariantConfig
 

@@ -24,8 +24,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from sfavivit.durable_file import sync_folder
 from sfavivit.errors import TrainingError
+from sfavivit.utils.atomic import sync_folder
 from training.config import OptimiserConfig
 from training.optimiser import Schedule, build_optimiser
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from sfavivit.dimensions import ModelDimensions
+from sfavivit.config import ModelDimensions
 from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import EngineError
-from sfavivit.repository import FEATURES, FRAMES, Precision, Repository, logits_tensor
+from sfavivit.repository.manifest import FEATURES, FRAMES, Precision, Repository, logits_tensor
 
 MODEL_FILE = "model.onnx"
 SMALL_TUBELET_OPERATIONS = 50_000_000

@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from sfavivit.engines import cuda
 from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import EngineError
-from sfavivit.repository import FEATURES, SPATIAL_MODEL, Repository, logits_tensor, plan_file, temporal_model
+from sfavivit.repository.manifest import (
+    FEATURES,
+    SPATIAL_MODEL,
+    Repository,
+    logits_tensor,
+    plan_file,
+    temporal_model,
+)
 
 # Shapes that are kept ready; a further one takes the place of the longest unused. A service sees one shape
 # of chunks, and as many of windows as there are chunks in one.

@@ -35,8 +35,15 @@ from sfavivit.errors import (
     EngineUnavailableError,
     UsageError,
 )
-from sfavivit.model_parameters import PARAMETER, parse_catalog
-from sfavivit.repository import FEATURES, FRAMES, SPATIAL_MODEL, Catalog, logits_tensor, temporal_model
+from sfavivit.repository.manifest import (
+    FEATURES,
+    FRAMES,
+    SPATIAL_MODEL,
+    Catalog,
+    logits_tensor,
+    temporal_model,
+)
+from sfavivit.repository.triton_parameters import PARAMETER, parse_catalog
 
 # Made at run time, unknown to mypy. The generated stubs are used as they are, because Triton's client class
 # is for one thread alone, and a gRPC channel is for all.

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sfavivit.app import printable
+from sfavivit.cli.run import printable
 from sfavivit.errors import UsageError
-from sfavivit.evaluation import ClassNames
+from sfavivit.evaluation.accuracy import ClassNames
 from sfavivit.reports.files import PAGE_SUFFIXES, check_target, write_file
 from sfavivit.reports.page import render_page
 from sfavivit.scoring.folder import JOB_NAME, METRICS_NAME

@@ -9,8 +9,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from sfavivit.durable_file import write_durably
 from sfavivit.errors import UsageError
+from sfavivit.utils.atomic import write_durably
 
 PAGE_SUFFIXES = (".html", ".htm")
 

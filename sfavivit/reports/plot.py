@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfavivit.app import printable
-from sfavivit.console import clock
+from sfavivit.cli.render import clock
+from sfavivit.cli.run import printable
 from sfavivit.errors import UsageError
 from sfavivit.reports.curves import OutputCurves
 from sfavivit.reports.files import write_file

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sfavivit.app import printable
+from sfavivit.cli.run import printable
 from sfavivit.reports.video_report import VideoReport
 
 _SRT_ALIKE = str.maketrans({"<": "‹", ">": "›", "{": "(", "}": ")", "\\": "∖"})

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfavivit.errors import SfaVivitError, UsageError
-from sfavivit.video import Limits, Sampling, Source, VideoReader
+from sfavivit.video.reader import Limits, Sampling, VideoReader
+from sfavivit.video.source import Source
 
 COUNT = 24
 SIDE = 96  # pixels; some 2 KB as JPEG

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sfavivit.errors import SfaVivitError
-from sfavivit.recognizer import Recognizer
+from sfavivit.inference.recognizer import Recognizer
+from sfavivit.inference.results import OutputResult, Recognition
 from sfavivit.reports.curves import CurveRecorder, OutputCurves
-from sfavivit.results import OutputResult, Recognition
 
 
 @dataclass(frozen=True)

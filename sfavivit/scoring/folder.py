@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from sfavivit.durable_file import sync_folder
 from sfavivit.errors import ScoringError, UsageError
 from sfavivit.scoring.options import Output
 from sfavivit.scoring.parts import (
@@ -33,6 +32,7 @@ from sfavivit.scoring.parts import (
     writing,
 )
 from sfavivit.scoring.record import Record, differences
+from sfavivit.utils.atomic import sync_folder
 
 JOB_NAME = "job.json"
 METRICS_NAME = "metrics.json"

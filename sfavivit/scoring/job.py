@@ -8,8 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from sfavivit.annotations import VideoItem
-from sfavivit.repository import Catalog
+from sfavivit.datasets import VideoItem
+from sfavivit.repository.manifest import Catalog
 from sfavivit.scoring.folder import JobFolder
 from sfavivit.scoring.metrics import evaluate
 from sfavivit.scoring.options import Output, ScoreOptions

@@ -12,7 +12,7 @@ from math import ceil
 from types import ModuleType
 from typing import NamedTuple
 
-from sfavivit.app import DEBUG_VARIABLE
+from sfavivit.cli.run import DEBUG_VARIABLE
 from sfavivit.errors import ScoringError, UsageError
 
 LOCAL = "local"

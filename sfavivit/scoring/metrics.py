@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sfavivit.evaluation import Evaluation
+from sfavivit.evaluation.accuracy import Evaluation
 from sfavivit.scoring.folder import METRICS_NAME, JobFolder
 from sfavivit.scoring.parts import part_files, read_part, write_file
 

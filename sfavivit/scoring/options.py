@@ -10,11 +10,11 @@ from typing import Self
 
 from sfavivit.engines import TRITON_SCHEME, open_models
 from sfavivit.errors import UsageError
-from sfavivit.feature_store import FeatureStore
-from sfavivit.recognizer import DEFAULT_LIMITS, Recognizer
-from sfavivit.repository import Catalog, Repository
-from sfavivit.video import Limits
-from sfavivit.views import Views
+from sfavivit.features.store import FeatureStore
+from sfavivit.inference.recognizer import DEFAULT_LIMITS, Recognizer
+from sfavivit.inference.views import Views
+from sfavivit.repository.manifest import Catalog, Repository
+from sfavivit.video.reader import Limits
 
 DEFAULT_FETCH_BYTES = 16 << 30
 

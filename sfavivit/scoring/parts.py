@@ -13,9 +13,9 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfavivit.durable_file import write_durably
 from sfavivit.errors import ScoringError
 from sfavivit.scoring.rows import SCHEMA, Row
+from sfavivit.utils.atomic import write_durably
 
 PART_NAME = re.compile(r"part-(\d+of\d+)-(\d+)\.parquet")
 ROWS_FOLDER = "rows"

@@ -28,11 +28,11 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
 from sfavivit.engines import TRITON_SCHEME
 from sfavivit.errors import EngineError, SfaVivitError, WorkerDiedError
-from sfavivit.recognizer import Recognizer
-from sfavivit.repository import Catalog
+from sfavivit.inference.recognizer import Recognizer
+from sfavivit.repository.manifest import Catalog
 from sfavivit.scoring.options import ModelLocation, ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
 from sfavivit.scoring.scorer import score_items

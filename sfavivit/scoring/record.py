@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from sfavivit.repository import ENGINE_FILES, Catalog, Manifest, temporal_model
+from sfavivit.repository.manifest import ENGINE_FILES, Catalog, Manifest, temporal_model
 from sfavivit.scoring.options import ScoreOptions
 
 FORMAT_VERSION = 1

@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
 from sfavivit.errors import SfaVivitError
-from sfavivit.repository import Catalog
-from sfavivit.results import OutputResult, Recognition
+from sfavivit.inference.results import OutputResult, Recognition
+from sfavivit.repository.manifest import Catalog
 from sfavivit.scoring.record import head_sha256
 
 Row = dict[str, Any]

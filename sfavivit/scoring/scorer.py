@@ -6,12 +6,12 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
+from sfavivit.datasets.fetch import open_video
 from sfavivit.errors import InvalidInputError, VideoError
-from sfavivit.feature_parts import snapped, tubelet_rate
-from sfavivit.feature_source import FeatureSource
-from sfavivit.fetch import open_video
-from sfavivit.recognizer import Recognizer
+from sfavivit.features.reader import FeatureSource
+from sfavivit.features.slicing import snapped, tubelet_rate
+from sfavivit.inference.recognizer import Recognizer
 from sfavivit.scoring.options import ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
 

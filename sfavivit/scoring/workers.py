@@ -25,9 +25,9 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
 from sfavivit.errors import EngineError, SfaVivitError, WorkerDiedError
-from sfavivit.repository import Catalog
+from sfavivit.repository.manifest import Catalog
 from sfavivit.scoring.options import ModelLocation, ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
 from sfavivit.scoring.scorer import score_items

@@ -1,0 +1,162 @@
+"""``sfavivit store``: looking after a feature store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from sfavivit.cli.options import err, out
+from sfavivit.cli.run import printable
+from sfavivit.engines import TRITON_SCHEME, open_models
+from sfavivit.features.maintenance import (
+    DAY_SECONDS,
+    Keep,
+    Place,
+    Stats,
+    fault,
+    places,
+    remove,
+    stats,
+    to_prune,
+)
+from sfavivit.features.store import FeatureStore
+from sfavivit.repository.manifest import Repository
+
+store_app = typer.Typer(no_args_is_help=True, help="Look after a feature store.")
+StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the feature store.")]
+
+
+@store_app.command()
+def verify(
+    root: StoreArgument,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove damaged entries.")] = False,
+) -> None:
+    """Read every entry and list what is damaged or does not belong; exit code 1 when entries are damaged."""
+    found = places(FeatureStore(root, create=False))
+    entries = damaged = 0
+    with _progress(len(found)) as advance:
+        for place in found:
+            reason = fault(place)
+            advance()
+            entries += place.kind == "entry"
+            if reason is None:
+                continue
+            if place.kind == "entry":
+                damaged += 1
+            removed = delete and place.kind == "entry" and _is_file(place)
+            if removed:
+                remove(place)
+            _print_finding(place, reason + (" (removed)" if removed else ""))
+    print(f"{entries} entries, {damaged} damaged")
+    raise typer.Exit(1 if damaged else 0)
+
+
+@store_app.command(name="stats")
+def show_stats(
+    root: StoreArgument, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False
+) -> None:
+    """Show how much is in a store, and of which models."""
+    store = FeatureStore(root, create=False)
+    found = places(store)
+    with _progress(len(found)) as advance:
+        counted = stats(found, advance)
+    if as_json:
+        fields = {"dtype": store.dtype, **asdict(counted)}
+        print(json.dumps({**fields, "others": dict(counted.others)}))
+    else:
+        out.print(_stats_view(store, counted))
+
+
+@store_app.command()
+def prune(
+    root: StoreArgument,
+    keep_model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REPOSITORY", help="Remove features of all models but this; repeatable."),
+    ] = None,
+    older_than: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Remove entries written before that.")
+    ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(help="Remove the oldest entries until the rest has no more bytes.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove entries, and what killed writers have left."""
+    keep = Keep(
+        frozenset(map(_spatial_sha256, keep_model)) if keep_model else None,
+        None if older_than is None else older_than * DAY_SECONDS,
+        max_bytes,
+    )
+    found = places(FeatureStore(root, create=False))
+    with _progress(len(found)) as advance:
+        doomed = [place for place in to_prune(found, keep, advance) if _is_file(place)]
+    for place in doomed:
+        if dry_run:
+            print(printable(str(place.path)))
+        else:
+            remove(place)
+    leftovers = sum(place.kind == "leftover" for place in doomed)
+    removed = "would be removed" if dry_run else "removed"
+    size = sum(place.bytes for place in doomed)
+    print(f"{len(doomed) - leftovers} entries and {leftovers} leftovers {removed}, {size / 1e6:.1f} MB")
+
+
+def _spatial_sha256(repository: str) -> str:
+    if repository.startswith(TRITON_SCHEME):
+        return open_models(repository, None)[0].manifest.spatial_sha256
+    return Repository.load(repository).manifest.spatial_sha256
+
+
+def _is_file(place: Place) -> bool:
+    """Or a link; whole folders are for people to remove."""
+    return place.path.is_symlink() or not place.path.is_dir()
+
+
+def _print_finding(place: Place, reason: str) -> None:
+    kind = "damaged" if place.kind == "entry" else place.kind
+    print(printable(f"{kind}: {place.path}: {reason}"), flush=True)
+
+
+def _stats_view(store: FeatureStore, counted: Stats) -> RenderableType:
+    table = Table("spatial engine", box=None, pad_edge=False)
+    for name in ("entries", "MB", "tubelets", "hours of video"):
+        table.add_column(name, justify="right")
+    models = {digest[:16]: usage for digest, usage in counted.models.items()}
+    for name, usage in {**models, "all": counted.total}.items():
+        hours = f"{usage.video_seconds / 3600:.2f}"
+        table.add_row(name, str(usage.entries), f"{usage.bytes / 1e6:.1f}", str(usage.tubelets), hours)
+    facts = [f"{store.dtype} features of {counted.videos} different videos"]
+    if counted.oldest is not None and counted.newest is not None:
+        facts.append(f"written {_date(counted.oldest)} to {_date(counted.newest)}")
+    if counted.damaged:
+        facts.append(f"{counted.damaged} damaged (`sfavivit store verify` says why)")
+    facts += [f"{count} {kind} files" for kind, count in counted.others.items()]
+    return Group(table, *map(Text, facts))
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on the terminal, gone at the end."""
+    if not err.is_terminal:
+        yield lambda: None
+        return
+    columns = (TextColumn("entries"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
