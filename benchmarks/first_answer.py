@@ -53,7 +53,7 @@ def _answer(location: str, video: str, engine: str, chunk_tubelets: str) -> None
     from sfavivit.engines import ENGINES  # noqa: PLC0415
     from sfavivit.inference.recognizer import Recognizer  # noqa: PLC0415
     from sfavivit.inference.results import Timings  # noqa: PLC0415
-    from sfavivit.utils.prefetch import decoded_ahead  # noqa: PLC0415
+    from sfavivit.video.reader import decoded_ahead  # noqa: PLC0415
 
     import_module(ENGINES[engine][0])
     moments = [time.perf_counter()]

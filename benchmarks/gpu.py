@@ -27,9 +27,9 @@ from benchmarks.gpu_engines import DTYPES, Run, Variant
 from benchmarks.models import random_model
 from benchmarks.operations import spatial_operations, timed
 from sfavivit.config import ModelDimensions, named_dimensions
-from sfavivit.engines.base import Features, Frames
 from sfavivit.errors import EngineError, SfaVivitError, UsageError
 from sfavivit.models.vivit import SpatialTransformer
+from sfavivit.types import Features, Frames
 
 LONG_FRAMES = 128
 SAMPLE_SECONDS = 0.3  # of calls in a sample

@@ -37,9 +37,10 @@ from serving.gate import EngineGate, GatedEngine
 from serving.models import Models, slots_in_process
 from serving.triton import TritonServer
 from sfavivit import Recognizer
-from sfavivit.engines.base import Engine, Features, Frames, Logits
+from sfavivit.engines.base import Engine
 from sfavivit.errors import EngineError
 from sfavivit.repository.manifest import Precision
+from sfavivit.types import Features, Frames, Logits
 
 MILLISECONDS = 1000
 # A percentile of fewer values than these would be their maximum by another name.

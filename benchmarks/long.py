@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from benchmarks.figures import Figure, Row
 from benchmarks.videos import write_video
 from sfavivit import Recognizer
-from sfavivit.engines.base import Frames
 from sfavivit.errors import UsageError
 from sfavivit.inference.windows import SHORT_CLIP, all_windows
+from sfavivit.types import Frames
 
 HEAD = "first"
 TOLERANCE = 1e-4

@@ -23,12 +23,12 @@ from export.calibration import VIDEO_FRAMES, calibrated, calibration_clips
 from export.exporter import DEFAULT_FPS, RESIZE_RATIO, SAMPLE_VIDEO
 from export.graphs import GraphAndWeights, spatial_graph
 from export.writer import ENGINE_FILE, write_engine
-from sfavivit.config import ModelDimensions
-from sfavivit.engines.base import Features, Frames
+from sfavivit.config import ModelDimensions, Sampling
 from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.models.rotation import rotated
 from sfavivit.repository.manifest import FEATURES, FRAMES
-from sfavivit.video.reader import Sampling, VideoReader
+from sfavivit.types import Features, Frames
+from sfavivit.video.reader import VideoReader
 
 CHANNELS = 6
 SCALE = 10  # of these entries of a norm over the others

@@ -22,10 +22,10 @@ from benchmarks.operations import counted_operations, product_rate, timed
 from benchmarks.peer_models import HUGGING_FACE_FRAMES, FactorisedEncoder, factorised_encoder, hugging_face
 from sfavivit import Recognizer
 from sfavivit.config import named_dimensions
-from sfavivit.engines.base import Frames
 from sfavivit.errors import EngineError, SfaVivitError, UsageError
 from sfavivit.inference.recognizer import default_chunk_tubelets
 from sfavivit.repository.manifest import Repository
+from sfavivit.types import Frames
 
 OURS, OPENVINO, PYTORCH = "sfavivit", "openvino", "pytorch"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

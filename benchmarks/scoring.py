@@ -13,13 +13,14 @@ from benchmarks.figures import Figure, Row
 from benchmarks.videos import write_video
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
-from sfavivit.engines.base import Engine, Features, Frames, Logits
+from sfavivit.engines.base import Engine
 from sfavivit.inference.views import CROPS, Views
 from sfavivit.inference.windows import SHORT_CLIP, view_windows
 from sfavivit.repository.manifest import Repository
 from sfavivit.scoring.options import ScoreOptions
 from sfavivit.scoring.rows import Row as ScoreRow
 from sfavivit.scoring.scorer import score_items
+from sfavivit.types import Features, Frames, Logits
 from sfavivit.video.reader import VideoReader
 
 CLIP_SECONDS = 10  # as in Kinetics

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.figures import Figure, Row
 from benchmarks.videos import RATE, write_video
 from sfavivit import Recognizer
-from sfavivit.engines.base import Features, Frames
+from sfavivit.types import Features, Frames
 
 PICTURE = "640x360"
 

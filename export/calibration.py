@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from export.quantization import Floats, QuantizedWeight, quantize_weight
-from sfavivit.config import ModelDimensions
-from sfavivit.engines.base import Frames
+from sfavivit.config import ModelDimensions, Sampling
 from sfavivit.models.rotation import ROTATION
 from sfavivit.models.vivit import SpatialTransformer
-from sfavivit.video.reader import Sampling, VideoReader
+from sfavivit.types import Frames
+from sfavivit.video.reader import VideoReader
 from sfavivit.video.source import Source
 
 VIDEO_TUBELETS, NOISE_TUBELETS = 16, 8

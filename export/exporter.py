@@ -21,8 +21,7 @@ from export.parity import ParityReport, measure, measure_temporal, parity_clips,
 from export.staging import staged
 from export.versions import with_version
 from export.writer import ENGINE_FILE, SPATIAL_VERSION, seal, write_engine, write_labels
-from sfavivit.config import ModelDimensions, validation_summary
-from sfavivit.engines.base import Features
+from sfavivit.config import ModelDimensions, Sampling, validation_summary
 from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import ExportError
 from sfavivit.models.rotation import rotated
@@ -43,7 +42,7 @@ from sfavivit.repository.manifest import (
     check_head_name,
     temporal_model,
 )
-from sfavivit.video.reader import Sampling
+from sfavivit.types import Features
 from sfavivit.video.source import Source
 
 DEFAULT_FPS = 12.5  # Kinetics models take every second frame of 25 fps video

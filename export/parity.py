@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sfavivit.engines.base import Features, Frames, Logits
+from sfavivit.config import Sampling
 from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import ParityError
 from sfavivit.models.vivit import SfaVivit, TemporalTransformer
 from sfavivit.repository.manifest import FEATURES, FRAMES, Parity, PlanPrecision, Precision, logits_tensor
-from sfavivit.video.reader import Sampling, VideoReader
+from sfavivit.types import Features, Frames, Logits
+from sfavivit.video.reader import VideoReader
 from sfavivit.video.source import Source
 
 FP32_LOGIT_TOLERANCE = 1e-4

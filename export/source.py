@@ -9,11 +9,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from export.outputs import label_outputs, read_label_files
+from sfavivit.config import Sampling
 from sfavivit.errors import ExportError
 from sfavivit.models.checkpoints import load_checkpoint
 from sfavivit.models.vivit import SfaVivit
 from sfavivit.repository.manifest import Labels, Repository, ShortClip
-from sfavivit.video.reader import Sampling
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from export.source import read_source
 from export.staging import staged
 from export.writer import seal
 from sfavivit.cli.run import run_app
-from sfavivit.engines.base import Frames
 from sfavivit.errors import ExportError
 from sfavivit.models.vivit import SfaVivit
 from sfavivit.repository.manifest import (
@@ -40,6 +39,7 @@ from sfavivit.repository.manifest import (
     plan_file,
     temporal_model,
 )
+from sfavivit.types import Frames
 from sfavivit.video.source import Source
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from sfavivit.engines.base import Engine, Features, Frames, Logits
+from sfavivit.engines.base import Engine
 from sfavivit.errors import CancelledRequestError
+from sfavivit.types import Features, Frames, Logits
 
 
 class _Ticket:

@@ -17,8 +17,8 @@ from sfavivit.errors import CancelledRequestError
 from sfavivit.inference.results import Timings
 from sfavivit.inference.streaming import Session
 from sfavivit.protocol.answers import Query
-from sfavivit.utils.prefetch import decoded_ahead
-from sfavivit.video.reader import Frames, Limits
+from sfavivit.types import Frames
+from sfavivit.video.reader import Limits, decoded_ahead
 from sfavivit.video.source import Source
 
 Result = TypeVar("Result")

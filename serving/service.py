@@ -20,7 +20,6 @@ from serving.settings import Settings
 from serving.streaming import answer_bytes, answer_frames
 from serving.tracing import Tracing
 from serving.uploads import NAME, Spool, check_upload_size
-from sfavivit.engines.base import Features
 from sfavivit.errors import InvalidInputError, UsageError
 from sfavivit.inference.streaming import FeatureExtractor, Session
 from sfavivit.protocol.answers import (
@@ -43,6 +42,7 @@ from sfavivit.protocol.messages import (
 )
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from sfavivit.repository.manifest import SPATIAL_MODEL
+from sfavivit.types import Features
 from sfavivit.video.reader import check_range
 
 

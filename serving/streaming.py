@@ -8,13 +8,13 @@ from contextlib import aclosing
 
 from serving.job import Job
 from serving.uploads import NAME
-from sfavivit.engines.base import Frames
 from sfavivit.errors import UsageError, VideoError, VideoLimitError
 from sfavivit.inference.results import WindowScores
 from sfavivit.inference.streaming import Session
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.messages import frames_of, window_message
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
+from sfavivit.types import Frames
 from sfavivit.video.pipe import VideoPipe
 
 

@@ -5,12 +5,13 @@
 >>> answer.heads["default"][""].labels[0]
 """
 
+from sfavivit.config import Sampling
 from sfavivit.errors import SfaVivitError
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.inference.results import LabelScore, OutputResult, Recognition, Segment, Timings, WindowScores
 from sfavivit.inference.streaming import Session
 from sfavivit.repository.manifest import Manifest, Repository
-from sfavivit.video.reader import Limits, Sampling, VideoReader
+from sfavivit.video.reader import Limits, VideoReader
 
 __all__ = [
     "LabelScore",

@@ -1,13 +1,14 @@
-"""The dimensions of a model: everything about its architecture that is not a weight.
+"""Model configuration: dimensions, frame sampling and crops.
 
-They travel inside the checkpoint (safetensors metadata) and inside the manifest, so no file name and no
-side file ever has to say what a model is.
+Dimensions are everything about an architecture that is not a weight. They travel inside the checkpoint
+(safetensors metadata) and inside the manifest, so no file name and no side file has to say what a model is.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
@@ -217,6 +218,48 @@ def named_dimensions(
         return ModelDimensions(**(fields | overrides))
     except ValidationError as error:
         raise UsageError(f"model size {size}: {validation_summary(error)}") from error
+
+
+PixelCount = Annotated[int, Field(gt=0, le=4096)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Sampling:
+    """How pictures become frames: ``fps`` a second of video, the centre of the shortest side scaled.
+
+    It travels in the manifest, so that a model always gets frames as it was trained on.
+    """
+
+    fps: Annotated[float, Field(ge=1e-3, le=240, allow_inf_nan=False)]
+    shortest_side: PixelCount
+    crop_size: PixelCount
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.crop_size > self.shortest_side:
+            raise ValueError(
+                f"crop size {self.crop_size} is more than the shortest side {self.shortest_side}"
+            )
+        return self
+
+
+@plain_dataclass(frozen=True)
+class Crop:
+    """Which square is cut out of the scaled picture: the middle, unless said otherwise.
+
+    ``along`` the picture's longer side and ``across`` it, from 0 (left or top) to 1; ``flip`` mirrors it.
+    """
+
+    along: float = 0.5
+    across: float = 0.5
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.along <= 1 and 0 <= self.across <= 1):
+            raise UsageError(f"a crop lies at 0 to 1 of each side, got {self.along:g} and {self.across:g}")
+
+
+CENTER = (Crop(),)
 
 
 def validation_summary(error: ValidationError) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sfavivit.engines.base import Engine, Features, Frames, Logits
+from sfavivit.engines.base import Engine
+from sfavivit.types import Features, Frames, Logits
 
 
 class CountingEngine:

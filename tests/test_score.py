@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
-from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import EngineError, ScoringError, UsageError
 from sfavivit.inference.views import Views
 from sfavivit.scoring.folder import JobFolder
@@ -30,6 +29,7 @@ from sfavivit.scoring.parts import PartWriter, part_files, read_part
 from sfavivit.scoring.record import record_of
 from sfavivit.scoring.rows import SCHEMA, Row
 from sfavivit.scoring.scorer import score_items
+from sfavivit.types import Features, Frames, Logits
 from tests.conftest import random_frames
 from tests.video_files import encode
 

@@ -16,12 +16,13 @@ import pytest
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem, read_items
 from sfavivit.datasets.fetch import check_schemes, open_video
-from sfavivit.engines.base import Engine, Features, Frames, Logits
+from sfavivit.engines.base import Engine
 from sfavivit.errors import AnnotationError, UsageError, VideoError
 from sfavivit.inference.views import Views
 from sfavivit.scoring.options import ScoreOptions
 from sfavivit.scoring.rows import Row
 from sfavivit.scoring.scorer import score_items
+from sfavivit.types import Features, Frames, Logits
 from sfavivit.video.source import OpenSource
 from tests.conftest import random_frames
 from tests.video_files import encode
@@ -224,13 +225,13 @@ def test_a_fetched_video_has_no_name(memory: Any) -> None:
 
 
 def test_addresses_that_nothing_can_fetch_are_wrong_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_schemes([VideoItem("a", "memory://a.mp4", {}), VideoItem("b", "/a:/b.mp4", {})])
+    check_schemes(["memory://a.mp4", "/a:/b.mp4"])
     for video, reason in [
         ("gopher://a.mp4", "Protocol not known: gopher"),
         ("s3://b/a.mp4", "[Ii]nstall s3fs"),
     ]:
         with pytest.raises(UsageError, match=reason):
-            check_schemes([VideoItem("a", video, {})])
+            check_schemes([video])
     monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
     with pytest.raises(UsageError, match=r"pip install 'sfavivit\[score\]'"):
         open_video("memory://a.mp4", 1)

@@ -20,12 +20,12 @@ import pytest
 
 from serving.gate import EngineGate, GatedEngine
 from serving.lifecycle import VideoServer
-from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import CancelledRequestError, DeadlineError, ServiceBusyError, SfaVivitError
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.client import VideoRecognitionClient
 from sfavivit.protocol.requests import streaming_config
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
+from sfavivit.types import Features, Frames, Logits
 from tests.conftest import random_frames
 from tests.service import FASTSTART, address_of, encode_videos, eventually, running_service
 from tests.video_files import encode, ffmpeg

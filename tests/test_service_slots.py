@@ -12,9 +12,9 @@ from serving.models import Models, ModelSource, slots_in_process
 from serving.settings import Settings
 from sfavivit import Repository
 from sfavivit.config import named_dimensions
-from sfavivit.engines.base import Features, Frames
 from sfavivit.engines.onnxruntime import OnnxRuntimeEngine, default_threads
 from sfavivit.errors import UsageError
+from sfavivit.types import Features, Frames
 
 
 class SlowEngine(OnnxRuntimeEngine):

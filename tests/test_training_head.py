@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from export.exporter import ExportOptions, export_head, export_model
 from export.outputs import label_outputs
 from sfavivit import Recognizer, Repository
-from sfavivit.config import AdapterDimensions
+from sfavivit.config import AdapterDimensions, Crop, Sampling
 from sfavivit.datasets import VideoItem, read_items
 from sfavivit.engines.onnxruntime import CPU, OnnxModel
 from sfavivit.errors import AnnotationError, ExportError, FeatureStoreError, SfaVivitError, UsageError
@@ -27,8 +27,7 @@ from sfavivit.features.entry import FeatureKey
 from sfavivit.features.slicing import snapped, tubelet_rate
 from sfavivit.features.store import FeatureStore
 from sfavivit.models.vivit import SpatialTransformer, TemporalTransformer
-from sfavivit.video.ffmpeg import Crop
-from sfavivit.video.reader import Sampling, VideoReader
+from sfavivit.video.reader import VideoReader
 from tests.conftest import SIDE, WINDOW_FRAMES, build_model
 from tests.features.videos import entries, forbid_decoders
 from tests.video_files import encode

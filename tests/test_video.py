@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sfavivit.config import Sampling
 from sfavivit.errors import VideoError
-from sfavivit.video.reader import Limits, Sampling, VideoReader
+from sfavivit.video.reader import Limits, VideoReader
 from sfavivit.video.source import Source
 from tests.video_files import (
     H264,

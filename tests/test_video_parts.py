@@ -23,8 +23,9 @@ from sfavivit.errors import (
     UsageError,
     VideoLimitError,
 )
+from sfavivit.types import Frames
 from sfavivit.video.pipe import VideoPipe
-from sfavivit.video.reader import Frames, Limits, VideoReader
+from sfavivit.video.reader import Limits, VideoReader
 from sfavivit.video.source import OpenSource, Source
 from tests.video_files import H264, encode, ffmpeg, numbered, numbers_shown, sampling
 

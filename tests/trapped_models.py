@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfavivit import Recognizer
-from sfavivit.engines.base import Engine, Features, Frames, Logits
+from sfavivit.engines.base import Engine
 from sfavivit.errors import EngineUnavailableError
 from sfavivit.scoring.options import ModelLocation
+from sfavivit.types import Features, Frames, Logits
 
 
 class Trap:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.datasets import VideoItem
 from sfavivit.datasets.fetch import open_video
 from sfavivit.errors import InvalidInputError, VideoError
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
-from sfavivit.video.ffmpeg import CENTER, Crop
-from sfavivit.video.reader import Sampling, VideoReader
+from sfavivit.video.reader import VideoReader
 from training.augmentation import augment
 from training.batches import NOTHING, Place
 from training.classes import Example

@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sfavivit.config import (
     ModelDimensions,
+    Sampling,
     TransformerDimensions,
     named_dimensions,
     validation_summary,
 )
 from sfavivit.errors import UsageError
-from sfavivit.video.reader import Sampling
 
 RECIPES = Path(__file__).parent / "recipes"
 

@@ -92,7 +92,7 @@ class HeadJob:
     def __init__(self, plan: HeadPlan, lists: HeadLists) -> None:
         check_head(plan.name)
         head_classes(lists.items, lists.source)  # what is wrong with a list is said before hours of decoding
-        check_schemes([*lists.items, *(lists.validation or ())])
+        check_schemes(item.video for item in (*lists.items, *(lists.validation or ())))
         self._plan, self._lists = plan, lists
         self._recognizer = open_on_demand(plan.repository)
         self._store = FeatureStore(plan.store)

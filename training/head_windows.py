@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfavivit.engines.base import Features
 from sfavivit.features.entry import FeatureKey
 from sfavivit.inference.windows import SHORT_CLIP
+from sfavivit.types import Features
 from training.batches import Place, Share, training_parts
 from training.head_config import HeadRecipe
 from training.stored_features import FeatureCache

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.engines.onnxruntime import CPU, MODEL_FILE, OnnxModel, best_provider
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.repository.manifest import FEATURES, FRAMES, Repository, logits_tensor
+from sfavivit.types import Features, Frames, Logits
 
 
 class OnDemandEngine:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.datasets import VideoItem
 from sfavivit.datasets.fetch import open_video
-from sfavivit.engines.base import Features
 from sfavivit.errors import FeatureStoreError, InvalidInputError, VideoError
 from sfavivit.features.digest import VideoDigest
 from sfavivit.features.entry import FeatureKey
@@ -26,8 +26,8 @@ from sfavivit.features.reader import FeatureSource
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
-from sfavivit.video.ffmpeg import CENTER, Crop
-from sfavivit.video.reader import Limits, Sampling
+from sfavivit.types import Features
+from sfavivit.video.reader import Limits
 from sfavivit.video.source import OpenSource, display_name, open_source
 from training.clips import Broken
 from training.head_config import VariantConfig

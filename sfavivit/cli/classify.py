@@ -31,7 +31,6 @@ from sfavivit.cli.options import (
     out,
 )
 from sfavivit.cli.render import recognition_view, terminal_width
-from sfavivit.cli.run import printable
 from sfavivit.errors import SfaVivitError, UsageError
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference import recognizer as pipeline
@@ -39,6 +38,7 @@ from sfavivit.inference.recognizer import Recognizer
 from sfavivit.inference.results import Recognition
 from sfavivit.reports.request import ReportRequest
 from sfavivit.reports.video_report import VideoReport, recorder_for, video_report
+from sfavivit.utils.text import printable
 from sfavivit.video.reader import Limits
 
 

@@ -31,7 +31,6 @@ from sfavivit.cli.options import (
     limits_of,
 )
 from sfavivit.cli.progress import ProgressView
-from sfavivit.cli.run import printable
 from sfavivit.datasets import VideoItem, read_items
 from sfavivit.datasets.fetch import check_schemes
 from sfavivit.errors import UsageError
@@ -41,6 +40,7 @@ from sfavivit.inference.views import Views
 from sfavivit.scoring.machines import this_machine
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES, ModelLocation, ScoreOptions, Shard
 from sfavivit.scoring.stop import StopSignals
+from sfavivit.utils.text import printable
 from sfavivit.video.reader import Limits
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def features(
     part = Shard.parse(shard)
     listed = read_items(manifest, root=video_root, split=split)
     items = [item for item in (_whole_videos(listed) if whole else listed) if part.holds(item.id)]
-    check_schemes(items)
+    check_schemes(item.video for item in items)
     if dtype not in (None, *get_args(StoredDtype)):
         raise UsageError(f"dtype {dtype!r} must be {' or '.join(get_args(StoredDtype))}")
     machine = this_machine()

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from sfavivit.cli.run import printable
+from sfavivit.utils.text import printable
 
 if TYPE_CHECKING:
     from sfavivit.scoring.job import JobProgress

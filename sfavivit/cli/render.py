@@ -8,9 +8,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from sfavivit.cli.run import printable
 from sfavivit.inference.results import LabelScore, OutputResult, Recognition, Segment
 from sfavivit.repository.manifest import Repository
+from sfavivit.utils.text import printable
 
 BAR_WIDTH = 20
 STRIP_MARGIN = 2

@@ -9,6 +9,7 @@ import traceback
 import typer
 
 from sfavivit.errors import SfaVivitError, codes_of
+from sfavivit.utils.text import printable
 
 DEBUG_VARIABLE = "SFAVIVIT_DEBUG"
 
@@ -33,8 +34,3 @@ def _fail(message: str, code: int) -> None:
         traceback.print_exc()
     print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(code)
-
-
-def printable(text: str) -> str:
-    """One safe line: file names may hold line breaks and terminal control sequences."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -34,7 +34,6 @@ from sfavivit.cli.options import (
     out,
 )
 from sfavivit.cli.progress import ProgressView, print_summary, summary_fields
-from sfavivit.cli.run import printable
 from sfavivit.datasets import read_items
 from sfavivit.datasets.fetch import check_schemes
 from sfavivit.errors import UsageError
@@ -42,6 +41,7 @@ from sfavivit.inference.views import Views
 from sfavivit.scoring.machines import ray_cluster, this_machine
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES, ModelLocation, Output, ScoreOptions, Shard
 from sfavivit.scoring.stop import StopSignals
+from sfavivit.utils.text import printable
 from sfavivit.video.reader import Limits
 
 
@@ -100,7 +100,7 @@ def score(
     """Score a list of videos into Parquet files: each once, however often this is stopped and started."""
     limits = limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
     items = read_items(manifest, root=root, split=split)
-    check_schemes(items)
+    check_schemes(item.video for item in items)
     machines = ray_cluster(ray) if ray else this_machine()
     workers = workers or max(1, machines.cores // 2)
     models = ModelLocation(repository, engine, threads or machines.cores_each(workers))

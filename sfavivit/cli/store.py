@@ -17,7 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 from sfavivit.cli.options import err, out
-from sfavivit.cli.run import printable
 from sfavivit.engines import TRITON_SCHEME, open_models
 from sfavivit.features.maintenance import (
     DAY_SECONDS,
@@ -32,6 +31,7 @@ from sfavivit.features.maintenance import (
 )
 from sfavivit.features.store import FeatureStore
 from sfavivit.repository.manifest import Repository
+from sfavivit.utils.text import printable
 
 store_app = typer.Typer(no_args_is_help=True, help="Look after a feature store.")
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the feature store.")]

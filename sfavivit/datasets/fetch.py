@@ -6,13 +6,10 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sfavivit.errors import UsageError, VideoError, VideoLimitError, VideoNotFoundError, VideoPermissionError
 from sfavivit.video.source import OpenSource, Source
-
-if TYPE_CHECKING:
-    from sfavivit.datasets import VideoItem
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _COPY_BYTES = 1 << 20
@@ -24,13 +21,13 @@ def scheme_of(video: str) -> str | None:
     return match[1].lower() if match else None
 
 
-def check_schemes(items: Iterable[VideoItem]) -> None:
-    """See, before anything is scored, that there is code for every kind of address in the list.
+def check_schemes(addresses: Iterable[str]) -> None:
+    """Check, before anything is fetched, that fsspec can handle every kind of address.
 
     Raises:
         UsageError: an unknown scheme, or one whose package is not installed.
     """
-    examples = {scheme: item.video for item in items if (scheme := scheme_of(item.video))}
+    examples = {scheme: address for address in addresses if (scheme := scheme_of(address))}
     for scheme, video in examples.items():
         try:
             _fsspec().get_filesystem_class(scheme)

@@ -16,9 +16,9 @@ import numpy as np
 import onnxruntime as ort
 
 from sfavivit.config import ModelDimensions
-from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import EngineError
 from sfavivit.repository.manifest import FEATURES, FRAMES, Precision, Repository, logits_tensor
+from sfavivit.types import Features, Frames, Logits
 
 MODEL_FILE = "model.onnx"
 SMALL_TUBELET_OPERATIONS = 50_000_000

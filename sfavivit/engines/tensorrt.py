@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 import tensorrt as trt
-from numpy.typing import NDArray
 
 from sfavivit.engines import cuda
-from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import EngineError
 from sfavivit.repository.manifest import (
     FEATURES,
@@ -27,12 +25,12 @@ from sfavivit.repository.manifest import (
     plan_file,
     temporal_model,
 )
+from sfavivit.types import Array, Features, Frames, Logits
 
 # Shapes that are kept ready; a further one takes the place of the longest unused. A service sees one shape
 # of chunks, and as many of windows as there are chunks in one.
 MAX_SHAPES = 16
 
-Array = NDArray[Any]
 Shape = tuple[int, ...]
 
 

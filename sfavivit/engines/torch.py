@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import EngineError
 from sfavivit.models.rotation import unrotated
 from sfavivit.models.vivit import SpatialTransformer, TemporalTransformer
 from sfavivit.repository.manifest import Repository
+from sfavivit.types import Features, Frames, Logits
 
 if TYPE_CHECKING:
     from torch import nn

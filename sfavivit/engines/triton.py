@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import (
     CancelledRequestError,
     EngineError,
@@ -44,6 +43,7 @@ from sfavivit.repository.manifest import (
     temporal_model,
 )
 from sfavivit.repository.triton_parameters import PARAMETER, parse_catalog
+from sfavivit.types import Features, Frames, Logits
 
 # Made at run time, unknown to mypy. The generated stubs are used as they are, because Triton's client class
 # is for one thread alone, and a gRPC channel is for all.

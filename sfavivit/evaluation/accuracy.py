@@ -18,7 +18,6 @@ from sfavivit.evaluation.confusion import write_confusion
 TOP_K = 5
 MAX_UNKNOWN_NAMES = 100  # that the summary names; all are counted
 
-Logits = NDArray[np.float32]
 _INDEX = re.compile(r"\s*\d{1,9}\s*", re.ASCII)
 
 
@@ -60,7 +59,7 @@ class _Output:
     unknown: int = 0
     unknown_names: Counter[str] = field(default_factory=Counter)
 
-    def add(self, truth: str | int | None, logits: Logits) -> int | None:
+    def add(self, truth: str | int | None, logits: NDArray[np.float32]) -> int | None:
         """Count a video; returns the index of its class when both the list and the head know one."""
         if truth is None:
             self.unlabelled += 1
@@ -110,7 +109,7 @@ class Evaluation:
         self._has_action = {"verb", "noun"} <= labels.keys()
         self._videos = self._actions = self._actions_top_1 = self._actions_top_5 = 0
 
-    def add(self, truth: Mapping[str, str | int], logits: Mapping[str, Logits]) -> None:
+    def add(self, truth: Mapping[str, str | int], logits: Mapping[str, NDArray[np.float32]]) -> None:
         """Count one video. ``truth``: {output: name or index of the class}, of the outputs that have one.
 
         ``logits``: {output: float32 [C]}, finite. Ties go to the first class, as in ``results.top_labels``.
@@ -171,13 +170,13 @@ class Evaluation:
         return written
 
 
-def rank_of(logits: Logits, index: int) -> int:
+def rank_of(logits: NDArray[np.float32], index: int) -> int:
     """How many classes come before this one: those with larger logits, or as large and earlier."""
     value = logits[index]
     return int(np.count_nonzero(logits > value) + np.count_nonzero(logits[:index] == value))
 
 
-def top_actions(verbs: Logits, nouns: Logits) -> list[tuple[int, int]]:
+def top_actions(verbs: NDArray[np.float32], nouns: NDArray[np.float32]) -> list[tuple[int, int]]:
     """The ``TOP_K`` best (verb, noun) pairs by the sum of their logits, best first; ties in class order.
 
     Each is made of one of the best verbs and one of the best nouns, since otherwise at least ``TOP_K`` pairs
@@ -198,7 +197,7 @@ def unique_names(labels: Sequence[str]) -> list[str]:
     return [label if counts[label] == 1 else f"{label} (class {i})" for i, label in enumerate(labels)]
 
 
-def _check(output: str, logits: Logits | None, classes: int) -> None:
+def _check(output: str, logits: NDArray[np.float32] | None, classes: int) -> None:
     what = f"logits of output {output!r}" if output else "logits"
     if logits is None:
         raise InvalidInputError(f"{what} are missing; give those of every output of the head")

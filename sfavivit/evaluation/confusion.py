@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sfavivit.cli.run import printable
 from sfavivit.errors import UsageError
 from sfavivit.utils.atomic import write_durably
-from sfavivit.utils.text import plain_text
+from sfavivit.utils.text import plain_text, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,8 +24,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from sfavivit.video.ffmpeg import CENTER, Crop
-from sfavivit.video.reader import Sampling
+from sfavivit.config import CENTER, Crop, Sampling
 
 SUFFIX = ".safetensors"
 MAX_HEADER_BYTES = 1 << 20

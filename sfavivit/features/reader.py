@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from sfavivit.engines.base import Features
+from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.errors import UsageError, VideoError
 from sfavivit.features.digest import VideoDigest
 from sfavivit.features.entry import FeatureKey, StoredFeatures
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.streaming import FeatureExtractor
+from sfavivit.types import Features, Frames
 from sfavivit.utils.prefetch import ReadAhead
-from sfavivit.video.ffmpeg import CENTER, Crop
-from sfavivit.video.reader import Frames, Limits, Sampling, VideoReader
+from sfavivit.video.reader import Limits, VideoReader
 from sfavivit.video.source import OpenSource, Source, display_name, open_source
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
+from sfavivit.config import Sampling
 from sfavivit.datasets.item import VideoItem
 from sfavivit.features.entry import FeatureKey, StoredFeatures
 from sfavivit.video.ffmpeg import exact_rate
-from sfavivit.video.reader import LATEST_SECONDS, Sampling
+from sfavivit.video.reader import LATEST_SECONDS
 from sfavivit.video.timebase import MICROSECONDS, periods_in, to_microseconds
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from sfavivit.config import ModelDimensions
+from sfavivit.config import CENTER, ModelDimensions
 from sfavivit.engines import open_models
-from sfavivit.engines.base import Engine, Features, Frames, Logits
+from sfavivit.engines.base import Engine
 from sfavivit.errors import InvalidInputError, UsageError
 from sfavivit.features.reader import FeatureSource
 from sfavivit.features.store import FeatureStore
@@ -19,7 +19,7 @@ from sfavivit.inference.results import Recognition, Timings, WindowScores
 from sfavivit.inference.streaming import FeatureExtractor, Session
 from sfavivit.inference.views import CROPS, Views, ViewSession
 from sfavivit.repository.manifest import Catalog
-from sfavivit.video.ffmpeg import CENTER
+from sfavivit.types import Features, Frames, Logits
 from sfavivit.video.reader import Limits, VideoReader, check_range
 from sfavivit.video.source import Source
 

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import InvalidInputError
 from sfavivit.inference.results import (
     OutputResult,
@@ -33,6 +32,7 @@ from sfavivit.inference.results import (
 )
 from sfavivit.inference.windows import SHORT_CLIP, TimelineBuilder, Window, complete_windows, tail_window
 from sfavivit.repository.manifest import HeadEntry
+from sfavivit.types import Features, Frames, Logits
 
 if TYPE_CHECKING:
     from sfavivit.features.reader import FeatureChunk

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from sfavivit.engines.base import Features, Logits
+from sfavivit.config import CENTER, Crop
 from sfavivit.errors import InvalidInputError, UsageError
 from sfavivit.inference.results import OutputResult, Recognition, Timings, WindowScores, softmax, top_labels
 from sfavivit.inference.windows import SHORT_CLIP, view_windows
-from sfavivit.video.ffmpeg import CENTER, Crop
+from sfavivit.types import Features, Logits
 
 if TYPE_CHECKING:
     from sfavivit.features.reader import FeatureChunk

@@ -17,7 +17,6 @@ from urllib.parse import quote
 
 import numpy as np
 
-from sfavivit.cli.run import printable
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.inference.results import Recognition
 from sfavivit.reports.curves import NO_LANE, OutputCurves
@@ -25,6 +24,7 @@ from sfavivit.reports.files import write_file
 from sfavivit.reports.page import render_page
 from sfavivit.reports.thumbnails import thumbnails
 from sfavivit.reports.video_report import OutputReport, VideoReport
+from sfavivit.utils.text import printable
 from sfavivit.video.reader import Limits
 
 EMBED_BYTES = 16 << 20

@@ -8,8 +8,9 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
+from sfavivit.config import Sampling
 from sfavivit.errors import SfaVivitError, UsageError
-from sfavivit.video.reader import Limits, Sampling, VideoReader
+from sfavivit.video.reader import Limits, VideoReader
 from sfavivit.video.source import Source
 
 COUNT = 24

@@ -23,14 +23,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sfavivit.config import ModelDimensions, validation_summary
+from sfavivit.config import ModelDimensions, Sampling, validation_summary
 from sfavivit.errors import (
     DigestMismatchError,
     HeadNotFoundError,
     RepositoryError,
     RepositoryVersionError,
 )
-from sfavivit.video.reader import Sampling
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST_NAME = "manifest.json"

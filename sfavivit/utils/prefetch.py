@@ -8,8 +8,6 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Generic, TypeVar
 
-from sfavivit.video.reader import Frames, VideoReader
-
 Item = TypeVar("Item")
 ITEMS_AHEAD = 2
 
@@ -79,8 +77,3 @@ class ReadAhead(Generic[Item]):
                 return
             except Full:
                 continue
-
-
-def decoded_ahead(reader: VideoReader) -> ReadAhead[Frames]:
-    """The reader's chunks, decoded in a thread of their own while the consumer works."""
-    return ReadAhead(reader, reader.close)

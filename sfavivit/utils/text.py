@@ -1,4 +1,4 @@
-"""Text in CSV files, which people open in spreadsheets."""
+"""Text made safe for terminals, log lines and CSV files."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def plain_text(value: str) -> str:
     leading apostrophe, which spreadsheets take as "this is text" (OWASP, "CSV Injection").
     """
     return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
+
+
+def printable(text: str) -> str:
+    """One safe line: file names may hold line breaks and terminal control sequences."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

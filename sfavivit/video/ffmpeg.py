@@ -16,7 +16,8 @@ from pathlib import Path
 import ffmpeg
 from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[attr-defined]
 
-from sfavivit.errors import DecodeError, UsageError
+from sfavivit.config import CENTER, Crop
+from sfavivit.errors import DecodeError
 from sfavivit.video.sandbox import confined_command
 
 # Containers that hold their own media. Every demuxer that opens other files or addresses (hls, dash,
@@ -53,25 +54,6 @@ class FfmpegProgram:
     path: str
     files: tuple[str, ...]
     environment: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Crop:
-    """Which square is cut out of the scaled picture: the middle, unless said otherwise.
-
-    ``along`` the picture's longer side and ``across`` it, from 0 (left or top) to 1; ``flip`` mirrors it.
-    """
-
-    along: float = 0.5
-    across: float = 0.5
-    flip: bool = False
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.along <= 1 and 0 <= self.across <= 1):
-            raise UsageError(f"a crop lies at 0 to 1 of each side, got {self.along:g} and {self.across:g}")
-
-
-CENTER = (Crop(),)
 
 
 def decode_command(

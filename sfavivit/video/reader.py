@@ -10,47 +10,20 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Annotated, Self
+from typing import Self
 
 import numpy as np
-import pydantic.dataclasses
-from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
-from sfavivit.config import STRICT
+from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.errors import DecodeError, InvalidInputError, UsageError, VideoLimitError
-from sfavivit.video.ffmpeg import CENTER, Crop, decode_command, exact_rate, find_ffmpeg
+from sfavivit.types import Frames
+from sfavivit.utils.prefetch import ReadAhead
+from sfavivit.video.ffmpeg import decode_command, exact_rate, find_ffmpeg
 from sfavivit.video.ffmpeg_log import FfmpegLog
 from sfavivit.video.process import DecoderProcess, StalledError
 from sfavivit.video.sandbox import confined_command
-from sfavivit.video.source import OpenSource, Source, display_name, open_source
+from sfavivit.video.source import Source, display_name, open_source
 from sfavivit.video.timebase import periods_in, to_microseconds
-
-__all__ = ["CENTER", "Crop", "Frames", "Limits", "OpenSource", "Sampling", "Source", "VideoReader"]
-
-Frames = NDArray[np.uint8]
-
-PixelCount = Annotated[int, Field(gt=0, le=4096)]
-
-
-@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
-class Sampling:
-    """How pictures become frames: ``fps`` a second of video, the centre of the shortest side scaled.
-
-    It travels in the manifest, so that a model always gets frames as it was trained on.
-    """
-
-    fps: Annotated[float, Field(ge=1e-3, le=240, allow_inf_nan=False)]
-    shortest_side: PixelCount
-    crop_size: PixelCount
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.crop_size > self.shortest_side:
-            raise ValueError(
-                f"crop size {self.crop_size} is more than the shortest side {self.shortest_side}"
-            )
-        return self
 
 
 @dataclass(frozen=True)
@@ -307,3 +280,8 @@ def check_range(start_seconds: float, end_seconds: float | None) -> None:
         raise UsageError(f"the start must be from 0 to {LATEST_SECONDS:g} s, got {start_seconds:g}")
     if end_seconds is not None and not start_seconds < end_seconds <= LATEST_SECONDS:
         raise UsageError(f"the end must be after the start ({start_seconds:g} s), got {end_seconds:g}")
+
+
+def decoded_ahead(reader: VideoReader) -> ReadAhead[Frames]:
+    """The reader's chunks, decoded in a thread of their own while the consumer works."""
+    return ReadAhead(reader, reader.close)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sfavivit.config import Sampling
 from sfavivit.features.entry import FeatureKey, StoredFeatures
-from sfavivit.video.reader import Sampling
 
 KEY = FeatureKey("1" * 64, "2" * 64, Sampling(fps=12.5, shortest_side=16, crop_size=16))
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from sfavivit import Recognizer, Repository
 from sfavivit.engines import load_engine
-from sfavivit.engines.base import Features, Frames
 from sfavivit.errors import (
     EngineError,
     FeatureStoreError,
@@ -24,6 +23,7 @@ from sfavivit.errors import (
 from sfavivit.features.entry import FeatureKey, StoredFeatures
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.views import Views
+from sfavivit.types import Features, Frames
 from sfavivit.video.reader import Limits
 from tests.counting_engine import CountingEngine
 from tests.features.entries import DAMAGES

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfavivit import Recognizer
+from sfavivit.config import Sampling
 from sfavivit.datasets import VideoItem
-from sfavivit.engines.base import Features
 from sfavivit.errors import InvalidInputError
 from sfavivit.features.entry import FeatureKey
 from sfavivit.features.reader import FeatureSource
@@ -21,7 +21,7 @@ from sfavivit.features.slicing import slice_of, snapped, tubelet_rate
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.recognizer import DEFAULT_LIMITS
 from sfavivit.inference.views import Views
-from sfavivit.video.reader import Sampling
+from sfavivit.types import Features
 from sfavivit.video.timebase import periods_in
 from tests.features.videos import entries, essence, forbid_decoders
 

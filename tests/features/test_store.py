@@ -13,10 +13,10 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sfavivit.config import Crop
 from sfavivit.errors import FeatureStoreError
 from sfavivit.features.entry import read_header
 from sfavivit.features.store import FeatureStore
-from sfavivit.video.ffmpeg import Crop
 from tests.features.entries import KEY, OTHER, features, same
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from sfavivit import Limits, Recognizer, Repository, Timings, VideoReader, WindowScores
 from sfavivit.engines import load_engine
-from sfavivit.engines.base import Features, Frames
 from sfavivit.errors import (
     EngineError,
     HeadNotFoundError,
@@ -27,6 +26,7 @@ from sfavivit.errors import (
 from sfavivit.inference.results import Recognition, softmax
 from sfavivit.inference.streaming import FeatureExtractor
 from sfavivit.inference.windows import SHORT_CLIP, all_windows
+from sfavivit.types import Features, Frames
 from tests.conftest import SIDE, WINDOW_FRAMES, build_model, random_frames
 from tests.counting_engine import CountingEngine
 from tests.video_files import encode

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfavivit import Recognizer, Repository, VideoReader
+from sfavivit.config import Crop
 from sfavivit.engines import load_engine
 from sfavivit.errors import UsageError
 from sfavivit.inference.views import CROPS, Views
 from sfavivit.inference.windows import SHORT_CLIP, view_windows
-from sfavivit.video.ffmpeg import Crop
 from tests.conftest import WINDOW_FRAMES, random_frames
 from tests.counting_engine import CountingEngine
 from tests.video_files import encode
