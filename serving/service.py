@@ -43,7 +43,7 @@ from sfavivit.protocol.messages import (
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from sfavivit.repository.manifest import SPATIAL_MODEL
 from sfavivit.types import Features
-from sfavivit.video.reader import check_range
+from sfavivit.video.source import check_range
 
 
 class VideoRecognitionService:

@@ -28,6 +28,7 @@ from sfavivit.features.slicing import snapped, tubelet_rate
 from sfavivit.features.store import FeatureStore
 from sfavivit.models.vivit import SpatialTransformer, TemporalTransformer
 from sfavivit.video.reader import VideoReader
+from sfavivit.video.source import VideoSegment
 from tests.conftest import SIDE, WINDOW_FRAMES, build_model
 from tests.features.videos import entries, forbid_decoders
 from tests.video_files import encode
@@ -186,9 +187,8 @@ def test_a_variant_is_what_its_key_says(repository: Path, videos: Path, tmp_path
     assert not broken
     assert len({(key.sampling.shortest_side, key.crop) for key in stored.keys}) == 3
     for key in stored.keys:
-        with VideoReader(
-            item.video, key.sampling, chunk_frames=16, start_seconds=0.2, end_seconds=1.0, crops=(key.crop,)
-        ) as reader:
+        segment = VideoSegment(item.video, 0.2, 1.0)
+        with VideoReader(segment, key.sampling, chunk_frames=16, crops=(key.crop,)) as reader:
             frames = np.concatenate(list(reader))
         entry = store.get(key)
         assert entry is not None

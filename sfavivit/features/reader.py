@@ -20,7 +20,7 @@ from sfavivit.inference.streaming import FeatureExtractor
 from sfavivit.types import Features, Frames
 from sfavivit.utils.prefetch import ReadAhead
 from sfavivit.video.reader import Limits, VideoReader
-from sfavivit.video.source import OpenSource, Source, display_name, open_source
+from sfavivit.video.source import OpenSource, Source, VideoSegment, display_name, open_source
 
 if TYPE_CHECKING:
     from sfavivit.inference.recognizer import Recognizer
@@ -109,12 +109,10 @@ class _Reading:
 
     def _decode(self, video: Source) -> Iterator[Frames]:
         self.reader = VideoReader(
-            video,
+            VideoSegment(video, self.start_seconds, self.end_seconds),
             self.sampling,
             chunk_frames=self.recognizer.chunk_frames,
             limits=self.limits,
-            start_seconds=self.start_seconds,
-            end_seconds=self.end_seconds,
             crops=self.crops,
         )
         with self.reader:

@@ -20,8 +20,8 @@ from sfavivit.inference.streaming import FeatureExtractor, Session
 from sfavivit.inference.views import CROPS, Views, ViewSession
 from sfavivit.repository.manifest import Catalog
 from sfavivit.types import Features, Frames, Logits
-from sfavivit.video.reader import Limits, VideoReader, check_range
-from sfavivit.video.source import Source
+from sfavivit.video.reader import Limits, VideoReader
+from sfavivit.video.source import Source, VideoSegment
 
 CHUNK_TUBELETS, CHUNK_ROWS = 8, 800
 """Of an engine call, at most: what costs least CPU time, of the demo model (65 rows a tubelet) and of size B
@@ -182,7 +182,7 @@ class Recognizer:
             FeatureStoreError: the store cannot be written.
             EngineError: the engine failed.
         """
-        check_range(start_seconds, end_seconds)
+        VideoSegment(video, start_seconds, end_seconds)
         self.session(heads, stride_seconds=stride_seconds, top_k=top_k)  # wrong options end here
         source = self.source(
             video, limits, start_seconds=start_seconds, end_seconds=end_seconds, views=views, store=store
@@ -263,12 +263,10 @@ class Recognizer:
     ) -> VideoReader:
         """Frames of ``video`` as the model takes them, a chunk an engine call. Raises as ``classify``."""
         return VideoReader(
-            video,
+            VideoSegment(video, start_seconds, end_seconds),
             self.manifest.sampling,
             chunk_frames=self.chunk_frames,
             limits=limits,
-            start_seconds=start_seconds,
-            end_seconds=end_seconds,
         )
 
 
