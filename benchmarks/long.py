@@ -21,7 +21,7 @@ from benchmarks.figures import Figure, Row
 from benchmarks.videos import write_video
 from sfavivit import Recognizer
 from sfavivit.errors import UsageError
-from sfavivit.inference.windows import SHORT_CLIP, all_windows
+from sfavivit.inference.windows import PADDING, all_windows
 from sfavivit.types import Frames
 
 HEAD = "first"
@@ -89,7 +89,7 @@ def _recomputed(recognizer: Recognizer, frames: Frames, stride: int) -> NDArray[
     for window in all_windows(-(-len(frames) // tubelet_frames), length, stride):
         features = recognizer.features(frames[window.start * tubelet_frames : window.stop * tubelet_frames])
         if len(features) < length:
-            features = SHORT_CLIP[entry.short_clip](features, length)
+            features = PADDING[entry.padding](features, length)
         logits.append(recognizer.logits(features, HEAD)[""])
     return np.stack(logits)
 

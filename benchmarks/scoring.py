@@ -15,7 +15,7 @@ from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
 from sfavivit.engines.base import Engine
 from sfavivit.inference.views import CROPS, Views
-from sfavivit.inference.windows import SHORT_CLIP, view_windows
+from sfavivit.inference.windows import PADDING, view_windows
 from sfavivit.repository.manifest import Repository
 from sfavivit.scoring.options import ScoreOptions
 from sfavivit.scoring.rows import Row as ScoreRow
@@ -111,7 +111,7 @@ def _unshared_views(recognizer: Recognizer, item: VideoItem, head: str) -> Logit
         for window in view_windows(-(-len(frames) // tubelet_frames), length, VIEWS.clips):
             clip = recognizer.features(frames[window.start * tubelet_frames : window.stop * tubelet_frames])
             if len(clip) < length:
-                clip = SHORT_CLIP[entry.short_clip](clip, length)
+                clip = PADDING[entry.padding](clip, length)
             views.append(recognizer.logits(clip, head)[""])
     return {"": np.mean(views, axis=0)}
 

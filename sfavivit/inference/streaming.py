@@ -30,7 +30,7 @@ from sfavivit.inference.results import (
     softmax,
     top_labels,
 )
-from sfavivit.inference.windows import SHORT_CLIP, TimelineBuilder, Window, complete_windows, tail_window
+from sfavivit.inference.windows import PADDING, TimelineBuilder, Window, complete_windows, tail_window
 from sfavivit.repository.manifest import HeadEntry
 from sfavivit.types import Features, Frames, Logits
 
@@ -240,7 +240,7 @@ class Session:
         first = self._tubelets - len(self._features)
         features = self._features[window.start - first : window.stop - first]
         if len(features) < head.entry.dimensions.max_tubelets:
-            features = SHORT_CLIP[head.entry.short_clip](features, head.entry.dimensions.max_tubelets)
+            features = PADDING[head.entry.padding](features, head.entry.dimensions.max_tubelets)
         start = time.perf_counter()
         logits = self._recognizer.logits(features, name)
         self.temporal_seconds += time.perf_counter() - start

@@ -17,7 +17,7 @@ import numpy as np
 from sfavivit.config import CENTER, Crop
 from sfavivit.errors import InvalidInputError, UsageError
 from sfavivit.inference.results import OutputResult, Recognition, Timings, WindowScores, softmax, top_labels
-from sfavivit.inference.windows import SHORT_CLIP, view_windows
+from sfavivit.inference.windows import PADDING, view_windows
 from sfavivit.types import Features, Logits
 
 if TYPE_CHECKING:
@@ -117,6 +117,6 @@ class ViewSession:
         for window in dict.fromkeys(windows):
             clip = features[window.start : window.stop]
             if len(clip) < length:
-                clip = SHORT_CLIP[entry.short_clip](clip, length)
+                clip = PADDING[entry.padding](clip, length)
             logits[window] = self._recognizer.logits(clip, head)
         return [logits[window] for window in windows]

@@ -25,7 +25,7 @@ from sfavivit.errors import (
 )
 from sfavivit.inference.results import Recognition, softmax
 from sfavivit.inference.streaming import FeatureExtractor
-from sfavivit.inference.windows import SHORT_CLIP, all_windows
+from sfavivit.inference.windows import PADDING, all_windows
 from sfavivit.types import Features, Frames
 from tests.conftest import SIDE, WINDOW_FRAMES, build_model, random_frames
 from tests.counting_engine import CountingEngine
@@ -87,7 +87,7 @@ def naive(recognizer: Recognizer, frames: Frames, head: str, stride: int) -> lis
     for start, stop in all_windows(len(padded) // 2, entry.dimensions.max_tubelets, stride):
         features = torch_engine.spatial(padded[None, start * 2 : stop * 2])[0]
         if len(features) < entry.dimensions.max_tubelets:
-            features = SHORT_CLIP[entry.short_clip](features, entry.dimensions.max_tubelets)
+            features = PADDING[entry.padding](features, entry.dimensions.max_tubelets)
         out.append(np.concatenate(list(torch_engine.temporal(head, features[None]).values()), axis=1)[0])
     return out
 

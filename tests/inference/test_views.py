@@ -14,7 +14,7 @@ from sfavivit.config import Crop
 from sfavivit.engines import load_engine
 from sfavivit.errors import UsageError
 from sfavivit.inference.views import CROPS, Views
-from sfavivit.inference.windows import SHORT_CLIP, view_windows
+from sfavivit.inference.windows import PADDING, view_windows
 from tests.conftest import WINDOW_FRAMES, random_frames
 from tests.counting_engine import CountingEngine
 from tests.video_files import encode
@@ -75,7 +75,7 @@ def test_a_short_video_is_one_clip(recognizer: Recognizer, tmp_path: Path) -> No
     answer = recognizer.classify(video, views=Views(4, 1)).heads["default"][""]
     reader = VideoReader(video, recognizer.manifest.sampling, chunk_frames=16)
     features = recognizer.features(np.concatenate(list(reader)))
-    policy = SHORT_CLIP[recognizer.manifest.head("default").short_clip]
+    policy = PADDING[recognizer.manifest.head("default").padding]
     assert np.array_equal(answer.logits, recognizer.logits(policy(features, WINDOW))[""])
 
 
