@@ -18,7 +18,7 @@ from sfavivit.features.entry import FeatureKey, StoredFeatures
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.streaming import FeatureExtractor
 from sfavivit.types import Features, Frames
-from sfavivit.utils.prefetch import ReadAhead
+from sfavivit.utils.prefetch import Prefetcher
 from sfavivit.video.reader import Limits, VideoReader
 from sfavivit.video.source import OpenSource, Source, VideoSegment, display_name, open_source
 
@@ -174,7 +174,7 @@ class FeatureSource:
         self._reading = _Reading(
             recognizer, video, sampling, limits, start_seconds, end_seconds, crops, store
         )
-        self._items = ReadAhead(self._reading.items(), self._reading.stop)
+        self._items = Prefetcher(self._reading.items(), self._reading.stop)
         self._forgotten = weakref.finalize(self, self._items.abandon)
 
     @property

@@ -17,7 +17,7 @@ import numpy as np
 from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.errors import DecodeError, InvalidInputError, UsageError, VideoLimitError
 from sfavivit.types import Frames
-from sfavivit.utils.prefetch import ReadAhead
+from sfavivit.utils.prefetch import Prefetcher
 from sfavivit.video.ffmpeg import decode_command, exact_rate, find_ffmpeg
 from sfavivit.video.ffmpeg_log import FfmpegLog
 from sfavivit.video.process import DecoderProcess, StalledError
@@ -270,6 +270,6 @@ class VideoReader:
         return VideoLimitError(f"{self._name}: {what}; raise the limit if this video is meant to be read")
 
 
-def decoded_ahead(reader: VideoReader) -> ReadAhead[Frames]:
+def decoded_ahead(reader: VideoReader) -> Prefetcher[Frames]:
     """The reader's chunks, decoded in a thread of their own while the consumer works."""
-    return ReadAhead(reader, reader.close)
+    return Prefetcher(reader, reader.close)
