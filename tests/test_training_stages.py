@@ -238,11 +238,11 @@ def test_stochastic_depth_grows_with_the_layer_and_keeps_the_mean() -> None:
     with torch.no_grad():
         branch = block.attn(block.norm1(x))
         block.drop_rate = 0.25
-        thinned = block._thinned(branch.expand(4000, -1, -1))
+        thinned = block._drop_branch(branch.expand(4000, -1, -1))
     kept = thinned.abs().sum((1, 2)) > 0
     assert 0.71 < kept.float().mean() < 0.79
     torch.testing.assert_close(thinned[kept][0], branch[0] / 0.75)
-    assert torch.equal(block.eval()._thinned(branch), branch)
+    assert torch.equal(block.eval()._drop_branch(branch), branch)
 
 
 def test_stochastic_depth_rates(recipe: Recipe) -> None:

@@ -49,7 +49,7 @@ _HOLD_LAST = "tpad=stop=1:stop_mode=clone"
 
 @dataclass(frozen=True)
 class FfmpegProgram:
-    """An ffmpeg executable, its environment, and the ``files`` it needs to start: itself and its libraries."""
+    """An ffmpeg executable, its environment, and the ``files`` that it opens: itself and its libraries."""
 
     path: str
     files: tuple[str, ...]
