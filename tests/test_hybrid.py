@@ -37,8 +37,8 @@ from sfavivit.errors import CheckpointError, UsageError
 from sfavivit.models.checkpoints import initialise_spatial, load_checkpoint, save_checkpoint
 from sfavivit.models.vivit import SfaVivit
 from sfavivit.repository.manifest import Precision
+from tests.models.checkpoint_support import assert_same, encode, image_weights
 from tests.test_export import cosines, numpy_state
-from tests.test_image_checkpoints import assert_same, encode, image_weights
 from tests.test_training_stages import batch, cpu_trainer, kept_by_spatial_half, same
 from tests.training_files import one_thread, toy_recipe
 from tests.video_files import encode as encode_video

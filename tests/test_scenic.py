@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from sfavivit.models.checkpoints import load_checkpoint
 from sfavivit.models.checkpoints.flax import MAX_DEPTH
 from sfavivit.models.vivit import SfaVivit
-from tests.checkpoint_support import SAME_FOLDER, refusal, scenic_file
 from tests.make_golden import DATA, flax_bytes, msgpack, random_params, random_video, scenic_logits
+from tests.models.checkpoint_support import SAME_FOLDER, refusal, scenic_file
 
 GOLDEN = DATA / "scenic_golden.msgpack"
 

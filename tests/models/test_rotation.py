@@ -1,4 +1,4 @@
-"""The turned basis of int8: the same function, and one in which outlier channels do no harm."""
+"""The rotated basis of int8: the same function, in which outlier channels do no harm."""
 
 from __future__ import annotations
 

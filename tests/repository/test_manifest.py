@@ -1,4 +1,4 @@
-"""The repository on disk: what is refused, and with which words."""
+"""Repositories on disk: reading, and the messages of refusals."""
 
 from __future__ import annotations
 

@@ -198,14 +198,14 @@ def test_a_reader_outlives_the_thread_that_opened_it(video: Path) -> None:
 def test_the_child_dies_when_the_parent_is_killed(video: Path) -> None:
     script = (
         "import os, sys, time\n"
-        "from tests.test_video_process import children\n"
+        "from tests.video.test_process import children\n"
         "from sfavivit.video.reader import Sampling, VideoReader\n"
         "reader = VideoReader(sys.argv[1], Sampling(12.5, 64, 64), chunk_frames=1)\n"
         "next(reader)\n"
         "print(children()[0], flush=True)\n"
         "time.sleep(60)\n"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     with subprocess.Popen([sys.executable, "-c", script, video], stdout=subprocess.PIPE, cwd=root) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())

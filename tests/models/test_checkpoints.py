@@ -21,8 +21,8 @@ from sfavivit.errors import CheckpointError
 from sfavivit.models.checkpoints import load_checkpoint, save_checkpoint
 from sfavivit.models.checkpoints.native import DIMENSIONS_KEY
 from sfavivit.models.vivit import SfaVivit
-from tests.checkpoint_support import SAME_FOLDER, refusal, scenic_file, small_model
 from tests.make_golden import DATA, random_params
+from tests.models.checkpoint_support import SAME_FOLDER, assert_same, refusal, scenic_file, small_model
 
 
 def save_torch(model: SfaVivit, path: Path, *, archive: bool = True, **replaced: Any) -> None:
@@ -43,9 +43,8 @@ def test_round_trip(adapter: bool, tmp_path: Path) -> None:
     loaded = load_checkpoint(str(tmp_path / "x"))
     assert loaded.dims == model.dims
     assert not loaded.training and all(p.requires_grad for p in loaded.parameters())
-    expected = model.state_dict()
-    assert list(loaded.state_dict()) == list(expected)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+    assert list(loaded.state_dict()) == list(model.state_dict())
+    assert_same(loaded, model)
 
 
 def test_same_model_same_bytes(tmp_path: Path) -> None:
@@ -68,9 +67,7 @@ def test_loaded_weights_do_not_depend_on_the_file(tmp_path: Path) -> None:
 def test_torch_save(archive: bool, tmp_path: Path) -> None:
     model = small_model()
     save_torch(model, tmp_path / "x", archive=archive)
-    expected = model.state_dict()
-    loaded = load_checkpoint(tmp_path / "x").state_dict()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.items())
+    assert_same(load_checkpoint(tmp_path / "x"), model)
 
 
 def test_half_precision_becomes_fp32(tmp_path: Path) -> None:

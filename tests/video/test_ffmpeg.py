@@ -1,4 +1,4 @@
-"""Which ffmpeg is taken: one on PATH that can do the work in the sandbox, else the bundled one."""
+"""The choice of ffmpeg: one on PATH that can do the work in the sandbox, else the bundled one."""
 
 from __future__ import annotations
 
