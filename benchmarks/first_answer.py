@@ -5,6 +5,8 @@ says when each part was done. Files that it reads are in the page cache after th
 process, not the disk.
 """
 
+from sfavivit.inference.streaming import Session
+from sfavivit.video.reader import VideoReader
 from __future__ import annotations
 
 import json
@@ -59,8 +61,8 @@ def _answer(location: str, video: str, engine: str, chunk_tubelets: str) -> None
     moments = [time.perf_counter()]
     recognizer = Recognizer.load(location, engine=engine, chunk_tubelets=int(chunk_tubelets))
     moments.append(time.perf_counter())
-    session = recognizer.session()
-    with recognizer.reader(video) as reader:
+    session = Session(recognizer.model)
+    with VideoReader(video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames) as reader:
         for frames in decoded_ahead(reader):
             if len(moments) == 2:
                 moments.append(time.perf_counter())

@@ -36,6 +36,8 @@ from export.exporter import DEFAULT_FPS
 from serving.gate import EngineGate, GatedEngine
 from serving.models import Models, slots_in_process
 from serving.triton import TritonServer
+from sfavivit.inference.streaming import Session
+from sfavivit.engines.model import LoadedModel
 from sfavivit import Recognizer
 from sfavivit.engines.base import Engine
 from sfavivit.errors import EngineError
@@ -163,7 +165,7 @@ def _round(
 def _warm_up(recognizer: Recognizer) -> None:
     """The first calls of an engine are slow: one to each half."""
     dims = recognizer.manifest.dimensions
-    session = recognizer.session()
+    session = Session(recognizer.model)
     session.push(np.zeros((dims.tubelet_frames, dims.image_size, dims.image_size, 3), np.uint8))
     session.finish()
 
@@ -190,7 +192,7 @@ def _clips(
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds of each stage of each clip, and tubelets a second; the clip is one window."""
     calls = _Calls(recognizer.engine)
-    timed = Recognizer(recognizer.catalog, calls, chunk_tubelets=setting.chunk)
+    timed = Recognizer(LoadedModel(recognizer.catalog, calls, chunk_tubelets=setting.chunk))
     values: dict[str, list[float]] = {"decode": [], "spatial": [], "temporal": [], "total": []}
     begin = time.perf_counter()
     while not values["total"] or time.perf_counter() - begin < seconds:
@@ -235,11 +237,11 @@ def _stream(
 ) -> tuple[dict[str, list[float]], float, float]:
     """One stream: the stages of each of its chunks, its begin and its end."""
     engine = GatedEngine(recognizer.engine, gate, threading.Event())
-    own = Recognizer(recognizer.catalog, engine, chunk_tubelets=setting.chunk)
+    own = Recognizer(LoadedModel(recognizer.catalog, engine, chunk_tubelets=setting.chunk))
     dims, rng = recognizer.manifest.head("first").dimensions, np.random.default_rng(seed)
     side = dims.image_size
     frames = rng.integers(0, 256, (setting.chunk * dims.tubelet_frames, side, side, 3), np.uint8)
-    session = own.session()
+    session = Session(own.model)
     session.push_features(rng.normal(size=(dims.max_tubelets, dims.hidden_size)).astype(np.float32))
     values: dict[str, list[float]] = {"queue": [], "spatial": [], "temporal": [], "total": []}
     barrier.wait()

@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.figures import Figure, Row
 from benchmarks.videos import write_video
+from sfavivit.features.reader import FeatureReader
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
 from sfavivit.features.store import FeatureStore
@@ -83,6 +84,6 @@ def _scored(recognizer: Recognizer, items: list[VideoItem], options: ScoreOption
 
 
 def _fill(recognizer: Recognizer, video: str, store: FeatureStore) -> None:
-    with recognizer.source(video, store=store) as source:
+    with FeatureReader(recognizer.model, video, store=store) as source:
         for _ in source:
             pass

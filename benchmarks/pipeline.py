@@ -17,6 +17,8 @@ from pathlib import Path
 
 from benchmarks.figures import Case, Figure, Row
 from benchmarks.videos import write_video
+from sfavivit.inference.streaming import Session
+from sfavivit.video.reader import VideoReader
 from sfavivit import Recognizer
 
 
@@ -50,7 +52,7 @@ def measure(
     """
     recognizer = Recognizer.load(repository)
     video = write_video(folder / "video.mp4", video_seconds, picture)
-    with recognizer.reader(video) as reader:
+    with VideoReader(video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames) as reader:
         chunks = list(reader)
     frames = sum(map(len, chunks))
 
@@ -58,11 +60,11 @@ def measure(
         return recognizer.classify(video).frames_used
 
     def decode() -> int:
-        with recognizer.reader(video) as reader:
+        with VideoReader(video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames) as reader:
             return sum(map(len, reader))
 
     def infer() -> int:
-        session = recognizer.session()
+        session = Session(recognizer.model)
         for chunk in chunks:
             session.push(chunk)
         session.finish()

@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.figures import Figure, Row
 from benchmarks.videos import write_video
+from sfavivit.engines.model import LoadedModel
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
 from sfavivit.engines.base import Engine
@@ -37,7 +38,7 @@ def measure(repository: Path, folder: Path, videos: int, view_videos: int) -> li
     Many views are measured on the first ``view_videos`` of the ``videos`` clips, since they take so long.
     """
     engine = _Counting(Recognizer.load(repository).engine)
-    recognizer = Recognizer(Repository.load(repository), engine)
+    recognizer = Recognizer(LoadedModel(Repository.load(repository), engine))
     first, second = recognizer.heads[:2]
     clips = [
         write_video(folder / f"{k}.mp4", CLIP_SECONDS, look=f"hue=h={40 * k}")  # no two are alike

@@ -38,6 +38,8 @@ from benchmarks.figures import Better, Case, Figure, Row
 from benchmarks.service_process import process_that_serves, service_process
 from serving.models import Models, slots_in_process
 from serving.triton import TritonServer
+from sfavivit.inference.streaming import Session
+from sfavivit.engines.model import LoadedModel
 from sfavivit import Recognizer
 from sfavivit.engines import open_models
 from sfavivit.protocol.answers import Query, ServedWindow
@@ -112,7 +114,7 @@ def _compare(
         )
         callers = stack.enter_context(ThreadPoolExecutor(at_once))
         clients = stack.enter_context(ThreadPoolExecutor(STREAMS))
-        idle = Recognizer(recognizer.catalog, EmptyEngine(recognizer.catalog))
+        idle = Recognizer(LoadedModel(recognizer.catalog, EmptyEngine(recognizer.catalog)))
         windows = STREAMS * _alone(recognizer, frames)  # also a warm-up
         alone, served = _Meter(processes), _Meter([*processes, service.process])
         session, transport = _Meter([]), _Meter([empty.process])
@@ -160,7 +162,7 @@ def _together(pool: ThreadPoolExecutor, work: Callable[..., int], *arguments: An
 
 
 def _alone(recognizer: Recognizer, frames: NDArray[np.uint8]) -> int:
-    session = recognizer.session()
+    session = Session(recognizer.model)
     return len([*session.push(frames), *session.finish()])
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.figures import Figure, Row
 from benchmarks.videos import RATE, write_video
+from sfavivit.video.reader import VideoReader
 from sfavivit import Recognizer
 from sfavivit.types import Features, Frames
 
@@ -32,7 +33,7 @@ def measure(
     """
     recognizer = Recognizer.load(repository)
     held = f"fps=1/{slide_seconds:g},fps={RATE}"
-    with recognizer.reader(write_video(folder / "slides.mp4", video_seconds, PICTURE, look=held)) as reader:
+    with VideoReader(write_video(folder / 'slides.mp4', video_seconds, PICTURE, look=held), recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames) as reader:
         frames = np.concatenate(list(reader))
     every = _every_call(recognizer, frames)
     ways: dict[str, Callable[[Frames], Features]] = {

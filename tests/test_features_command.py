@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sfavivit.inference.options import ClassifyOptions
+from sfavivit.video.source import VideoSegment
 from sfavivit import Recognizer
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.views import Views
@@ -70,9 +72,7 @@ def test_crops_and_type(
     assert FeatureStore(store).dtype == "float16"
     assert len(entries(FeatureStore(store))) == 3
     forbid_decoders(monkeypatch)
-    Recognizer.load(repository).classify(
-        videos / "2.mp4", start_seconds=0.5, end_seconds=1.5, views=Views(4, 3), store=FeatureStore(store)
-    )
+    Recognizer.load(repository).classify(VideoSegment(videos / '2.mp4', start_seconds=0.5, end_seconds=1.5), ClassifyOptions(views=Views(4, 3)), store=FeatureStore(store))
 
 
 def test_whole_videos_serve_their_parts(repository: Path, videos: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from sfavivit.engines.model import LoadedModel
 from sfavivit import Recognizer
 from sfavivit.cli.main import app
 from sfavivit.errors import NotAVideoError
@@ -47,7 +48,7 @@ def hostile_recognizer(recognizer: Recognizer) -> Recognizer:
         head: {output: tuple(f"{label} {HOSTILE}" for label in names) for output, names in outputs.items()}
         for head, outputs in recognizer.labels.items()
     }
-    return Recognizer(Catalog(recognizer.manifest, labels), recognizer.engine, chunk_tubelets=3)
+    return Recognizer(LoadedModel(Catalog(recognizer.manifest, labels), recognizer.engine, chunk_tubelets=3))
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sfavivit.inference.options import ClassifyOptions
+from sfavivit.video.source import VideoSegment
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
 from sfavivit.errors import EngineError, ScoringError, UsageError
@@ -90,9 +92,7 @@ def test_rows_are_the_answers_of_classify(
     outputs = [("default", ""), ("long", "verb"), ("long", "noun")]
     assert rows.keys() == {(item.id, *output) for item in items for output in outputs}
     for item in (items[0], items[2], items[4]):
-        answer = recognizer.classify(
-            item.video, start_seconds=item.start_seconds, end_seconds=item.end_seconds
-        )
+        answer = recognizer.classify(VideoSegment(item.video, start_seconds=item.start_seconds, end_seconds=item.end_seconds))
         for head, output in outputs:
             row, result = rows[item.id, head, output], answer.heads[head][output]
             assert np.array_equal(np.float32(row["logits"]), result.logits)
@@ -127,7 +127,7 @@ def test_views_have_no_timeline(recognizer: Recognizer, items: list[VideoItem], 
     options = replace(DEFAULT, views=Views(2, 3))
     score(recognizer, items[2:3], Output(tmp_path), options)
     (row,) = rows_in(tmp_path)
-    answer = recognizer.classify(items[2].video, ["default"], views=Views(2, 3))
+    answer = recognizer.classify(items[2].video, ClassifyOptions(heads=('default',), views=Views(2, 3)))
     assert np.array_equal(np.float32(row["logits"]), answer.heads["default"][""].logits)
     assert row["timeline"] == []
 

@@ -13,6 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from sfavivit.engines.model import LoadedModel
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem, read_items
 from sfavivit.datasets.fetch import check_schemes, open_video
@@ -50,7 +51,7 @@ class Counting:
 
 @pytest.fixture
 def counting(recognizer: Recognizer) -> Recognizer:
-    return Recognizer(recognizer.catalog, Counting(recognizer.engine), chunk_tubelets=3)
+    return Recognizer(LoadedModel(recognizer.catalog, Counting(recognizer.engine), chunk_tubelets=3))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 
 from serving.lifecycle import VideoServer
+from sfavivit.inference.options import ClassifyOptions
+from sfavivit.video.source import VideoSegment
+from sfavivit.video.reader import VideoReader
 from sfavivit import Recognition, Recognizer, WindowScores
 from sfavivit.errors import (
     HeadNotFoundError,
@@ -51,9 +54,7 @@ def test_options_arrive(client: VideoRecognitionClient, local: Recognizer, video
     answer = client.classify(
         videos[1].read_bytes(), Query(("long",), 2, stride_seconds=0.32, start_seconds=1.2, end_seconds=3.0)
     )
-    expected = local.classify(
-        videos[1], ["long"], top_k=2, stride_seconds=0.32, start_seconds=1.2, end_seconds=3.0
-    )
+    expected = local.classify(VideoSegment(videos[1], start_seconds=1.2, end_seconds=3.0), ClassifyOptions(heads=('long',), top_k=2, stride_seconds=0.32))
     assert_same(answer, expected)
     verb = answer.heads["long"]["verb"]
     assert verb.timeline[0].start_seconds == 1.2
@@ -72,7 +73,7 @@ def test_streamed_bytes(client: VideoRecognitionClient, local: Recognizer, video
     *windows, summary = client.stream(pieces(videos[2]))
     assert isinstance(summary, ServedRecognition)
     assert_same(summary, local.classify(videos[2]))
-    with local.reader(videos[2]) as reader:
+    with VideoReader(videos[2], local.manifest.sampling, chunk_frames=local.model.chunk_frames) as reader:
         expected = list(local.stream(reader))
     counted = [w for w in windows if isinstance(w, ServedWindow) and not w.provisional]
     assert [describe(w) for w in counted] == [describe(w) for w in expected]

@@ -25,6 +25,7 @@ from serving.lifecycle import SERVICE_NAME, VideoServer
 from serving.models import Models, ModelSource
 from serving.settings import Settings
 from serving.triton import TritonServer
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit import Recognition, Recognizer
 from sfavivit.engines.triton import TritonEngine
 from sfavivit.errors import DeadlineError, EngineOutdatedError, EngineUnavailableError
@@ -218,6 +219,6 @@ def test_a_new_version_is_served_without_a_restart(
         export_model(model, label_outputs(model, {}), copy, ExportOptions(parity_video=videos[0]))
         assert eventually(lambda: client.list_heads().heads["default"].version == 2, 20)
         answer = client.classify(videos[0], Query(("default",)))
-        assert_close(answer, Recognizer.load(copy).classify(videos[0], ["default"]))
+        assert_close(answer, Recognizer.load(copy).classify(videos[0], ClassifyOptions(heads=('default',))))
         found, old = (a.heads["default"][""].logits for a in (answer, before))
         assert np.abs(found - old).max() > 1e-2

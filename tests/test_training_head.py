@@ -18,6 +18,9 @@ from hypothesis import strategies as st
 
 from export.exporter import ExportOptions, export_head, export_model
 from export.outputs import label_outputs
+from sfavivit.inference.options import ClassifyOptions
+from sfavivit.video.source import VideoSegment
+from sfavivit.features.reader import FeatureReader
 from sfavivit import Recognizer, Repository
 from sfavivit.config import AdapterDimensions, Crop, Sampling
 from sfavivit.datasets import VideoItem, read_items
@@ -100,7 +103,7 @@ def test_from_videos_to_a_served_head(own: Path, videos: Path, tmp_path: Path) -
     assert after.manifest.spatial == before.spatial
     assert {name: after.manifest.heads[name] for name in before.heads} == before.heads
     assert after.manifest.heads["mine"].parity.max_abs_error < 1e-4
-    served = Recognizer.load(own).classify(videos / "1.mp4", ["mine", "default"])
+    served = Recognizer.load(own).classify(videos / '1.mp4', ClassifyOptions(heads=('mine', 'default')))
     assert served.heads["mine"][""].labels[0].label == "gets light"
 
 
@@ -205,7 +208,7 @@ def test_parts_of_a_stored_video_are_not_extracted(repository: Path, videos: Pat
     assert (len(stored), broken, filler.computed, len(entries(store))) == (4, [], 1, 1)
     features = FeatureCache(store, bytes_kept=0)
     for part in stored:
-        decoded = filler.recognizer.source(whole.video, start_seconds=part.item.start_seconds)
+        decoded = FeatureReader(filler.recognizer.model, VideoSegment(whole.video, start_seconds=part.item.start_seconds))
         expected = np.concatenate([chunk.features for chunk in decoded])
         np.testing.assert_array_equal(features.get(part.keys[0]), expected)
 

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from export.exporter import ExportOptions, export_model
 from export.outputs import label_outputs
 from serving.triton import TritonServer
+from sfavivit.engines.model import LoadedModel
 from sfavivit import Recognizer, Repository
 from sfavivit.cli.main import app as cli
 from sfavivit.engines import open_models
@@ -53,7 +54,7 @@ QUICK = TritonOptions(timeout_seconds=5, retry_seconds=0.5)
 
 def remote(server: TritonServer, options: TritonOptions | None = None) -> Recognizer:
     engine = TritonEngine(server.url, options)
-    return Recognizer(engine.catalog, engine, chunk_tubelets=3)
+    return Recognizer(LoadedModel(engine.catalog, engine, chunk_tubelets=3))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from export.exporter import check_head, export_head
+from sfavivit.inference.options import ClassifyOptions
+from sfavivit.video.source import VideoSegment
 from sfavivit.datasets import VideoItem
 from sfavivit.datasets.fetch import check_schemes, open_video
 from sfavivit.errors import InvalidInputError, TrainingError, UsageError, VideoError
@@ -206,13 +208,7 @@ class HeadJob:
         return evaluation.summary()
 
     def _ask(self, recognizer: Recognizer, item: VideoItem) -> Recognition:
-        return recognizer.classify(
-            open_video(item.video, DEFAULT_FETCH_BYTES),
-            [self._plan.name],
-            start_seconds=item.start_seconds,
-            end_seconds=item.end_seconds,
-            store=self._store,
-        )
+        return recognizer.classify(VideoSegment(open_video(item.video, DEFAULT_FETCH_BYTES), start_seconds=item.start_seconds, end_seconds=item.end_seconds), ClassifyOptions(heads=(self._plan.name,)), store=self._store)
 
     @property
     def _repository(self) -> Repository:

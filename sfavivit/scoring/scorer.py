@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sfavivit.datasets import VideoItem
 from sfavivit.datasets.fetch import open_video
 from sfavivit.errors import InvalidInputError, VideoError
-from sfavivit.features.reader import FeatureSource
+from sfavivit.features.reader import FeatureReader
 from sfavivit.features.slicing import snapped, tubelet_rate
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.scoring.options import ScoreOptions
@@ -20,7 +20,7 @@ class _Opening(NamedTuple):
     """A video on its way: fetched if need be, its hash and its first frames in the making."""
 
     item: VideoItem
-    source: Future[FeatureSource]
+    source: Future[FeatureReader]
 
 
 def score_items(
@@ -43,7 +43,7 @@ def score_items(
     manifest = recognizer.manifest
     rate = tubelet_rate(manifest.sampling, manifest.dimensions.tubelet_frames)
 
-    def open_source(item: VideoItem) -> FeatureSource:
+    def open_source(item: VideoItem) -> FeatureReader:
         part = snapped(item, rate) if options.snap else item
         return recognizer.source(
             open_video(item.video, options.fetch_bytes),

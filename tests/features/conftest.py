@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sfavivit.engines.model import LoadedModel
 from sfavivit import Recognizer, Repository
 from sfavivit.engines import load_engine
 from sfavivit.features.store import FeatureStore
@@ -34,7 +35,7 @@ def engine(repository: Path) -> CountingEngine:
 
 @pytest.fixture
 def recognizer(repository: Path, engine: CountingEngine) -> Recognizer:
-    return Recognizer(Repository.load(repository), engine, chunk_tubelets=4)
+    return Recognizer(LoadedModel(Repository.load(repository), engine, chunk_tubelets=4))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sfavivit.features.reader import FeatureReader
 from sfavivit import Recognizer
 from sfavivit.errors import (
     VideoNotFoundError,
@@ -48,7 +49,7 @@ def test_a_video_that_changes_while_it_is_read_is_not_kept(
     recognizer: Recognizer, store: FeatureStore, video: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     path = Path(shutil.copy(video, tmp_path / "changing.mp4"))
-    with recognizer.source(path, store=store) as source:
+    with FeatureReader(recognizer.model, path, store=store) as source:
         for count, _ in enumerate(source):
             if count == 0:
                 change(path)  # the decoder is a few chunks ahead at most, of ten
@@ -66,7 +67,7 @@ def test_a_change_that_the_clock_does_not_show_is_found_in_the_content(
     now = video_digest._Version(1, 2, 3, 4, time.time_ns() + 3600 * 10**9)
     monkeypatch.setattr(video_digest._Version, "of", lambda _: now)
     path = Path(shutil.copy(video, tmp_path / "changing.mp4"))
-    with recognizer.source(path, store=store) as source:
+    with FeatureReader(recognizer.model, path, store=store) as source:
         for count, _ in enumerate(source):
             if count == 0:
                 append(path)

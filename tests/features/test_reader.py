@@ -13,6 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sfavivit.inference.options import ClassifyOptions
+from sfavivit.video.source import VideoSegment
+from sfavivit.features.reader import FeatureReader
+from sfavivit.engines.model import LoadedModel
 from sfavivit import Recognizer, Repository
 from sfavivit.engines import load_engine
 from sfavivit.errors import (
@@ -73,14 +77,14 @@ def test_scores_from_the_store_are_those_from_the_video_bit_for_bit(
 def test_another_head_and_other_views_need_no_decoder(
     recognizer: Recognizer, store: FeatureStore, monkeypatch: pytest.MonkeyPatch, video: Path
 ) -> None:
-    expected = recognizer.classify(video, ["long"])
-    views = recognizer.classify(video, ["long"], views=Views(3, 1))
-    recognizer.classify(video, ["default"], store=store)
-    recognizer.classify(video, ["default"], views=Views(4, 3), store=store)
+    expected = recognizer.classify(video, ClassifyOptions(heads=('long',)))
+    views = recognizer.classify(video, ClassifyOptions(heads=('long',), views=Views(3, 1)))
+    recognizer.classify(video, ClassifyOptions(heads=('default',)), store=store)
+    recognizer.classify(video, ClassifyOptions(heads=('default',), views=Views(4, 3)), store=store)
     forbid_decoders(monkeypatch)
-    assert essence(recognizer.classify(video, ["long"], store=store)) == essence(expected)
-    assert essence(recognizer.classify(video, ["long"], views=Views(3, 1), store=store)) == essence(views)
-    recognizer.classify(video, ["long"], views=Views(9, 3), store=store)
+    assert essence(recognizer.classify(video, ClassifyOptions(heads=('long',)), store=store)) == essence(expected)
+    assert essence(recognizer.classify(video, ClassifyOptions(heads=('long',), views=Views(3, 1)), store=store)) == essence(views)
+    recognizer.classify(video, ClassifyOptions(heads=('long',), views=Views(9, 3)), store=store)
 
 
 def test_the_same_content_under_another_name(
@@ -114,7 +118,7 @@ def test_timestamps_are_seconds_of_the_video(
         put(key, entry)
 
     store.put = noting  # type: ignore[method-assign]
-    recognizer.classify(video, store=store, start_seconds=2.0)
+    recognizer.classify(VideoSegment(video, start_seconds=2.0), store=store)
     entry = store.get(keys[0])
     assert entry
     assert (len(entry.features), entry.frames_used) == (25, 50)
@@ -146,7 +150,7 @@ def check_mended(
     with caplog.at_level(logging.WARNING, logger="sfavivit"):
         assert essence(recognizer.classify(video, store=store)) == expected
         assert len(caplog.records) == 1
-        with recognizer.source(video, store=store) as source:
+        with FeatureReader(recognizer.model, video, store=store) as source:
             list(source)
         assert source.from_store
         assert essence(recognizer.classify(video, store=store)) == expected
@@ -200,10 +204,10 @@ def test_an_entry_of_another_video_never_changes_a_score(
 
 
 def test_one_crop_that_is_missing(recognizer: Recognizer, store: FeatureStore, video: Path) -> None:
-    expected = essence(recognizer.classify(video, views=Views(4, 3), store=store))
+    expected = essence(recognizer.classify(video, ClassifyOptions(views=Views(4, 3)), store=store))
     paths = entries(store)
     paths[1].unlink()
-    assert essence(recognizer.classify(video, views=Views(4, 3), store=store)) == expected
+    assert essence(recognizer.classify(video, ClassifyOptions(views=Views(4, 3)), store=store)) == expected
     assert entries(store) == paths
 
 
@@ -241,11 +245,11 @@ def test_what_an_engine_did_not_finish_is_not_kept(
     loaded = Repository.load(repository)
     engine = FailingEngine(load_engine("onnxruntime", loaded))
     engine.fails = fails
-    recognizer = Recognizer(loaded, engine, chunk_tubelets=4)
+    recognizer = Recognizer(LoadedModel(loaded, engine, chunk_tubelets=4))
     with pytest.raises((EngineError, InvalidInputError)):
         recognizer.classify(video, store=store)
     engine.frames.clear()
-    with pytest.raises((EngineError, FeatureStoreError)), recognizer.source(video, store=store) as source:
+    with pytest.raises((EngineError, FeatureStoreError)), FeatureReader(recognizer.model, video, store=store) as source:
         list(source)
     assert not entries(store)
 

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sfavivit.inference.options import ClassifyOptions
+from sfavivit.video.source import VideoSegment
 from sfavivit import Recognizer
 from sfavivit.config import Sampling
 from sfavivit.datasets import VideoItem
 from sfavivit.errors import InvalidInputError
 from sfavivit.features.entry import FeatureKey
-from sfavivit.features.reader import FeatureSource
+from sfavivit.features.reader import FeatureReader
 from sfavivit.features.slicing import slice_of, snapped, tubelet_rate
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.recognizer import DEFAULT_LIMITS
@@ -41,14 +43,14 @@ def test_a_part_on_the_grid_is_a_slice_of_the_whole(
     parts = [(3, 9), (0, 1), (20, 37), (20, 38), (37, 60), (11, None), (0, 99)]
     seconds = [(a * TUBELET_SECONDS, b and b * TUBELET_SECONDS) for a, b in parts]
     expected = [
-        recognizer.classify(video, start_seconds=start, end_seconds=end, views=views)
+        recognizer.classify(VideoSegment(video, start_seconds=start, end_seconds=end), ClassifyOptions(views=views))
         for start, end in seconds
     ]
-    recognizer.classify(video, views=views, store=store)
+    recognizer.classify(video, ClassifyOptions(views=views), store=store)
     kept = len(entries(store))
     forbid_decoders(monkeypatch)
     for (start, end), from_video in zip(seconds, expected, strict=True):
-        answer = recognizer.classify(video, start_seconds=start, end_seconds=end, views=views, store=store)
+        answer = recognizer.classify(VideoSegment(video, start_seconds=start, end_seconds=end), ClassifyOptions(views=views), store=store)
         assert essence(answer) == essence(from_video)
     assert len(entries(store)) == kept
 
@@ -63,8 +65,8 @@ def test_at_any_rate(
     )
     store = FeatureStore(tmp_path / f"store {fps}")
 
-    def features(start: float = 0.0, end: float | None = None, *, known: bool = True) -> FeatureSource:
-        source = FeatureSource(
+    def features(start: float = 0.0, end: float | None = None, *, known: bool = True) -> FeatureReader:
+        source = FeatureReader(
             recognizer,
             video,
             DEFAULT_LIMITS,
@@ -96,9 +98,9 @@ def test_a_part_off_the_grid_is_decoded_and_kept(
 ) -> None:
     recognizer.classify(video, store=store)
     start, end = part
-    answer = recognizer.classify(video, start_seconds=start, end_seconds=end, store=store)
+    answer = recognizer.classify(VideoSegment(video, start_seconds=start, end_seconds=end), store=store)
     assert answer.timings.decode_seconds > 0
-    assert essence(answer) == essence(recognizer.classify(video, start_seconds=start, end_seconds=end))
+    assert essence(answer) == essence(recognizer.classify(VideoSegment(video, start_seconds=start, end_seconds=end)))
     assert len(entries(store)) == 2
 
 
@@ -107,7 +109,7 @@ def test_a_part_of_a_damaged_video_is_decoded(
 ) -> None:
     """Its warning says where the frames of the part end, not those of the video."""
     recognizer.classify(damaged_video, store=store)
-    answer = recognizer.classify(damaged_video, end_seconds=0.32, store=store)
+    answer = recognizer.classify(VideoSegment(damaged_video, end_seconds=0.32), store=store)
     assert answer.timings.decode_seconds > 0
 
 
@@ -116,7 +118,7 @@ def test_a_part_behind_the_end_is_the_same_error(
 ) -> None:
     recognizer.classify(video, store=store)
     with pytest.raises(InvalidInputError, match=r"ends at second 6\.0, before the start \(8 s\)"):
-        recognizer.classify(video, start_seconds=8.0, store=store)
+        recognizer.classify(VideoSegment(video, start_seconds=8.0), store=store)
 
 
 @given(fps=RATES, frames=st.integers(1, 4), start=st.floats(0, 1e5), length=st.none() | st.floats(0.001, 1e5))
@@ -160,7 +162,7 @@ def test_a_damaged_whole_is_said_once_and_its_parts_are_decoded(
     [record] = caplog.records
     assert "store it again: sfavivit features --whole" in record.getMessage()
     recognizer.classify(video, store=store)  # which replaces it
-    assert recognizer.classify(video, store=store, start_seconds=3.2).timings.decode_seconds == 0
+    assert recognizer.classify(VideoSegment(video, start_seconds=3.2), store=store).timings.decode_seconds == 0
 
 
 @given(rate=st.fractions(Fraction(1, 1000), 240), periods=st.integers(0, 10**7), off=st.integers(-1, 1))
