@@ -5,8 +5,6 @@ says when each part was done. Files that it reads are in the page cache after th
 process, not the disk.
 """
 
-from sfavivit.inference.streaming import Session
-from sfavivit.video.reader import VideoReader
 from __future__ import annotations
 
 import json
@@ -17,6 +15,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+
+from sfavivit.inference.streaming import Session
+from sfavivit.video.reader import VideoReader
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,7 +63,9 @@ def _answer(location: str, video: str, engine: str, chunk_tubelets: str) -> None
     recognizer = Recognizer.load(location, engine=engine, chunk_tubelets=int(chunk_tubelets))
     moments.append(time.perf_counter())
     session = Session(recognizer.model)
-    with VideoReader(video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames) as reader:
+    with VideoReader(
+        video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames
+    ) as reader:
         for frames in decoded_ahead(reader):
             if len(moments) == 2:
                 moments.append(time.perf_counter())

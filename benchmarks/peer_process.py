@@ -20,11 +20,10 @@ from benchmarks.models import CLASSES, random_model
 from benchmarks.openvino_engine import OpenVinoEngine
 from benchmarks.operations import counted_operations, product_rate, timed
 from benchmarks.peer_models import HUGGING_FACE_FRAMES, FactorisedEncoder, factorised_encoder, hugging_face
-from sfavivit.engines.model import LoadedModel
 from sfavivit import Recognizer
 from sfavivit.config import named_dimensions
+from sfavivit.engines.model import LoadedModel, default_chunk_tubelets
 from sfavivit.errors import EngineError, SfaVivitError, UsageError
-from sfavivit.inference.recognizer import default_chunk_tubelets
 from sfavivit.repository.manifest import Repository
 from sfavivit.types import Frames
 

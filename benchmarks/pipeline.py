@@ -17,9 +17,9 @@ from pathlib import Path
 
 from benchmarks.figures import Case, Figure, Row
 from benchmarks.videos import write_video
+from sfavivit import Recognizer
 from sfavivit.inference.streaming import Session
 from sfavivit.video.reader import VideoReader
-from sfavivit import Recognizer
 
 
 @dataclass
@@ -52,7 +52,9 @@ def measure(
     """
     recognizer = Recognizer.load(repository)
     video = write_video(folder / "video.mp4", video_seconds, picture)
-    with VideoReader(video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames) as reader:
+    with VideoReader(
+        video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames
+    ) as reader:
         chunks = list(reader)
     frames = sum(map(len, chunks))
 
@@ -60,7 +62,9 @@ def measure(
         return recognizer.classify(video).frames_used
 
     def decode() -> int:
-        with VideoReader(video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames) as reader:
+        with VideoReader(
+            video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames
+        ) as reader:
             return sum(map(len, reader))
 
     def infer() -> int:

@@ -38,10 +38,10 @@ from benchmarks.figures import Better, Case, Figure, Row
 from benchmarks.service_process import process_that_serves, service_process
 from serving.models import Models, slots_in_process
 from serving.triton import TritonServer
-from sfavivit.inference.streaming import Session
-from sfavivit.engines.model import LoadedModel
 from sfavivit import Recognizer
 from sfavivit.engines import open_models
+from sfavivit.engines.model import LoadedModel
+from sfavivit.inference.streaming import Session
 from sfavivit.protocol.answers import Query, ServedWindow
 from sfavivit.protocol.client import VideoRecognitionClient
 
@@ -114,7 +114,7 @@ def _compare(
         )
         callers = stack.enter_context(ThreadPoolExecutor(at_once))
         clients = stack.enter_context(ThreadPoolExecutor(STREAMS))
-        idle = Recognizer(LoadedModel(recognizer.catalog, EmptyEngine(recognizer.catalog)))
+        idle = Recognizer(LoadedModel(recognizer.model.catalog, EmptyEngine(recognizer.model.catalog)))
         windows = STREAMS * _alone(recognizer, frames)  # also a warm-up
         alone, served = _Meter(processes), _Meter([*processes, service.process])
         session, transport = _Meter([]), _Meter([empty.process])
@@ -129,7 +129,7 @@ def _compare(
     sent = STREAMS * len(frames)
     meters = {"alone": alone, "served": served, "session": session, "transport": transport}
     case: Case = {"engine": engine, "streams": STREAMS, "seconds a stream": seconds}
-    return Row(case, _figures(meters, sent, sent / recognizer.chunk_frames))
+    return Row(case, _figures(meters, sent, sent / recognizer.model.chunk_frames))
 
 
 def _figures(meters: Mapping[str, _Meter], frames: int, chunks: float) -> dict[str, Figure]:

@@ -35,9 +35,9 @@ from sfavivit.repository.manifest import (
     HeadEntry,
     Labels,
     Manifest,
+    Padding,
     Precision,
     Repository,
-    ShortClip,
     SpatialEntry,
     check_head_name,
     temporal_model,
@@ -69,7 +69,7 @@ class ExportOptions:
     shortest_side: int | None = None
     precision: Precision | None = None
     backend: Backend | None = None
-    short_clip: ShortClip | None = None
+    short_clip: Padding | None = None
     parity_video: Source = SAMPLE_VIDEO
     calibration_videos: tuple[Source, ...] = ()
 
@@ -174,7 +174,7 @@ def export_head(
     target: Path,
     head: str,
     parity_features: Sequence[Features],
-    short_clip: ShortClip = "loop",
+    short_clip: Padding = "loop",
 ) -> HeadEntry:
     """Write ``temporal`` as a head of the repository at ``target``, without any spatial half.
 

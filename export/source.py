@@ -13,7 +13,7 @@ from sfavivit.config import Sampling
 from sfavivit.errors import ExportError
 from sfavivit.models.checkpoints import load_checkpoint
 from sfavivit.models.vivit import SfaVivit
-from sfavivit.repository.manifest import Labels, Repository, ShortClip
+from sfavivit.repository.manifest import Labels, Padding, Repository
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ModelSource:
     model: SfaVivit
     labels: Labels
     sampling: Sampling | None = None
-    short_clip: ShortClip | None = None
+    short_clip: Padding | None = None
 
 
 def read_source(path: Path, label_files: list[str], from_head: str | None) -> ModelSource:

@@ -14,12 +14,13 @@ from typing import TypeVar
 from serving.gate import EngineGate, GatedEngine
 from serving.models import Models, RemoteEngine
 from sfavivit.errors import CancelledRequestError
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.results import Timings
 from sfavivit.inference.streaming import Session
 from sfavivit.protocol.answers import Query
 from sfavivit.types import Frames
-from sfavivit.video.reader import Limits, decoded_ahead
-from sfavivit.video.source import Source
+from sfavivit.video.reader import Limits, VideoReader, decoded_ahead
+from sfavivit.video.source import Source, VideoSegment
 
 Result = TypeVar("Result")
 _END = object()
@@ -83,10 +84,11 @@ class Job:
 
     def session(self, query: Query) -> Session:
         """A session for ``query``. Raises what is wrong with it."""
-        return self.recognizer.session(
-            query.heads or None,
-            stride_seconds=query.stride_seconds,
-            top_k=query.top_k,
+        return Session(
+            self.recognizer.model,
+            ClassifyOptions(
+                heads=tuple(query.heads or None), stride_seconds=query.stride_seconds, top_k=query.top_k
+            ),
             start_seconds=query.start_seconds,
         )
 
@@ -98,8 +100,11 @@ class Job:
             CancelledRequestError: ``cancel`` was called.
         """
         self.start_clock()
-        reader = self.recognizer.reader(
-            source, self.limits, start_seconds=query.start_seconds, end_seconds=query.end_seconds
+        reader = VideoReader(
+            VideoSegment(source, start_seconds=query.start_seconds, end_seconds=query.end_seconds),
+            self.recognizer.manifest.sampling,
+            chunk_frames=self.recognizer.model.chunk_frames,
+            limits=self.limits,
         )
         with reader:
             self.on_cancel(reader.close)

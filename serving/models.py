@@ -14,6 +14,7 @@ import numpy as np
 from serving.settings import Settings
 from sfavivit.engines import open_models
 from sfavivit.engines.base import Engine
+from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import (
     EngineOutdatedError,
     EngineTimeoutError,
@@ -49,7 +50,9 @@ class Models:
 
     def recognizer(self, engine: Engine | None = None) -> Recognizer:
         """Over ``engine`` instead of the models' own, if one is given."""
-        return Recognizer(self.catalog, engine or self.engine, chunk_tubelets=self.chunk_tubelets)
+        return Recognizer(
+            LoadedModel(self.catalog, engine or self.engine, chunk_tubelets=self.chunk_tubelets)
+        )
 
     @property
     def digests(self) -> dict[str, str]:

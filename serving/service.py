@@ -21,7 +21,8 @@ from serving.streaming import answer_bytes, answer_frames
 from serving.tracing import Tracing
 from serving.uploads import NAME, Spool, check_upload_size
 from sfavivit.errors import InvalidInputError, UsageError
-from sfavivit.inference.streaming import FeatureExtractor, Session
+from sfavivit.features.extractor import FeatureExtractor
+from sfavivit.inference.streaming import Session
 from sfavivit.protocol.answers import (
     FrameFormat,
     HeadInfo,
@@ -43,7 +44,7 @@ from sfavivit.protocol.messages import (
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from sfavivit.repository.manifest import SPATIAL_MODEL
 from sfavivit.types import Features
-from sfavivit.video.reader import check_range
+from sfavivit.video.source import check_range
 
 
 class VideoRecognitionService:

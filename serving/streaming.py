@@ -95,7 +95,7 @@ class _Answers:
     """What a session answers, and what it says provisionally in between."""
 
     def __init__(self, job: Job, session: Session, query: Query, interval: float | None) -> None:
-        self._chunk_frames = job.recognizer.chunk_frames
+        self._chunk_frames = job.recognizer.model.chunk_frames
         self._engine = job.engine
         self._session = session
         self._min_confidence = query.min_confidence

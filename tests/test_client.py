@@ -16,9 +16,9 @@ import pytest
 
 from client.__main__ import app
 from serving.settings import Security
-from sfavivit.video.reader import VideoReader
 from sfavivit import Recognizer
 from sfavivit.cli.main import app as sfavivit
+from sfavivit.video.reader import VideoReader
 from tests.commands import run_here
 from tests.service import address_of, encode_videos, running_service
 

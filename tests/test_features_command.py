@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sfavivit.inference.options import ClassifyOptions
-from sfavivit.video.source import VideoSegment
 from sfavivit import Recognizer
 from sfavivit.features.store import FeatureStore
-from sfavivit.inference.views import Views
+from sfavivit.inference.options import ClassifyOptions, Views
+from sfavivit.video.source import VideoSegment
 from tests.conftest import random_frames
 from tests.features.videos import entries, essence, forbid_decoders
 from tests.test_cli import run
@@ -72,7 +71,11 @@ def test_crops_and_type(
     assert FeatureStore(store).dtype == "float16"
     assert len(entries(FeatureStore(store))) == 3
     forbid_decoders(monkeypatch)
-    Recognizer.load(repository).classify(VideoSegment(videos / '2.mp4', start_seconds=0.5, end_seconds=1.5), ClassifyOptions(views=Views(4, 3)), store=FeatureStore(store))
+    Recognizer.load(repository).classify(
+        VideoSegment(videos / "2.mp4", start_seconds=0.5, end_seconds=1.5),
+        ClassifyOptions(views=Views(4, 3)),
+        store=FeatureStore(store),
+    )
 
 
 def test_whole_videos_serve_their_parts(repository: Path, videos: Path, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfavivit.inference.options import ClassifyOptions
 from sfavivit import Recognizer
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.results import LabelScore, OutputResult, Segment, WindowScores
 from sfavivit.inference.windows import all_windows
 from sfavivit.reports.curves import MAX_BINS, MAX_LANES, NO_LANE, CurveBuilder, CurveRecorder

@@ -15,6 +15,7 @@ import pytest
 
 from sfavivit.datasets import VideoItem
 from sfavivit.errors import EngineError, EngineUnavailableError, UsageError
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.scoring import workers
 from sfavivit.scoring.options import ModelLocation, ScoreOptions
 from sfavivit.scoring.rows import Row
@@ -25,7 +26,7 @@ from tests.video_files import encode
 
 pytestmark = pytest.mark.timeout(300)  # processes by the dozen, perhaps on a busy machine
 
-OPTIONS = ScoreOptions(("default",))
+OPTIONS = ScoreOptions(ClassifyOptions(("default",)))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_a_machine_that_kills_everything(
 
 def test_wrong_options_are_raised_in_the_parent(repository: Path, items: list[VideoItem]) -> None:
     models = ModelLocation(str(repository))
-    options = ScoreOptions(("default",), stride_seconds=99)
+    options = ScoreOptions(ClassifyOptions(("default",), stride_seconds=99))
     with pytest.raises(UsageError, match="a stride of 99 s"):
         list(score_in_workers(items, models, models.catalog(), options, workers=1))
 

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from serving.lifecycle import VideoServer
-from sfavivit.inference.options import ClassifyOptions
-from sfavivit.video.source import VideoSegment
-from sfavivit.video.reader import VideoReader
 from sfavivit import Recognition, Recognizer, WindowScores
 from sfavivit.errors import (
     HeadNotFoundError,
     InvalidInputError,
     VideoNotFoundError,
 )
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, VideoRecognitionClient
+from sfavivit.video.reader import VideoReader
+from sfavivit.video.source import VideoSegment
 from tests.conftest import SIDE, random_frames
 from tests.service import (
     address_of,
@@ -54,7 +54,10 @@ def test_options_arrive(client: VideoRecognitionClient, local: Recognizer, video
     answer = client.classify(
         videos[1].read_bytes(), Query(("long",), 2, stride_seconds=0.32, start_seconds=1.2, end_seconds=3.0)
     )
-    expected = local.classify(VideoSegment(videos[1], start_seconds=1.2, end_seconds=3.0), ClassifyOptions(heads=('long',), top_k=2, stride_seconds=0.32))
+    expected = local.classify(
+        VideoSegment(videos[1], start_seconds=1.2, end_seconds=3.0),
+        ClassifyOptions(heads=("long",), top_k=2, stride_seconds=0.32),
+    )
     assert_same(answer, expected)
     verb = answer.heads["long"]["verb"]
     assert verb.timeline[0].start_seconds == 1.2
@@ -149,7 +152,7 @@ def test_features_and_their_scores(
 def test_list_heads(client: VideoRecognitionClient, local: Recognizer) -> None:
     info = client.list_heads()
     assert list(info.heads) == ["default", "long"]
-    assert info.heads["long"].outputs == local.labels["long"]
+    assert info.heads["long"].outputs == local.model.labels["long"]
     assert info.heads["long"].window_frames == 24
     assert info.heads["long"].window_seconds == pytest.approx(24 / 12.5)
     frames = info.frame_format

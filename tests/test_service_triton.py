@@ -25,10 +25,10 @@ from serving.lifecycle import SERVICE_NAME, VideoServer
 from serving.models import Models, ModelSource
 from serving.settings import Settings
 from serving.triton import TritonServer
-from sfavivit.inference.options import ClassifyOptions
 from sfavivit import Recognition, Recognizer
 from sfavivit.engines.triton import TritonEngine
 from sfavivit.errors import DeadlineError, EngineOutdatedError, EngineUnavailableError
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import VideoRecognitionClient
 from tests.conftest import build_model, random_frames
@@ -88,7 +88,7 @@ def test_sixteen_streams_share_batches_and_nothing_else(
 
     with client_of(server) as client, ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(one, range(16)))
-        assert client.list_heads().model_digests == Models(local.catalog, local.engine).digests
+        assert client.list_heads().model_digests == Models(local.model.catalog, local.model.engine).digests
         features = client.extract_features(videos[0])
         assert_close(client.score_features(features), expected[0])
     for number, answer in enumerate(answers):
@@ -219,6 +219,9 @@ def test_a_new_version_is_served_without_a_restart(
         export_model(model, label_outputs(model, {}), copy, ExportOptions(parity_video=videos[0]))
         assert eventually(lambda: client.list_heads().heads["default"].version == 2, 20)
         answer = client.classify(videos[0], Query(("default",)))
-        assert_close(answer, Recognizer.load(copy).classify(videos[0], ClassifyOptions(heads=('default',))))
+        assert_close(
+            answer,
+            Recognizer.load(copy).classify(videos[0], ClassifyOptions(heads=("default",))),
+        )
         found, old = (a.heads["default"][""].logits for a in (answer, before))
         assert np.abs(found - old).max() > 1e-2

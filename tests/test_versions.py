@@ -159,7 +159,7 @@ def test_a_running_triton_follows(own_copy: Path, parity_video: Path) -> None:
         asking.wait_for(second)
         new = Recognizer.load(server.url)
         assert new.manifest.heads["default"].version == 2
-        assert new.labels["default"][""][0] == "seed 9 class 0"
+        assert new.model.labels["default"][""][0] == "seed 9 class 0"
         features = new.features(FRAMES)
         np.testing.assert_allclose(new.logits(features)[""], second, atol=1e-5)
         deadline = time.monotonic() + 10

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from export.exporter import ExportOptions, export_model
-from sfavivit.inference.options import ClassifyOptions
 from sfavivit.errors import UsageError
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.models.checkpoints import load_checkpoint, save_checkpoint
 from sfavivit.models.vivit import SfaVivit

@@ -33,8 +33,8 @@ from sfavivit.cli.options import (
 from sfavivit.cli.render import recognition_view, terminal_width
 from sfavivit.errors import SfaVivitError, UsageError
 from sfavivit.features.store import FeatureStore
-from sfavivit.inference import recognizer as pipeline
-from sfavivit.inference.recognizer import Recognizer
+from sfavivit.inference.options import ClassifyOptions
+from sfavivit.inference.recognizer import OnProgress, Recognizer
 from sfavivit.inference.results import Recognition
 from sfavivit.reports.request import ReportRequest
 from sfavivit.reports.video_report import VideoReport, recorder_for, video_report
@@ -77,7 +77,8 @@ def classify(
     request.check(len(videos))
     limits = limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
     recognizer = Recognizer.load(repository, engine=engine, threads=threads)
-    recognizer.session(head, stride_seconds=stride, top_k=top_k)  # wrong options end here, before any video
+    options = ClassifyOptions(tuple(head or ()), stride_seconds=stride, top_k=top_k)
+    options.resolve(recognizer.manifest)  # wrong options are refused before any video is opened
     store = FeatureStore(features) if features else None
     failures, reports = 0, []
     for video in videos:
@@ -86,12 +87,10 @@ def classify(
             with _progress(video) as progress:
                 answer = recognizer.classify(
                     video,
-                    head,
-                    stride_seconds=stride,
-                    top_k=top_k,
+                    options,
                     store=store,
                     limits=limits,
-                    progress=progress,
+                    on_progress=progress,
                     on_window=recorder,
                 )
             _show(answer, as_json=as_json)
@@ -108,7 +107,7 @@ def classify(
 
 
 @contextmanager
-def _progress(video: str) -> Iterator[pipeline.Progress | None]:
+def _progress(video: str) -> Iterator[OnProgress | None]:
     """A bar on the terminal, gone when the video is done."""
     if not err.is_terminal:
         yield None

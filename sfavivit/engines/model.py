@@ -18,8 +18,8 @@ from sfavivit.types import Features, Frames, Logits
 
 MAX_CHUNK_TUBELETS = 8
 MAX_CHUNK_TOKENS = 800
-"""Tokens per engine call that stay in the caches: CPU seconds per tubelet of size B (197 tokens each, int8) are
-0.24 with 4 tubelets and 0.26 with 8. The demo model (65 tokens each) is cheapest at the other limit, 8 tubelets."""
+"""Tokens per engine call that stay in the caches: of size B (197 tokens each, int8) a tubelet costs 0.24 CPU
+seconds in calls of 4 and 0.26 in calls of 8. The demo model (65 tokens each) is cheapest in calls of 8."""
 
 Result = TypeVar("Result")
 
@@ -92,7 +92,8 @@ class LoadedModel:
         Raises:
             EngineError: the engine failed.
         """
-        return self.engine.spatial(frames[None])[0]
+        features: Features = self.engine.spatial(frames[None])[0]
+        return features
 
     def logits(self, features: Features, head: str) -> Logits:
         """Compute logits of one window: float32 [T, D], 1 <= T <= T_max -> {output: float32 [C]}.

@@ -15,8 +15,9 @@ from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import UsageError, VideoError
 from sfavivit.features.digest import VideoDigest
+from sfavivit.features.entry import FeatureKey, StoredFeatures
 from sfavivit.features.extractor import FeatureChunk, FeatureExtractor
-from sfavivit.features.store import FeatureKey, FeatureStore, StoredFeatures
+from sfavivit.features.store import FeatureStore
 from sfavivit.types import Features, Frames
 from sfavivit.utils.prefetch import ReadAhead
 from sfavivit.video.reader import Limits, VideoReader
@@ -27,7 +28,7 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class _End:
-    """The end of a video's frames. ``keys``: where the features of each crop are to be stored, if anywhere."""
+    """End of a video's frames. ``keys``: under which the features of each crop are to be stored, if any."""
 
     damage: str | None
     keys: list[FeatureKey]
@@ -104,16 +105,16 @@ class _Reading:
 class FeatureReader:
     """Iterate, once, over the features of a video in chunks; each tubelet of each crop is computed once.
 
-    Looking up the store and decoding begin at once, in a thread of their own. So a reader that is made while the
-    one before it is still being used overlaps its decoding with that one's inference.
+    Looking up the store and decoding begin at once, in a thread of their own. So a reader that is made while
+    the one before it is still being used overlaps its decoding with that one's inference.
 
-    With a ``store``, features that it lacks are put there when the iteration reaches its end. Until then all of
-    them are in memory: with D = 768, 3 KB a tubelet, 66 MiB an hour (12.5 fps, two frames a tubelet) for each crop,
-    and three times that while they are written. The file is read twice, once for its digest, so it cannot be a
+    With a ``store``, features that it lacks are put there when the iteration reaches its end. Until then all
+    of them are in memory: with D = 768, 66 MiB an hour (12.5 fps, two frames a tubelet) for each crop, and
+    three times that while they are written. The file is read twice, once for its digest, so it cannot be a
     pipe. If it changes meanwhile, nothing is stored. Stored features cost no decoding, so no limit applies.
 
-    ``close`` may be called from any thread, and ends an iteration there; ``warning`` then says so. A reader that
-    is forgotten ends its thread and its decoder, too, a moment later.
+    ``close`` may be called from any thread, and ends an iteration there; ``warning`` then says so. A reader
+    that is forgotten ends its thread and its decoder, too, a moment later.
 
     Args:
         model: computes the features.

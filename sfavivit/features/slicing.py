@@ -14,7 +14,7 @@ from sfavivit.config import Sampling
 from sfavivit.datasets.item import VideoItem
 from sfavivit.features.entry import FeatureKey, StoredFeatures
 from sfavivit.video.ffmpeg import exact_rate
-from sfavivit.video.reader import LATEST_SECONDS
+from sfavivit.video.source import MAX_SECONDS
 from sfavivit.video.timebase import MICROSECONDS, periods_in, to_microseconds
 
 
@@ -56,7 +56,7 @@ def snapped(item: VideoItem, rate: Fraction) -> VideoItem:
 
     ``rate``: tubelets a second.
     """
-    last = int(LATEST_SECONDS * rate)
+    last = int(MAX_SECONDS * rate)
     start = min(periods_in(to_microseconds(item.start_seconds), rate).whole, last - 1)
     end = None
     if item.end_seconds is not None:

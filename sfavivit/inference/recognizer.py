@@ -15,7 +15,7 @@ from sfavivit.features.reader import DEFAULT_LIMITS, FeatureReader
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import DEFAULT_OPTIONS, ClassifyOptions
 from sfavivit.inference.results import Recognition, Timings, WindowScores
-from sfavivit.inference.streaming import Session
+from sfavivit.inference.streaming import FrameStream, Session
 from sfavivit.inference.views import ViewSession
 from sfavivit.repository.manifest import Manifest
 from sfavivit.types import Features, Frames, Logits
@@ -42,8 +42,9 @@ class Recognizer:
         threads: int | None = None,
         chunk_tubelets: int | None = None,
     ) -> Recognizer:
-        """Load a model repository: a directory, or ``triton://HOST:PORT``. Arguments and errors as ``LoadedModel.load``."""
-        return cls(LoadedModel.load(repository, engine=engine, threads=threads, chunk_tubelets=chunk_tubelets))
+        """Load a model repository; arguments and errors as ``LoadedModel.load``."""
+        model = LoadedModel.load(repository, engine=engine, threads=threads, chunk_tubelets=chunk_tubelets)
+        return cls(model)
 
     @property
     def manifest(self) -> Manifest:
@@ -89,13 +90,10 @@ class Recognizer:
             InvalidInputError: frames of another shape or dtype.
             EngineError: the engine failed.
         """
-        extractor, session = FeatureExtractor(self.model), Session(self.model, options)
+        stream = FrameStream(self.model, options)
         for frames in chunks:
-            for chunk in extractor.push(frames):
-                yield from session.add_features(chunk)
-        for chunk in extractor.finish():
-            yield from session.add_features(chunk)
-        yield from session.finish()
+            yield from stream.push(frames)
+        yield from stream.finish()
 
     def classify(
         self,
@@ -147,8 +145,9 @@ class Recognizer:
         )
 
         def tell(windows: list[WindowScores]) -> None:
-            for scores in windows if on_window else ():
-                on_window(scores)
+            if on_window:
+                for scores in windows:
+                    on_window(scores)
 
         for chunk in reader:
             tell(session.add_features(chunk))

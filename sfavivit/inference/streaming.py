@@ -3,7 +3,7 @@
 ``Session`` is the second half of the one pipeline that files, streams and the service share:
 
     frames
-        │  FeatureExtractor: chunks of exactly chunk_tubelets tubelets (the last one padded, its padding dropped)
+        │  FeatureExtractor: chunks of exactly chunk_tubelets tubelets; the last is padded
     features, each tubelet once
         │  Session: keeps the last window's worth; every head has its own windows over the same features
     WindowScores ──► mean logits of the video, TimelineBuilder
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sfavivit.engines.model import LoadedModel, TimedEngine
 from sfavivit.errors import InvalidInputError
-from sfavivit.features.extractor import FeatureChunk
+from sfavivit.features.extractor import FeatureChunk, FeatureExtractor
 from sfavivit.inference.options import DEFAULT_OPTIONS, ClassifyOptions
 from sfavivit.inference.results import (
     OutputResult,
@@ -29,9 +29,9 @@ from sfavivit.inference.results import (
     softmax,
     top_labels,
 )
-from sfavivit.inference.windows import SHORT_CLIP, TimelineBuilder, Window, complete_windows, tail_window
+from sfavivit.inference.windows import PADDING, TimelineBuilder, Window, complete_windows, tail_window
 from sfavivit.repository.manifest import HeadEntry
-from sfavivit.types import Features, Logits
+from sfavivit.types import Features, Frames, Logits
 
 
 @dataclass
@@ -72,9 +72,7 @@ class Session:
         self._start_seconds = start_seconds
         self._tubelet_frames = manifest.dimensions.tubelet_frames
         self._fps = manifest.sampling.fps
-        self._heads = {
-            name: self._start(name, stride) for name, stride in options.resolve(manifest).items()
-        }
+        self._heads = {name: self._start(name, stride) for name, stride in options.resolve(manifest).items()}
         self._kept = max(head.length for head in self._heads.values())
         self._features = np.zeros((0, manifest.dimensions.hidden_size), np.float32)
         self.tubelets = 0
@@ -120,7 +118,7 @@ class Session:
         ]
 
     def set_frame_count(self, frames_used: int) -> None:
-        """Correct the number of frames that the features were computed from: the last tubelet need not be full.
+        """Correct the number of frames behind the features: the last tubelet need not be full.
 
         Raises:
             InvalidInputError: another number of tubelets than has arrived.
@@ -203,5 +201,34 @@ def window_logits(model: LoadedModel, head: str, features: Features) -> Logits:
     entry = model.manifest.head(head)
     length = entry.dimensions.max_tubelets
     if len(features) < length:
-        features = SHORT_CLIP[entry.short_clip](features, length)
+        features = PADDING[entry.short_clip](features, length)
     return model.logits(features, head)
+
+
+class FrameStream:
+    """Frames in, window scores out: a ``FeatureExtractor`` in front of a ``Session``.
+
+    Arguments and errors as ``Session``.
+    """
+
+    def __init__(
+        self, model: LoadedModel, options: ClassifyOptions = DEFAULT_OPTIONS, start_seconds: float = 0.0
+    ) -> None:
+        self.extractor = FeatureExtractor(model)
+        self.session = Session(model, options, start_seconds)
+
+    def push(self, frames: Frames) -> list[WindowScores]:
+        """Add frames uint8 [n, H, W, 3], any n, and return the windows that they completed.
+
+        Raises:
+            InvalidInputError: another shape or dtype.
+            EngineError: the engine failed.
+        """
+        return self._add(self.extractor.push(frames))
+
+    def finish(self) -> list[WindowScores]:
+        """Return the windows that were still open; no frames may follow."""
+        return [*self._add(self.extractor.finish()), *self.session.finish()]
+
+    def _add(self, chunks: list[FeatureChunk]) -> list[WindowScores]:
+        return [scores for chunk in chunks for scores in self.session.add_features(chunk)]

@@ -1,7 +1,7 @@
 """Multi-view testing: T clips x S crops of a video, their logits averaged.
 
-The tubelets of each crop are computed once, whatever number of clips they are in: 4 x 3 views of a video that is
-one window long cost three spatial passes, not twelve.
+The tubelets of each crop are computed once, whatever number of clips they are in: 4 x 3 views of a video that
+is one window long cost three spatial passes, not twelve.
 """
 
 from __future__ import annotations

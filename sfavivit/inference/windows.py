@@ -9,7 +9,7 @@ the last of them leaves over (length 4, stride 2, 9 tubelets):
     window 2           └─────┘
     tail                 └─────┘      [5, 9): starts where it must so that no tubelet is left out
 
-A video shorter than a window is one window [0, n); the head's policy fills it (``SHORT_CLIP``).
+A video shorter than a window is one window [0, n); the head's policy fills it (``PADDING``).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def view_windows(total: int, length: int, clips: int) -> list[Window]:
 # What a window shorter than the model's becomes: float32 [n, D] -> [T, D].
 # loop: repeated up to the full length, as ViViT's training pipeline does with short clips.
 # prefix: as it is; the temporal transformer takes the positions of the first n.
-SHORT_CLIP: dict[str, Callable[[NDArray[np.float32], int], NDArray[np.float32]]] = {
+PADDING: dict[str, Callable[[NDArray[np.float32], int], NDArray[np.float32]]] = {
     "loop": lambda features, length: features[np.arange(length) % len(features)],
     "prefix": lambda features, _: features,
 }

@@ -48,7 +48,7 @@ RESERVED_HEAD = re.compile(r"spatial|temporal(_.*)?")
 Precision = Literal["fp32", "fp16", "int8"]
 PlanPrecision = Literal["fp32", "fp16", "bf16"]
 Backend = Literal["python", "onnxruntime"]
-ShortClip = Literal["loop", "prefix"]
+Padding = Literal["loop", "prefix"]
 Labels = dict[str, tuple[str, ...]]
 """output -> label of every class."""
 
@@ -123,7 +123,7 @@ class HeadEntry(_Frozen):
 
     version: Annotated[int, Field(gt=0)]
     dimensions: ModelDimensions
-    short_clip: ShortClip
+    short_clip: Padding
     parity: Parity
 
     @property

@@ -14,6 +14,7 @@ from sfavivit.features.slicing import snapped, tubelet_rate
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.scoring.options import ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
+from sfavivit.video.source import VideoSegment
 
 
 class _Opening(NamedTuple):
@@ -36,8 +37,8 @@ def score_items(
         FeatureStoreError: the store cannot be used.
         EngineError: the engine failed.
     """
-    recognizer.session(options.heads, stride_seconds=options.stride_seconds, top_k=options.top_k)
-    builder = RowBuilder(recognizer.catalog, options.heads)
+    options.classify.resolve(recognizer.manifest)
+    builder = RowBuilder(recognizer.model.catalog, options.classify.heads)
     store = options.open_store()
 
     manifest = recognizer.manifest
@@ -45,25 +46,16 @@ def score_items(
 
     def open_source(item: VideoItem) -> FeatureReader:
         part = snapped(item, rate) if options.snap else item
-        return recognizer.source(
-            open_video(item.video, options.fetch_bytes),
-            options.limits,
-            start_seconds=part.start_seconds,
-            end_seconds=part.end_seconds,
-            views=options.views,
-            store=store,
+        segment = VideoSegment(
+            open_video(item.video, options.fetch_bytes), part.start_seconds, part.end_seconds
         )
+        crops = options.classify.crops
+        return FeatureReader(recognizer.model, segment, options.limits, crops=crops, store=store)
 
     def score(opening: _Opening) -> list[Row]:
         try:
             with opening.source.result() as source:
-                answer = recognizer.recognize(
-                    source,
-                    options.heads,
-                    stride_seconds=options.stride_seconds,
-                    top_k=options.top_k,
-                    views=options.views,
-                )
+                answer = recognizer.recognize(source, options.classify)
         except (VideoError, InvalidInputError) as error:
             return builder.error(opening.item, error)
         return builder.answer(opening.item, answer)

@@ -22,7 +22,7 @@ from sfavivit.video.ffmpeg import decode_command, exact_rate, find_ffmpeg
 from sfavivit.video.ffmpeg_log import FfmpegLog
 from sfavivit.video.process import DecoderProcess, StalledError
 from sfavivit.video.sandbox import confined_command
-from sfavivit.video.source import Source, display_name, open_source
+from sfavivit.video.source import Source, VideoSegment, display_name, open_source
 from sfavivit.video.timebase import periods_in, to_microseconds
 
 
@@ -50,8 +50,6 @@ class Limits:
             )
 
 
-LATEST_SECONDS = 1e9  # beyond any video, and exact in microseconds
-
 # What ffmpeg may write ahead. No more, since errors say how many frames had been read.
 _FRAMES_AHEAD = 4
 
@@ -64,8 +62,8 @@ class VideoReader:
     With several ``crops`` a chunk is uint8 [n, crops, crop, crop, 3]: one decoding for all of them.
 
     n is ``chunk_frames`` except in the last chunk. Every chunk is a new array. Frame k is the picture on
-    display at ``start_seconds`` + k / fps seconds of the file (before there is one: the first frame that
-    follows); frames are those before ``end_seconds``. What lies before the start is decoded and dropped:
+    display k / fps seconds after the segment's start (before there is one: the first frame that follows);
+    frames are those before its end. What lies before the start is decoded and dropped:
     seeking would be faster, but lands where a container's index says, which is often not the right picture.
     A video can be read once; memory does not depend on its length.
 
@@ -80,39 +78,37 @@ class VideoReader:
     Raises:
         VideoError: the subclass says why there are no frames (see :mod:`sfavivit.errors`); what concerns
             the file itself at construction, what only the decoder finds out at the first chunk or later.
-        UsageError: no chunk, or an end that is not after the start.
-        InvalidInputError: the video ends before ``start_seconds``.
+        UsageError: ``chunk_frames`` is less than 1.
+        InvalidInputError: the video ends before the segment starts.
     """
 
     def __init__(
         self,
-        source: Source,
+        video: VideoSegment | Source,
         sampling: Sampling,
         *,
         chunk_frames: int,
         limits: Limits | None = None,
-        start_seconds: float = 0.0,
-        end_seconds: float | None = None,
         crops: Sequence[Crop] = CENTER,
     ) -> None:
         if chunk_frames < 1:
             raise UsageError(f"chunk_frames must be at least 1, got {chunk_frames}")
-        check_range(start_seconds, end_seconds)
+        segment = video if isinstance(video, VideoSegment) else VideoSegment(video)
         # Whole periods before the start are frames to drop; the rest of it is left to ffmpeg.
-        rate, start = exact_rate(sampling.fps), to_microseconds(start_seconds)
+        rate, start = exact_rate(sampling.fps), to_microseconds(segment.start_seconds)
         self._skip, self._late_microseconds = periods_in(start, rate)
-        self._start_seconds = start_seconds
+        self._start_seconds = segment.start_seconds
         self._wanted: int | None = None
-        if end_seconds is not None:
+        if segment.end_seconds is not None:
             # A start that is a frame's counts as just that, however it was rounded.
             begin = start if self._late_microseconds else 0
-            whole, rest = periods_in(to_microseconds(end_seconds) - begin, rate)
+            whole, rest = periods_in(to_microseconds(segment.end_seconds) - begin, rate)
             self._wanted = max(1, whole + (rest > 0) - (0 if begin else self._skip))
         self.frames_read = 0
         self._skipped = 0
         self.decode_seconds = 0.0
         self.damage: str | None = None
-        self._name = display_name(source)
+        self._name = display_name(segment.source)
         self._sampling = sampling
         self._limits = limits or Limits()
         self._crops = tuple(crops)
@@ -122,7 +118,7 @@ class VideoReader:
         self._log = FfmpegLog()
         self._iterating = threading.Lock()
         self._ended = self._closed = False
-        descriptor = open_source(source)
+        descriptor = open_source(segment.source)
         try:
             self._process = self._start(descriptor)
         finally:
@@ -272,14 +268,6 @@ class VideoReader:
 
     def _limit(self, what: str) -> VideoLimitError:
         return VideoLimitError(f"{self._name}: {what}; raise the limit if this video is meant to be read")
-
-
-def check_range(start_seconds: float, end_seconds: float | None) -> None:
-    """Raise ``UsageError`` unless 0 <= start < end and both can be."""
-    if not 0 <= start_seconds <= LATEST_SECONDS:
-        raise UsageError(f"the start must be from 0 to {LATEST_SECONDS:g} s, got {start_seconds:g}")
-    if end_seconds is not None and not start_seconds < end_seconds <= LATEST_SECONDS:
-        raise UsageError(f"the end must be after the start ({start_seconds:g} s), got {end_seconds:g}")
 
 
 def decoded_ahead(reader: VideoReader) -> ReadAhead[Frames]:

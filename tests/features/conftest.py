@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sfavivit.engines.model import LoadedModel
 from sfavivit import Recognizer, Repository
 from sfavivit.engines import load_engine
+from sfavivit.engines.model import LoadedModel
 from sfavivit.features.store import FeatureStore
 from tests.counting_engine import CountingEngine
 from tests.features.videos import wide_video

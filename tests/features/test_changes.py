@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from sfavivit.features.reader import FeatureReader
 from sfavivit import Recognizer
 from sfavivit.errors import (
     VideoNotFoundError,
 )
 from sfavivit.features import digest as video_digest
 from sfavivit.features.entry import FeatureKey, StoredFeatures
+from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
 from tests.features.videos import entries, essence, wide_video
 

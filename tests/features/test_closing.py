@@ -14,13 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sfavivit.features.reader import FeatureReader
 from sfavivit import Recognizer
 from sfavivit.errors import (
     NotAFileError,
     UsageError,
 )
 from sfavivit.features.entry import FeatureKey, StoredFeatures
+from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.results import Recognition
 from sfavivit.utils.prefetch import ReadAhead
@@ -192,5 +192,5 @@ def test_a_source_works_before_it_is_used(recognizer: Recognizer, tmp_path: Path
             asked.set()
             return super().get(key)
 
-    with FeatureReader(recognizer.model, video, store=Store(tmp_path / 'store')):
+    with FeatureReader(recognizer.model, video, store=Store(tmp_path / "store")):
         assert asked.wait(60)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfavivit.inference.options import ClassifyOptions
-from sfavivit.video.source import VideoSegment
 from sfavivit import Recognizer
 from sfavivit.config import Sampling
 from sfavivit.datasets import VideoItem
@@ -21,9 +18,9 @@ from sfavivit.features.entry import FeatureKey
 from sfavivit.features.reader import FeatureReader
 from sfavivit.features.slicing import slice_of, snapped, tubelet_rate
 from sfavivit.features.store import FeatureStore
-from sfavivit.inference.recognizer import DEFAULT_LIMITS
-from sfavivit.inference.views import Views
+from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.types import Features
+from sfavivit.video.source import VideoSegment
 from sfavivit.video.timebase import periods_in
 from tests.features.videos import entries, essence, forbid_decoders
 
@@ -43,14 +40,21 @@ def test_a_part_on_the_grid_is_a_slice_of_the_whole(
     parts = [(3, 9), (0, 1), (20, 37), (20, 38), (37, 60), (11, None), (0, 99)]
     seconds = [(a * TUBELET_SECONDS, b and b * TUBELET_SECONDS) for a, b in parts]
     expected = [
-        recognizer.classify(VideoSegment(video, start_seconds=start, end_seconds=end), ClassifyOptions(views=views))
+        recognizer.classify(
+            VideoSegment(video, start_seconds=start, end_seconds=end),
+            ClassifyOptions(views=views),
+        )
         for start, end in seconds
     ]
     recognizer.classify(video, ClassifyOptions(views=views), store=store)
     kept = len(entries(store))
     forbid_decoders(monkeypatch)
     for (start, end), from_video in zip(seconds, expected, strict=True):
-        answer = recognizer.classify(VideoSegment(video, start_seconds=start, end_seconds=end), ClassifyOptions(views=views), store=store)
+        answer = recognizer.classify(
+            VideoSegment(video, start_seconds=start, end_seconds=end),
+            ClassifyOptions(views=views),
+            store=store,
+        )
         assert essence(answer) == essence(from_video)
     assert len(entries(store)) == kept
 
@@ -67,11 +71,8 @@ def test_at_any_rate(
 
     def features(start: float = 0.0, end: float | None = None, *, known: bool = True) -> FeatureReader:
         source = FeatureReader(
-            recognizer,
-            video,
-            DEFAULT_LIMITS,
-            start_seconds=start,
-            end_seconds=end,
+            recognizer.model,
+            VideoSegment(video, start, end),
             sampling=sampling,
             store=store if known else None,
         )
@@ -100,7 +101,9 @@ def test_a_part_off_the_grid_is_decoded_and_kept(
     start, end = part
     answer = recognizer.classify(VideoSegment(video, start_seconds=start, end_seconds=end), store=store)
     assert answer.timings.decode_seconds > 0
-    assert essence(answer) == essence(recognizer.classify(VideoSegment(video, start_seconds=start, end_seconds=end)))
+    assert essence(answer) == essence(
+        recognizer.classify(VideoSegment(video, start_seconds=start, end_seconds=end))
+    )
     assert len(entries(store)) == 2
 
 
@@ -156,13 +159,15 @@ def test_a_damaged_whole_is_said_once_and_its_parts_are_decoded(
     [path] = entries(store)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     for part in range(3):
-        options: dict[str, Any] = {"start_seconds": part * TUBELET_SECONDS, "end_seconds": 3.2}
-        answer = recognizer.classify(video, store=store, **options)
-        assert essence(answer) == essence(recognizer.classify(video, **options))
+        segment = VideoSegment(video, part * TUBELET_SECONDS, 3.2)
+        answer = recognizer.classify(segment, store=store)
+        assert essence(answer) == essence(recognizer.classify(segment))
     [record] = caplog.records
     assert "store it again: sfavivit features --whole" in record.getMessage()
     recognizer.classify(video, store=store)  # which replaces it
-    assert recognizer.classify(VideoSegment(video, start_seconds=3.2), store=store).timings.decode_seconds == 0
+    assert (
+        recognizer.classify(VideoSegment(video, start_seconds=3.2), store=store).timings.decode_seconds == 0
+    )
 
 
 @given(rate=st.fractions(Fraction(1, 1000), 240), periods=st.integers(0, 10**7), off=st.integers(-1, 1))
