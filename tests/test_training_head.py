@@ -25,7 +25,7 @@ from sfavivit.engines.onnxruntime import CPU, OnnxModel
 from sfavivit.errors import AnnotationError, ExportError, FeatureStoreError, SfaVivitError, UsageError
 from sfavivit.features.entry import FeatureKey
 from sfavivit.features.reader import FeatureReader
-from sfavivit.features.slicing import snapped, tubelet_rate
+from sfavivit.features.slicing import align_to_tubelets, tubelet_rate
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import ClassifyOptions
 from sfavivit.models.vivit import SpatialTransformer, TemporalTransformer
@@ -202,7 +202,7 @@ def test_parts_of_a_stored_video_are_not_extracted(repository: Path, videos: Pat
     filler = FeatureFiller(open_on_demand(repository), store, VariantConfig(), threads=1)
     manifest = filler.recognizer.manifest
     rate = tubelet_rate(manifest.sampling, manifest.dimensions.tubelet_frames)
-    parts = [snapped(replace(whole, id=f"part {k}", start_seconds=k / 5), rate) for k in range(3)]
+    parts = [align_to_tubelets(replace(whole, id=f"part {k}", start_seconds=k / 5), rate) for k in range(3)]
     stored, broken = filler.fill([whole, *parts], [0], lambda _: None)
     assert (len(stored), broken, filler.computed, len(entries(store))) == (4, [], 1, 1)
     features = FeatureCache(store, bytes_kept=0)

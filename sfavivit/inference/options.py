@@ -20,7 +20,11 @@ CROPS: dict[int, tuple[Crop, ...]] = {
 
 @dataclass(frozen=True)
 class Views:
-    """Multi-view testing: ``clips`` in time x ``crops`` in space. The literature reports 4 x 3."""
+    """Multi-view testing: ``clips`` in time x ``crops`` in space. The literature reports 4 x 3.
+
+    Raises:
+        UsageError: not 1 to 100 clips, and 1 or 3 crops.
+    """
 
     clips: int = 4
     crops: int = 3
@@ -50,7 +54,7 @@ class Views:
 
 @dataclass(frozen=True)
 class ClassifyOptions:
-    """How a video is classified.
+    """Options of one classification.
 
     Args:
         heads: names of the heads to run (default: all of them; they share one spatial pass).

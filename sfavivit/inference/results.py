@@ -48,7 +48,7 @@ class WindowScores:
 
 @dataclass(frozen=True)
 class OutputResult:
-    """One output of one head for a whole video.
+    """Result of one output of one head for a whole video.
 
     ``logits``: float32 [C], the mean over windows; ``labels``: its top-k.
     """
@@ -128,7 +128,7 @@ class Recognition:
 
 
 def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Probabilities over the last axis, in float64."""
+    """Return probabilities over the last axis, in float64."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
@@ -136,6 +136,6 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 def top_labels(
     probabilities: NDArray[np.float64], labels: Sequence[str], top_k: int
 ) -> tuple[LabelScore, ...]:
-    """The ``top_k`` most probable labels, best first; ties in class order."""
+    """Return the ``top_k`` most probable labels, best first; ties in class order."""
     order = np.argsort(-probabilities, kind="stable")[:top_k]
     return tuple(LabelScore(labels[i], float(probabilities[i])) for i in order)

@@ -1,4 +1,4 @@
-"""Features of one video on their way: windows -> temporal logits -> labels and timeline.
+"""Windows over the features of one video, scored as the features arrive.
 
 ``Session`` is the second half of the one pipeline that files, streams and the service share:
 
@@ -197,7 +197,7 @@ class Session:
 
 
 def window_logits(model: LoadedModel, head: str, features: Features) -> Logits:
-    """Logits of one window float32 [n, D]; a window shorter than the head's is padded as the head says."""
+    """Compute logits of one window float32 [n, D]; one shorter than the head's is padded as the head says."""
     entry = model.manifest.head(head)
     length = entry.dimensions.max_tubelets
     if len(features) < length:

@@ -10,7 +10,7 @@ from sfavivit.datasets import VideoItem
 from sfavivit.datasets.fetch import open_video
 from sfavivit.errors import InvalidInputError, VideoError
 from sfavivit.features.reader import FeatureReader
-from sfavivit.features.slicing import snapped, tubelet_rate
+from sfavivit.features.slicing import align_to_tubelets, tubelet_rate
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.scoring.options import ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
@@ -45,7 +45,7 @@ def score_items(
     rate = tubelet_rate(manifest.sampling, manifest.dimensions.tubelet_frames)
 
     def open_source(item: VideoItem) -> FeatureReader:
-        part = snapped(item, rate) if options.snap else item
+        part = align_to_tubelets(item, rate) if options.snap else item
         segment = VideoSegment(
             open_video(item.video, options.fetch_bytes), part.start_seconds, part.end_seconds
         )

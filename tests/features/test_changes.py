@@ -105,7 +105,7 @@ def test_no_more_digests_are_remembered_than_memory_is_for(
     recognizer: Recognizer, store: FeatureStore, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(video_digest, "RECENT_SECONDS", -3600.0)
-    monkeypatch.setattr(video_digest, "_MOST_REMEMBERED", 3)
+    monkeypatch.setattr(video_digest, "_MAX_REMEMBERED", 3)
     monkeypatch.setattr(video_digest, "_remembered", {})
     for number in range(5):
         recognizer.classify(shutil.copy(video, tmp_path / f"{number}.mp4"), store=store)

@@ -16,7 +16,7 @@ from sfavivit.datasets import VideoItem
 from sfavivit.errors import InvalidInputError
 from sfavivit.features.entry import FeatureKey
 from sfavivit.features.reader import FeatureReader
-from sfavivit.features.slicing import slice_of, snapped, tubelet_rate
+from sfavivit.features.slicing import align_to_tubelets, segment_slice, tubelet_rate
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.types import Features
@@ -84,7 +84,7 @@ def test_at_any_rate(
     rate = tubelet_rate(sampling, recognizer.manifest.dimensions.tubelet_frames)
     start = data.draw(st.floats(0, 5), label="start")
     end = data.draw(st.none() | st.floats(start + 0.001, 7), label="end")
-    part = snapped(VideoItem("", "", {}, start, end), rate)
+    part = align_to_tubelets(VideoItem("", "", {}, start, end), rate)
     start, end = part.start_seconds, part.end_seconds
     computed, sliced = features(start, end, known=False), features(start, end)
     assert (computed.from_store, sliced.from_store) == (False, True)
@@ -136,20 +136,20 @@ def test_a_part_becomes_the_tubelets_that_it_touches(
     rate = tubelet_rate(sampling, frames)
     tubelet, close = float(1 / rate), 1.6e-6
     end = None if length is None else start + length
-    part = snapped(VideoItem("", "", {}, start, end), rate)
+    part = align_to_tubelets(VideoItem("", "", {}, start, end), rate)
     key = FeatureKey("", "", sampling, start_seconds=part.start_seconds, end_seconds=part.end_seconds)
-    assert slice_of(key, rate) is not None
+    assert segment_slice(key, rate) is not None
     assert -close <= start - part.start_seconds < tubelet + close
     if end is None or part.end_seconds is None:
         assert (end, part.end_seconds) == (None, None)
     else:
         assert -close <= part.end_seconds - end < tubelet + close
-    assert snapped(part, rate) == part
+    assert align_to_tubelets(part, rate) == part
 
 
 def test_the_latest_parts_there_can_be() -> None:
     for start, end in ((1e9, None), (1e9 - 1e-3, 1e9), (0.0, 1e9)):
-        snapped(VideoItem("", "", {}, start, end), tubelet_rate(Sampling(7.3, 8, 8), 2))
+        align_to_tubelets(VideoItem("", "", {}, start, end), tubelet_rate(Sampling(7.3, 8, 8), 2))
 
 
 def test_a_damaged_whole_is_said_once_and_its_parts_are_decoded(
@@ -163,7 +163,7 @@ def test_a_damaged_whole_is_said_once_and_its_parts_are_decoded(
         answer = recognizer.classify(segment, store=store)
         assert essence(answer) == essence(recognizer.classify(segment))
     [record] = caplog.records
-    assert "store it again: sfavivit features --whole" in record.getMessage()
+    assert "store the whole video again: sfavivit features --whole" in record.getMessage()
     recognizer.classify(video, store=store)  # which replaces it
     assert (
         recognizer.classify(VideoSegment(video, start_seconds=3.2), store=store).timings.decode_seconds == 0
