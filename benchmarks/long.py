@@ -98,7 +98,7 @@ def _recomputed(recognizer: Recognizer, frames: Frames, stride: int) -> NDArray[
     for window in all_windows(-(-len(frames) // tubelet_frames), length, stride):
         features = recognizer.features(frames[window.start * tubelet_frames : window.stop * tubelet_frames])
         if len(features) < length:
-            features = PADDING[entry.short_clip](features, length)
+            features = PADDING[entry.padding](features, length)
         logits.append(recognizer.logits(features, HEAD)[""])
     return np.stack(logits)
 

@@ -112,7 +112,7 @@ def _unshared_views(recognizer: Recognizer, item: VideoItem, head: str) -> Logit
         for window in view_windows(-(-len(frames) // tubelet_frames), length, VIEWS.clips):
             clip = recognizer.features(frames[window.start * tubelet_frames : window.stop * tubelet_frames])
             if len(clip) < length:
-                clip = PADDING[entry.short_clip](clip, length)
+                clip = PADDING[entry.padding](clip, length)
             views.append(recognizer.logits(clip, head)[""])
     return {"": np.mean(views, axis=0)}
 

@@ -56,8 +56,8 @@ def export(
         int | None,
         typer.Option(help="Pixels of the shortest side (default: crop x 256/224)."),
     ] = None,
-    short_clip: Annotated[
-        Padding | None, typer.Option(help="What becomes of a video shorter than a window (default: loop).")
+    padding: Annotated[
+        Padding | None, typer.Option(help="Padding of a video shorter than a window (default: loop).")
     ] = None,
     backend: Annotated[Backend | None, typer.Option(help="Triton backend (default: python).")] = None,
     from_head: Annotated[
@@ -81,7 +81,7 @@ def export(
             shortest_side=shortest_side or (source.sampling.shortest_side if source.sampling else None),
             precision=precision,
             backend=backend,
-            short_clip=short_clip or source.short_clip,
+            padding=padding or source.padding,
             parity_video=parity_video,
             calibration_videos=tuple(calibration_video or ()),
         )

@@ -204,7 +204,7 @@ def test_a_repository_is_a_source(repository: Path, parity_video: Path, tmp_path
     old, new = Repository.load(repository), Repository.load(target)
     assert new.manifest.sampling == old.manifest.sampling
     assert new.manifest.spatial.weights_sha256 == old.manifest.spatial.weights_sha256
-    assert new.manifest.heads["again"].short_clip == "prefix"
+    assert new.manifest.heads["again"].padding == "none"
     assert new.labels["again"] == old.labels["long"]
     features = np.random.default_rng(0).normal(size=(5, 32)).astype(np.float32)
     for output, logits in Recognizer.load(repository).logits(features, "long").items():

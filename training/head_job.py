@@ -23,7 +23,7 @@ from sfavivit.inference.results import Recognition
 from sfavivit.models.vivit import TemporalTransformer
 from sfavivit.repository.manifest import HeadEntry, Repository
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
-from sfavivit.utils.atomic import write_durably
+from sfavivit.utils.atomic import atomic_write
 from sfavivit.video.source import VideoSegment
 from training.classes import number_labels
 from training.head import Trained, head_of, new_head, train_head, training_steps
@@ -239,6 +239,6 @@ class HeadJob:
         out = self._plan.out
         try:
             write_broken(out / BROKEN, self._broken)
-            write_durably(out / REPORT, (json.dumps(asdict(report), indent=2) + "\n").encode())
+            atomic_write(out / REPORT, (json.dumps(asdict(report), indent=2) + "\n").encode())
         except OSError as error:
             raise UsageError(f"{str(out)!r} cannot be written: {error.strerror}") from None

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfavivit.errors import UsageError
-from sfavivit.utils.atomic import write_durably
+from sfavivit.utils.atomic import atomic_write
 from sfavivit.utils.text import plain_text, printable
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
 
 def _write(path: Path, content: bytes) -> Path:
     try:
-        write_durably(path, content)
+        atomic_write(path, content)
     except OSError as error:
         raise UsageError(f"{str(path)!r} cannot be written: {error.strerror}") from None
     return path

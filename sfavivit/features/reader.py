@@ -19,7 +19,7 @@ from sfavivit.features.entry import FeatureKey, StoredFeatures
 from sfavivit.features.extractor import FeatureChunk, FeatureExtractor
 from sfavivit.features.store import FeatureStore
 from sfavivit.types import Features, Frames
-from sfavivit.utils.prefetch import ReadAhead
+from sfavivit.utils.prefetch import Prefetcher
 from sfavivit.video.reader import Limits, VideoReader
 from sfavivit.video.source import OpenSource, Source, VideoSegment, display_name, open_source
 
@@ -161,7 +161,7 @@ class FeatureReader:
         self._reading = _Reading(
             self.segment, sampling, spatial_sha256, model.chunk_frames, limits, crops, store
         )
-        self._items = ReadAhead(self._reading.items(), self._reading.stop)
+        self._items = Prefetcher(self._reading.items(), self._reading.stop)
         self._forgotten = weakref.finalize(self, self._items.abandon)
 
     @property

@@ -33,7 +33,7 @@ from sfavivit.features.entry import (
     read_entry,
 )
 from sfavivit.features.slicing import segment_slice, slice_features
-from sfavivit.utils.atomic import TEMPORARY_NAME, sync_folder, write_durably
+from sfavivit.utils.atomic import TEMPORARY_NAME, fsync_path, atomic_write
 from sfavivit.video.ffmpeg import exact_rate
 
 __all__ = ["FeatureKey", "FeatureStore", "StoredDtype", "StoredFeatures"]
@@ -146,10 +146,10 @@ class FeatureStore:
         try:
             self._make_folder(path.parent)
             try:
-                write_durably(path, content)
+                atomic_write(path, content)
             except IsADirectoryError:
                 path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.aside"))
-                write_durably(path, content)
+                atomic_write(path, content)
         except OSError as error:
             raise FeatureStoreError(f"feature store: {path} cannot be written: {error.strerror}") from error
 
@@ -169,9 +169,9 @@ class FeatureStore:
                 f"{self.root} is neither a feature store nor empty: it has no {STORE_NAME}; name another"
             )
         fields = {"format_version": FORMAT_VERSION, "dtype": dtype}
-        write_durably(self.root / STORE_NAME, json.dumps(fields).encode(), replace=False)
+        atomic_write(self.root / STORE_NAME, json.dumps(fields).encode(), replace=False)
 
     def _make_folder(self, folder: Path) -> None:
         with suppress(FileExistsError):
             folder.mkdir()
-            sync_folder(self.root)
+            fsync_path(self.root)

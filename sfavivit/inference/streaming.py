@@ -201,7 +201,7 @@ def window_logits(model: LoadedModel, head: str, features: Features) -> Logits:
     entry = model.manifest.head(head)
     length = entry.dimensions.max_tubelets
     if len(features) < length:
-        features = PADDING[entry.short_clip](features, length)
+        features = PADDING[entry.padding](features, length)
     return model.logits(features, head)
 
 

@@ -64,10 +64,10 @@ def view_windows(total: int, length: int, clips: int) -> list[Window]:
 
 # Padding of a window shorter than the model's: float32 [n, D] -> [T, D].
 # loop: repeated up to the full length, as ViViT's training pipeline does with short clips.
-# prefix: as it is; the temporal transformer takes the positions of the first n.
+# none: left as it is; the temporal transformer takes the positions of the first n.
 PADDING: dict[str, Callable[[NDArray[np.float32], int], NDArray[np.float32]]] = {
     "loop": lambda features, length: features[np.arange(length) % len(features)],
-    "prefix": lambda features, _: features,
+    "none": lambda features, _: features,
 }
 
 

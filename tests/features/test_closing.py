@@ -23,7 +23,7 @@ from sfavivit.features.entry import FeatureKey, StoredFeatures
 from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.results import Recognition
-from sfavivit.utils.prefetch import ReadAhead
+from sfavivit.utils.prefetch import Prefetcher
 from sfavivit.video.source import OpenSource
 from tests.counting_engine import CountingEngine
 from tests.features.videos import entries
@@ -170,17 +170,17 @@ def test_bad_videos_leave_nothing(
     assert not entries(store)
 
 
-def test_read_ahead_gives_items_then_the_error() -> None:
+def test_a_prefetcher_gives_items_then_the_error() -> None:
     def items() -> Iterator[int]:
         yield from range(5)
         raise KeyError("end")
 
-    ahead = ReadAhead(items(), lambda: None)
-    assert [next(ahead) for _ in range(5)] == list(range(5))
+    prefetched = Prefetcher(items(), lambda: None)
+    assert [next(prefetched) for _ in range(5)] == list(range(5))
     with pytest.raises(KeyError):
-        next(ahead)
-    assert not list(ahead)
-    ahead.close()
+        next(prefetched)
+    assert not list(prefetched)
+    prefetched.close()
 
 
 @pytest.mark.usefixtures("nothing_left")

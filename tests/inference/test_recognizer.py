@@ -90,7 +90,7 @@ def naive(recognizer: Recognizer, frames: Frames, head: str, stride: int) -> lis
     for start, stop in all_windows(len(padded) // 2, entry.dimensions.max_tubelets, stride):
         features = torch_engine.spatial(padded[None, start * 2 : stop * 2])[0]
         if len(features) < entry.dimensions.max_tubelets:
-            features = PADDING[entry.short_clip](features, entry.dimensions.max_tubelets)
+            features = PADDING[entry.padding](features, entry.dimensions.max_tubelets)
         out.append(np.concatenate(list(torch_engine.temporal(head, features[None]).values()), axis=1)[0])
     return out
 

@@ -76,7 +76,7 @@ def test_a_short_video_is_one_clip(recognizer: Recognizer, tmp_path: Path) -> No
     answer = recognizer.classify(video, ClassifyOptions(views=Views(4, 1))).heads["default"][""]
     reader = VideoReader(video, recognizer.manifest.sampling, chunk_frames=16)
     features = recognizer.features(np.concatenate(list(reader)))
-    policy = PADDING[recognizer.manifest.head("default").short_clip]
+    policy = PADDING[recognizer.manifest.head("default").padding]
     assert np.array_equal(answer.logits, recognizer.logits(policy(features, WINDOW))[""])
 
 
