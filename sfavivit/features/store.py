@@ -33,7 +33,7 @@ from sfavivit.features.entry import (
     read_entry,
 )
 from sfavivit.features.slicing import segment_slice, slice_features
-from sfavivit.utils.atomic import TEMPORARY_NAME, fsync_path, atomic_write
+from sfavivit.utils.atomic import TEMPORARY_NAME, atomic_write, fsync_path
 from sfavivit.video.ffmpeg import exact_rate
 
 __all__ = ["FeatureKey", "FeatureStore", "StoredDtype", "StoredFeatures"]
