@@ -16,7 +16,7 @@ from benchmarks.videos import write_video
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
 from sfavivit.features.store import FeatureStore
-from sfavivit.scoring.options import ScoreOptions
+from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.scoring.rows import Row as ScoreRow
 from sfavivit.scoring.scorer import score_items
 
@@ -39,7 +39,7 @@ def measure(repository: Path, folder: Path, seconds: float, parts: int, rounds: 
         VideoItem(str(k), video, {}, float(start), float(end))
         for k, (start, end) in enumerate(zip(starts, ends, strict=True))
     ]
-    plain = ScoreOptions(recognizer.heads, snap=True)
+    plain = ScoreOptions(recognizer.heads, align_to_tubelets=True)
     decoding, storing, slicing = [], [], []
     for turn in range(rounds):
         store = FeatureStore(folder / f"store {turn}")

@@ -17,7 +17,7 @@ from sfavivit.engines.base import Engine
 from sfavivit.inference.views import CROPS, Views
 from sfavivit.inference.windows import SHORT_CLIP, view_windows
 from sfavivit.repository.manifest import Repository
-from sfavivit.scoring.options import ScoreOptions
+from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.scoring.rows import Row as ScoreRow
 from sfavivit.scoring.scorer import score_items
 from sfavivit.types import Features, Frames, Logits

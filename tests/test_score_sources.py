@@ -19,7 +19,7 @@ from sfavivit.datasets.fetch import check_schemes, open_video
 from sfavivit.engines.base import Engine
 from sfavivit.errors import AnnotationError, UsageError, VideoError
 from sfavivit.inference.views import Views
-from sfavivit.scoring.options import ScoreOptions
+from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.scoring.rows import Row
 from sfavivit.scoring.scorer import score_items
 from sfavivit.types import Features, Frames, Logits

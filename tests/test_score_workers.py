@@ -16,7 +16,7 @@ import pytest
 from sfavivit.datasets import VideoItem
 from sfavivit.errors import EngineError, EngineUnavailableError, UsageError
 from sfavivit.scoring import workers
-from sfavivit.scoring.options import ModelLocation, ScoreOptions
+from sfavivit.scoring.job_options import ModelLocation, ScoreOptions
 from sfavivit.scoring.rows import Row
 from sfavivit.scoring.workers import score_in_workers
 from tests.conftest import random_frames

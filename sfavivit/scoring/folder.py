@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import IO, Self
 
 from sfavivit.errors import ScoringError, UsageError
-from sfavivit.scoring.options import Output
-from sfavivit.scoring.parts import (
+from sfavivit.scoring.job_options import Output
+from sfavivit.scoring.parquet_parts import (
     PART_NAME,
     ROWS_FOLDER,
     PartWriter,

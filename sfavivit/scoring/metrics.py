@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sfavivit.evaluation.accuracy import Evaluation
 from sfavivit.scoring.folder import METRICS_NAME, JobFolder
-from sfavivit.scoring.parts import part_files, read_part, write_file
+from sfavivit.scoring.parquet_parts import part_files, read_part, write_file
 
 _COLUMNS = ["id", "head", "output", "truth", "logits", "error_kind"]
 

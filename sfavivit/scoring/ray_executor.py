@@ -33,7 +33,7 @@ from sfavivit.engines import TRITON_SCHEME
 from sfavivit.errors import EngineError, SfaVivitError, WorkerDiedError
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.repository.manifest import Catalog
-from sfavivit.scoring.options import ModelLocation, ScoreOptions
+from sfavivit.scoring.job_options import ModelLocation, ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
 from sfavivit.scoring.scorer import score_items
 from sfavivit.scoring.workers import IN_HAND, MOST_DEATHS, TICK_SECONDS

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sfavivit.repository.manifest import ENGINE_FILES, Catalog, Manifest, temporal_model
-from sfavivit.scoring.options import ScoreOptions
+from sfavivit.scoring.job_options import ScoreOptions
 
 FORMAT_VERSION = 1
 
@@ -22,7 +22,7 @@ Record = dict[str, Any]
     heads            {head: {version, sha256, labels: {output: [label of each class]}}}
     stride_seconds   null: each head's default
     top_k, views     views: null or "4x3"
-    snap             true where parts were widened to whole tubelets, else null
+    align_to_tubelets             true where parts were widened to whole tubelets, else null
 """
 
 
@@ -51,7 +51,7 @@ def record_of(catalog: Catalog, options: ScoreOptions) -> Record:
         "stride_seconds": options.stride_seconds,
         "top_k": options.top_k,
         "views": str(options.views) if options.views else None,
-        "snap": options.snap or None,
+        "align_to_tubelets": options.align_to_tubelets or None,
     }
 
 

@@ -28,7 +28,7 @@ from multiprocessing.context import SpawnProcess
 from sfavivit.datasets import VideoItem
 from sfavivit.errors import EngineError, SfaVivitError, WorkerDiedError
 from sfavivit.repository.manifest import Catalog
-from sfavivit.scoring.options import ModelLocation, ScoreOptions
+from sfavivit.scoring.job_options import ModelLocation, ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
 from sfavivit.scoring.scorer import score_items
 from sfavivit.scoring.stop import STOP_SIGNALS
