@@ -18,7 +18,7 @@ from sfavivit.datasets import VideoItem
 from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import ClassifyOptions
-from sfavivit.scoring.options import ScoreOptions
+from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.scoring.rows import Row as ScoreRow
 from sfavivit.scoring.scorer import score_items
 
@@ -41,7 +41,7 @@ def measure(repository: Path, folder: Path, seconds: float, parts: int, rounds: 
         VideoItem(str(k), video, {}, float(start), float(end))
         for k, (start, end) in enumerate(zip(starts, ends, strict=True))
     ]
-    plain = ScoreOptions(ClassifyOptions(recognizer.heads), snap=True)
+    plain = ScoreOptions(ClassifyOptions(recognizer.heads), align_to_tubelets=True)
     decoding, storing, slicing = [], [], []
     for turn in range(rounds):
         store = FeatureStore(folder / f"store {turn}")

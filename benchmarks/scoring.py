@@ -18,7 +18,7 @@ from sfavivit.engines.model import LoadedModel
 from sfavivit.inference.options import CROPS, ClassifyOptions, Views
 from sfavivit.inference.windows import PADDING, view_windows
 from sfavivit.repository.manifest import Repository
-from sfavivit.scoring.options import ScoreOptions
+from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.scoring.rows import Row as ScoreRow
 from sfavivit.scoring.scorer import score_items
 from sfavivit.types import Features, Frames, Logits

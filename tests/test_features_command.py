@@ -89,7 +89,7 @@ def test_whole_videos_serve_their_parts(repository: Path, videos: Path, tmp_path
 
     rows = {}
     for out, options in {"decoded": (), "stored": ("--features", store)}.items():
-        done = run("score", listed, "--snap", *options, "--out", tmp_path / out, *shared)
+        done = run("score", listed, "--align-to-tubelets", *options, "--out", tmp_path / out, *shared)
         assert (done.returncode, done.stderr) == (0, "")
         rows[out] = sorted(rows_in(tmp_path / out), key=lambda row: (row["id"], row["head"]))
     assert all(row["decode_seconds"] > 0 for row in rows["decoded"])
@@ -102,7 +102,7 @@ def test_whole_videos_serve_their_parts(repository: Path, videos: Path, tmp_path
 
     mixed = run("score", listed, "--out", tmp_path / "stored", *shared)
     assert mixed.returncode == 2
-    assert "snap (true before, none now)" in mixed.stderr
+    assert "align_to_tubelets (true before, none now)" in mixed.stderr
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from sfavivit.errors import EngineError, ScoringError, UsageError
 from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.scoring.folder import JobFolder
 from sfavivit.scoring.job import JobProgress, run_job
-from sfavivit.scoring.options import Output, ScoreOptions, Shard
-from sfavivit.scoring.parts import PartWriter, part_files, read_part
+from sfavivit.scoring.job_options import Output, ScoreOptions, Shard
+from sfavivit.scoring.parquet_parts import PartWriter, part_files, read_part
 from sfavivit.scoring.record import record_of
 from sfavivit.scoring.rows import SCHEMA, Row
 from sfavivit.scoring.scorer import score_items

@@ -20,7 +20,7 @@ from sfavivit.engines.base import Engine
 from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import AnnotationError, UsageError, VideoError
 from sfavivit.inference.options import ClassifyOptions, Views
-from sfavivit.scoring.options import ScoreOptions
+from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.scoring.rows import Row
 from sfavivit.scoring.scorer import score_items
 from sfavivit.types import Features, Frames, Logits

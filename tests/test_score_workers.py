@@ -17,7 +17,7 @@ from sfavivit.datasets import VideoItem
 from sfavivit.errors import EngineError, EngineUnavailableError, UsageError
 from sfavivit.inference.options import ClassifyOptions
 from sfavivit.scoring import workers
-from sfavivit.scoring.options import ModelLocation, ScoreOptions
+from sfavivit.scoring.job_options import ModelLocation, ScoreOptions
 from sfavivit.scoring.rows import Row
 from sfavivit.scoring.workers import score_in_workers
 from tests.conftest import random_frames
@@ -91,7 +91,7 @@ def test_models_that_kill_whoever_loads_them(
 def test_a_machine_that_kills_everything(
     repository: Path, items: list[VideoItem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "MOST_DEATHS", 3)
+    monkeypatch.setattr(workers, "MAX_DEATHS", 3)
     with pytest.raises(EngineError, match="3 workers ended one after another, the last by signal 9"):
         run(repository, [items[4]] * 1 + [VideoItem("x", items[4].video, {})] * 5, "kill", tmp_path)
 

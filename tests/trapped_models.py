@@ -11,7 +11,7 @@ from pathlib import Path
 from sfavivit import Recognizer
 from sfavivit.engines.base import Engine
 from sfavivit.errors import EngineUnavailableError
-from sfavivit.scoring.options import ModelLocation
+from sfavivit.scoring.job_options import ModelLocation
 from sfavivit.types import Features, Frames, Logits
 
 

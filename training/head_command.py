@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sfavivit.cli.options import SnapOption
+from sfavivit.cli.options import AlignOption
 from sfavivit.datasets import VideoItem
 from sfavivit.errors import UsageError
 from sfavivit.features.slicing import align_to_tubelets, tubelet_rate
@@ -71,7 +71,7 @@ def head(
             help="Augmented features of each video; --set variants.flip=0 if left and right are classes.",
         ),
     ] = 0,
-    snap: SnapOption = False,
+    align_to_tubelets: AlignOption = False,
     accelerator: Annotated[
         Literal["cpu", "cuda", "auto"], typer.Option(help="What to train on; cpu repeats to the last bit.")
     ] = "cpu",
@@ -92,7 +92,7 @@ def head(
         accelerator=accelerator,
     )
     training, measured = read_lists(manifest, validation, root=root)
-    if snap:
+    if align_to_tubelets:
         training = _snapped(training, repository)
         measured = measured and _snapped(measured, repository)
     if measured is not None and held_out is not None:

@@ -22,7 +22,7 @@ from sfavivit.inference.recognizer import Recognizer
 from sfavivit.inference.results import Recognition
 from sfavivit.models.vivit import TemporalTransformer
 from sfavivit.repository.manifest import HeadEntry, Repository
-from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
+from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES
 from sfavivit.utils.atomic import atomic_write
 from sfavivit.video.source import VideoSegment
 from training.classes import number_labels

@@ -25,7 +25,7 @@ from sfavivit.features.entry import FeatureKey
 from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.recognizer import Recognizer
-from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
+from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES
 from sfavivit.types import Features
 from sfavivit.video.reader import Limits
 from sfavivit.video.source import OpenSource, display_name, open_source

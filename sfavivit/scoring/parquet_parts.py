@@ -1,4 +1,4 @@
-"""Parts: Parquet files that are on disk as a whole or not at all."""
+"""Parquet parts: files of rows that are on disk as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ import pyarrow.parquet as pq
 from sfavivit.errors import ScoringError
 from sfavivit.scoring.rows import SCHEMA, Row
 from sfavivit.utils.atomic import atomic_write
+from sfavivit.utils.text import one_line
 
 PART_NAME = re.compile(r"part-(\d+of\d+)-(\d+)\.parquet")
 ROWS_FOLDER = "rows"
-"""They have a folder to themselves, so that it is a Parquet data set to other programs."""
+"""Folder of the parts alone, so that other programs can read it as one Parquet data set."""
 COMPRESSION = "zstd"
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Atomically and durably: the file and its name are on disk when this returns.
+    """Write a file atomically and durably.
 
     Raises:
-        ScoringError: it cannot be written; what was there before is still there.
+        ScoringError: it cannot be written; a file that was there before is unchanged.
     """
     with writing(path.parent):
         atomic_write(path, content)
@@ -35,7 +36,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """What goes wrong in here becomes a ``ScoringError`` that names the folder."""
+    """Turn an ``OSError`` in this context into a ``ScoringError`` that names the folder."""
     try:
         yield
     except OSError as error:
@@ -46,7 +47,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def part_files(folder: Path) -> list[Path]:
-    """The complete parts of all shards in a job's folder, in order."""
+    """Return the complete parts of all shards in a job's folder, in order."""
     rows = folder / ROWS_FOLDER
     if not rows.is_dir():
         return []
@@ -61,7 +62,7 @@ def write_part(path: Path, rows: pa.Table) -> None:
 
 
 def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Some columns of a part, their checksums verified; all by default.
+    """Read some columns of a part (default: all), and verify their checksums.
 
     Raises:
         ScoringError: the file is damaged, or not a part.
@@ -73,18 +74,17 @@ def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
                     f"{path} has other columns than this program writes; move it away, or name another folder"
                 )
             return file.read(columns)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last of a column's name
-        reason = " ".join(str(error).split())
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last for names of columns
         raise ScoringError(
-            f"{path} cannot be read: {reason:.200}; restore it, or remove it to score its videos again"
+            f"{path} cannot be read: {one_line(error)}; restore it, or remove it to score its videos again"
         ) from error
 
 
 class PartWriter:
-    """Gathers rows and writes them as a part after ``videos`` of them, or ``seconds`` after the first.
+    """Collects rows and writes them as a part after ``videos`` videos, or ``seconds`` after the first.
 
-    Leaving the context writes what is left. Rows whose part could not be written are forgotten, never
-    written twice. ``first`` is the number of the first part.
+    Leaving the context writes the rest. Rows whose part could not be written are dropped, never written
+    twice. ``first`` is the number of the first part.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class PartWriter:
         self._folder = folder
         self._shard = shard
         self._number = first
-        self._most_videos = videos
-        self._most_seconds = seconds
+        self._max_videos = videos
+        self._max_seconds = seconds
         self._clock = clock
         self._rows: list[Row] = []
         self._videos = 0
@@ -116,17 +116,17 @@ class PartWriter:
         self.flush()
 
     def add(self, rows: list[Row]) -> None:
-        """Take all rows of one video; none, to let time pass. Raises ``ScoringError``."""
+        """Add all rows of one video, or none, to let time pass. Raises ``ScoringError``."""
         if rows:
             self._since = self._since if self._rows else self._clock()
             self._rows += rows
             self._videos += 1
-        late = self._rows and self._clock() - self._since >= self._most_seconds
-        if late or self._videos >= self._most_videos:
+        late = self._rows and self._clock() - self._since >= self._max_seconds
+        if late or self._videos >= self._max_videos:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has been taken; it is durable when this returns. Raises ``ScoringError``."""
+        """Write the rows collected so far durably. Raises ``ScoringError``."""
         rows, self._rows, self._videos = self._rows, [], 0
         if rows:
             path = self._folder / ROWS_FOLDER / f"part-{self._shard}-{self._number:06d}.parquet"

@@ -1,4 +1,4 @@
-"""What a job asks of every video, and which videos are its own."""
+"""Options of a scoring job: its models, how videos are scored, its share of the list, and its output."""
 
 from __future__ import annotations
 
@@ -24,34 +24,39 @@ DEFAULT_FETCH_BYTES = 16 << 30
 class ScoreOptions:
     """How each video is scored. ``classify`` names its heads.
 
-    ``snap``: parts of videos are widened to whole tubelets, so that the whole video's features serve them.
-    ``fetch_bytes``: the largest video that is fetched from elsewhere.
+    Args:
+        limits: limits of decoding.
+        store: folder of a feature store to read features from and keep them in.
+        align_to_tubelets: widen segments of videos to whole tubelets, so that the stored features of the
+            whole video serve them.
+        fetch_bytes: size of the largest video that is downloaded.
     """
 
     classify: ClassifyOptions
     limits: Limits = DEFAULT_LIMITS
     store: str | None = None
-    snap: bool = False
+    align_to_tubelets: bool = False
     fetch_bytes: int = DEFAULT_FETCH_BYTES
 
     def open_store(self) -> FeatureStore | None:
-        """The feature store, if there is one. Raises ``FeatureStoreError``."""
+        """Open the feature store, if there is one. Raises ``FeatureStoreError``."""
         return FeatureStore(self.store) if self.store else None
 
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """Where the models are and what runs them: the arguments of ``Recognizer.load``."""
+    """Location of the models and the engine to run them: the arguments of ``Recognizer.load``."""
 
     repository: str
     engine: str | None = None
     threads: int | None = None
 
     def load(self) -> Recognizer:
+        """Load the models. Raises as ``Recognizer.load``."""
         return Recognizer.load(self.repository, engine=self.engine, threads=self.threads)
 
     def catalog(self) -> Catalog:
-        """What there is to run, without starting an engine where that costs memory."""
+        """Read the manifest and labels, without starting an engine where that would cost memory."""
         if self.repository.startswith(TRITON_SCHEME):
             return open_models(self.repository, self.engine)[0]
         return Repository.load(self.repository)
@@ -59,14 +64,14 @@ class ModelLocation:
 
 @dataclass(frozen=True)
 class Shard:
-    """Part ``index`` of ``count`` of a list, counted from 1. Where a video is depends on its id alone."""
+    """Share ``index`` of ``count`` of a list, counted from 1; the shard of a video depends on its id."""
 
     index: int = 1
     count: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """``"2/4"`` -> the second of four. Raises ``UsageError`` for anything else."""
+        """Parse ``"2/4"``: the second of four. Raises ``UsageError`` for anything else."""
         match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise UsageError(f"shard {text!r} must be I/N with I from 1 to N, for example 1/4")
@@ -76,7 +81,7 @@ class Shard:
         return f"{self.index}of{self.count}"
 
     def holds(self, video_id: str) -> bool:
-        """Whether the video is in this part of the list."""
+        """Whether the video is in this shard."""
         digest = hashlib.sha256(video_id.encode(errors="surrogateescape")).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.index - 1
 
@@ -86,10 +91,15 @@ WHOLE = Shard()
 
 @dataclass(frozen=True)
 class Output:
-    """Where rows go, and what becomes of those that are there.
+    """Folder for the rows of a job, and what becomes of the rows that are there.
 
-    ``restart``: remove all rows first. ``retry_errors``: remove the rows with errors first. A part is
-    written after ``part_videos``, or ``part_seconds`` after its first video, whichever comes first.
+    Args:
+        folder: folder of the job, made if need be.
+        shard: share of the list that this job scores.
+        restart: remove all rows first.
+        retry_errors: remove the rows with errors first.
+        part_videos: videos after which a Parquet part is written.
+        part_seconds: seconds after its first video when a part is written at the latest.
     """
 
     folder: Path
