@@ -22,14 +22,11 @@ from sfavivit.errors import (
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, VideoRecognitionClient
 from tests.conftest import SIDE, random_frames
-from tests.service import (
+from tests.serving.support import (
     address_of,
     assert_same,
     pieces,
 )
-
-pytest_plugins = ["tests.service_fixtures"]
-
 
 # The same answers
 

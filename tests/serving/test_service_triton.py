@@ -31,7 +31,7 @@ from sfavivit.errors import DeadlineError, EngineOutdatedError, EngineUnavailabl
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import VideoRecognitionClient
 from tests.conftest import build_model, random_frames
-from tests.service import address_of, encode_videos, eventually, pieces, running_service
+from tests.serving.support import address_of, encode_videos, eventually, pieces, running_service
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -139,10 +139,10 @@ def test_a_client_that_gives_up_on_a_triton_that_stands_still_leaves_nothing_beh
         triton.process.send_signal(signal.SIGSTOP)
         try:
             asked = pool.submit(lambda: list(client.stream([random_frames(64)])))
-            assert eventually(lambda: server.service.admission.running == 1)
+            assert eventually(lambda: server.servicer.admission.running == 1)
             with pytest.raises(DeadlineError):
                 asked.result(10)
-            assert eventually(lambda: server.service.admission.running == 0, 1)
+            assert eventually(lambda: server.servicer.admission.running == 0, 1)
         finally:
             triton.process.send_signal(signal.SIGCONT)
 

@@ -19,7 +19,7 @@ from serving.settings import Security
 from sfavivit import Recognizer
 from sfavivit.cli import app as sfavivit
 from tests.commands import run_here
-from tests.service import address_of, encode_videos, running_service
+from tests.serving.support import address_of, encode_videos, running_service
 
 TOKEN = "a-token-of-32-characters-0123456"
 

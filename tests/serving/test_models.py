@@ -1,4 +1,4 @@
-"""How many calls of an engine the service makes at once."""
+"""Number of concurrent engine calls, and tubelets per call."""
 
 from __future__ import annotations
 
