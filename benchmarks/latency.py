@@ -27,13 +27,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from serving.gate import EngineGate, GatedEngine
 
 from benchmarks.figures import Figure, Row
 from benchmarks.first_answer import first_answer
 from benchmarks.models import random_repository
 from benchmarks.videos import write_video
 from export.exporter import DEFAULT_FPS
-from serving.gate import EngineGate, GatedEngine
 from serving.models import Models, slots_in_process
 from serving.triton import TritonServer
 from sfavivit import Recognizer

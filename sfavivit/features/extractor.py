@@ -41,7 +41,7 @@ class FeatureExtractor:
     @property
     def seconds(self) -> float:
         """Seconds spent in the spatial engine."""
-        return self._timed.spatial_seconds
+        return self._timed.timer.seconds["spatial"]
 
     def push(self, frames: Frames) -> list[FeatureChunk]:
         """Add frames uint8 [n, H, W, 3], any n, and return the chunks that they completed.

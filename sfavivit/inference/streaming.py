@@ -92,7 +92,7 @@ class Session:
     @property
     def temporal_seconds(self) -> float:
         """Seconds spent in the temporal engine."""
-        return self._timed.temporal_seconds
+        return self._timed.timer.seconds["temporal"]
 
     def add_features(self, chunk: FeatureChunk) -> list[WindowScores]:
         """Add the next features and return the windows that they completed.

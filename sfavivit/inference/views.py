@@ -40,7 +40,7 @@ class ViewSession:
     @property
     def temporal_seconds(self) -> float:
         """Seconds spent in the temporal engine."""
-        return self._timed.temporal_seconds
+        return self._timed.timer.seconds["temporal"]
 
     def add_features(self, chunk: FeatureChunk) -> list[WindowScores]:
         """Add the next features of a crop. No view is complete before ``finish``."""

@@ -58,7 +58,8 @@ def test_seconds_of_each_half() -> None:
     timed = TimedEngine(Sleeping())
     for _ in range(2):
         timed.spatial(np.zeros((1, 2, 1, 1, 3), np.uint8))
-    assert timed.spatial_seconds >= 0.04
-    assert timed.temporal_seconds == 0
+    seconds = timed.timer.seconds
+    assert seconds["spatial"] >= 0.04
+    assert seconds["temporal"] == 0
     timed.temporal("default", np.zeros((1, 1, 1), np.float32))
-    assert 0.01 <= timed.temporal_seconds < timed.spatial_seconds
+    assert 0.01 <= seconds["temporal"] < seconds["spatial"]

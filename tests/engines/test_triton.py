@@ -43,7 +43,7 @@ from sfavivit.errors import (
 from sfavivit.repository.manifest import Precision, logits_tensor
 from sfavivit.repository.triton_parameters import head_parameter, parse_catalog, spatial_parameter
 from tests.conftest import SIDE, build_model, random_frames
-from tests.service import eventually
+from tests.serving.support import eventually
 from tests.video_files import encode
 
 Client: Any = triton_grpc.InferenceServerClient
@@ -217,7 +217,7 @@ def test_cancelling_ends_a_request_at_once_and_no_other(
     own_server: TritonServer, recognizer: Recognizer, retrying: bool
 ) -> None:
     everyone = TritonEngine(own_server.url, TritonOptions(retry_seconds=60))
-    one, frames = everyone.for_one(), random_frames(2)[None]
+    one, frames = everyone.scoped(), random_frames(2)[None]
     assert own_server.process
     if retrying:
         own_server.stop()

@@ -20,7 +20,7 @@ from sfavivit import Recognizer
 from sfavivit.cli.main import app as sfavivit
 from sfavivit.video.reader import VideoReader
 from tests.commands import run_here
-from tests.service import address_of, encode_videos, running_service
+from tests.serving.support import address_of, encode_videos, running_service
 
 TOKEN = "a-token-of-32-characters-0123456"
 

@@ -20,19 +20,17 @@ from sfavivit.errors import (
     VideoNotFoundError,
 )
 from sfavivit.inference.options import ClassifyOptions
+from sfavivit.inference.streaming import FrameStream
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, VideoRecognitionClient
 from sfavivit.video.reader import VideoReader
 from sfavivit.video.source import VideoSegment
 from tests.conftest import SIDE, random_frames
-from tests.service import (
+from tests.serving.support import (
     address_of,
     assert_same,
     pieces,
 )
-
-pytest_plugins = ["tests.service_fixtures"]
-
 
 # The same answers
 
@@ -91,11 +89,11 @@ def describe(window: WindowScores) -> tuple[Any, ...]:
 def test_streamed_frames(client: VideoRecognitionClient, local: Recognizer) -> None:
     frames = random_frames(61, seed=9)
     *_, summary = client.stream(frames[at : at + 7] for at in range(0, 61, 7))
-    session = local.session()
-    session.push(frames)
-    session.finish()
+    stream = FrameStream(local.model)
+    stream.push(frames)
+    stream.finish()
     assert isinstance(summary, ServedRecognition)
-    assert_same(summary, session.recognition("x", summary.timings))
+    assert_same(summary, stream.session.result("x", summary.timings))
 
 
 def test_answers_come_while_the_video_is_still_being_sent(client: VideoRecognitionClient) -> None:
@@ -136,10 +134,11 @@ def test_anytime_answers(client: VideoRecognitionClient, local: Recognizer) -> N
 def test_features_and_their_scores(
     client: VideoRecognitionClient, local: Recognizer, videos: list[Path]
 ) -> None:
-    for part in ({}, {"start_seconds": 0.8, "end_seconds": 3.1}):
-        features = client.extract_features(videos[3], Query(**part))  # type: ignore[arg-type]
-        expected = local.classify(videos[3], **part)  # type: ignore[arg-type]
-        with local.reader(videos[3], **part) as reader:  # type: ignore[arg-type]
+    for segment in (VideoSegment(videos[3]), VideoSegment(videos[3], 0.8, 3.1)):
+        query = Query(start_seconds=segment.start_seconds, end_seconds=segment.end_seconds)
+        features = client.extract_features(videos[3], query)
+        expected = local.classify(segment)
+        with VideoReader(segment, local.manifest.sampling, chunk_frames=8) as reader:
             frames = np.concatenate(list(reader))
         assert features.features.tobytes() == local.features(frames).tobytes()
         assert features.frames_used == len(frames)
