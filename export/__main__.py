@@ -104,7 +104,7 @@ def _print_summary(summary: ExportSummary, repository: Path) -> None:
         table.add_row(name, precision, f"{size / 1e6:.1f} MB", *errors)
     version = summary.manifest.heads[summary.head].version
     console.print(f"{repository}: head {summary.head!r} version {version} written in {summary.seconds:.1f} s")
-    console.print("Compared with PyTorch fp32 (features of the spatial engine, logits of both in a row):")
+    console.print("Parity with PyTorch fp32 (spatial: features; temporal: logits of both engines):")
     console.print(table)
 
 
