@@ -19,7 +19,15 @@ from export.plans import PlanOptions, export_plans
 from export.source import read_source
 from export.versions import prune, rewrite_configs, roll_back
 from sfavivit.app import run_app
-from sfavivit.repository import Backend, Manifest, PlanPrecision, Precision, ShortClip
+from sfavivit.repository import (
+    SPATIAL_MODEL,
+    Backend,
+    Manifest,
+    PlanPrecision,
+    Precision,
+    ShortClip,
+    temporal_model,
+)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 repository_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -95,14 +103,15 @@ def export(
 
 def _print_summary(summary: ExportSummary, repository: Path) -> None:
     table = Table("engine", "precision", "size", "max abs error", "min cosine", "top-1 agrees", box=None)
-    rows = (
-        ("spatial", summary.manifest.spatial.precision, summary.spatial_bytes, summary.parity.spatial),
-        (f"temporal {summary.head}", "fp32", summary.temporal_bytes, summary.parity.temporal),
-    )
-    for name, precision, size, parity in rows:
+    spatial, version = summary.manifest.spatial, summary.manifest.heads[summary.head].version
+    spatial_bytes = summary.engine_bytes(SPATIAL_MODEL, spatial.version)
+    temporal_bytes = summary.engine_bytes(temporal_model(summary.head), version)
+    for name, precision, size, parity in (
+        ("spatial", spatial.precision, spatial_bytes, summary.parity.spatial),
+        (f"temporal {summary.head}", "fp32", temporal_bytes, summary.parity.temporal),
+    ):
         errors = (f"{parity.max_abs_error:.2g}", f"{parity.min_cosine:.6f}", f"{parity.top1_agreement:.0%}")
         table.add_row(name, precision, f"{size / 1e6:.1f} MB", *errors)
-    version = summary.manifest.heads[summary.head].version
     console.print(f"{repository}: head {summary.head!r} version {version} written in {summary.seconds:.1f} s")
     console.print("Parity with PyTorch fp32 (spatial: features; temporal: logits of both engines):")
     console.print(table)

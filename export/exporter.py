@@ -73,14 +73,17 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """Result of an export: the new manifest, the parity with PyTorch, and the sizes of the engines."""
+    """Result of an export: the new manifest, and the parity with PyTorch of the engines in use."""
 
     manifest: Manifest
     head: str
     parity: ParityReport
-    spatial_bytes: int
-    temporal_bytes: int
     seconds: float
+
+    def engine_bytes(self, model: str, version: int) -> int:
+        """Bytes of all files of a model's version."""
+        folder = f"{model}/{version}/"
+        return sum(entry.bytes for name, entry in self.manifest.files.items() if name.startswith(folder))
 
 
 def export_model(
@@ -128,29 +131,23 @@ def export_model(
         entry = HeadEntry(
             version=version, dimensions=dims, short_clip=options.short_clip or "loop", parity=report.temporal
         )
-        manifest = (
-            old.manifest
-            if old
-            else Manifest(
+        if old:
+            manifest = with_version(old.manifest, options.head, entry)
+        else:
+            spatial = SpatialEntry(
+                version=SPATIAL_VERSION, precision=precision, weights_sha256=digest, parity=report.spatial
+            )
+            manifest = Manifest(
                 format_version=FORMAT_VERSION,
                 name="sfavivit",
                 backend=backend,
                 sampling=sampling,
-                spatial=SpatialEntry(
-                    version=SPATIAL_VERSION, precision=precision, weights_sha256=digest, parity=report.spatial
-                ),
+                spatial=spatial,
                 heads={options.head: entry},
                 files={},
             )
-        )
-        all_labels = (old.labels if old else {}) | {options.head: labels}
-        manifest = seal(stage, Catalog(with_version(manifest, options.head, entry), all_labels))
-        spatial_bytes, temporal_bytes = (
-            sum(file.stat().st_size for file in engine.parent.iterdir())
-            for engine in (spatial_file, temporal_file)
-        )
-    seconds = time.perf_counter() - start
-    return ExportSummary(manifest, options.head, report, spatial_bytes, temporal_bytes, seconds)
+        manifest = seal(stage, Catalog(manifest, (old.labels if old else {}) | {options.head: labels}))
+    return ExportSummary(manifest, options.head, report, time.perf_counter() - start)
 
 
 def export_head(

@@ -63,7 +63,7 @@ def measure(model: SfaVivit, spatial_file: Path, temporal_file: Path, clips: lis
     spatial, temporal = OnnxModel(spatial_file), OnnxModel(temporal_file)
     return measure_runs(
         model,
-        lambda frames: np.asarray(spatial.run({FRAMES: frames})[FEATURES]),
+        [lambda frames: spatial.run({FRAMES: frames})[FEATURES]],
         lambda features: temporal.run({FEATURES: features}),
         clips,
     )
@@ -71,15 +71,17 @@ def measure(model: SfaVivit, spatial_file: Path, temporal_file: Path, clips: lis
 
 @torch.inference_mode()
 def measure_runs(
-    model: SfaVivit, spatial: SpatialRun, temporal: TemporalRun, clips: list[Frames]
+    model: SfaVivit, spatials: Sequence[SpatialRun], temporal: TemporalRun, clips: list[Frames]
 ) -> ParityReport:
-    """Compare both halves with PyTorch on the clips; logits at T = 1, the clip's own, and T_max.
+    """Compare ways to run both halves with PyTorch on the clips; logits at T = 1, the clip's own, and T_max.
 
     Raises:
         EngineError: a run fails.
     """
     features = [
-        (model.spatial(torch.from_numpy(clip[None]))[0].numpy(), spatial(clip[None])[0]) for clip in clips
+        (model.spatial(torch.from_numpy(clip[None]))[0].numpy(), spatial(clip[None])[0])
+        for clip in clips
+        for spatial in spatials
     ]
     logits = [pair for both in features for pair in _logits(model.temporal, temporal, *both)]
     return ParityReport(_compare(features), _compare(logits))

@@ -18,20 +18,18 @@ import numpy as np
 from export.exporter import SAMPLE_VIDEO, Progress
 from export.graph_builder import GraphAndWeights
 from export.graphs import numpy_state, spatial_graph, temporal_graph
-from export.parity import ParityReport, SpatialRun, measure_runs, parity_clips, require
+from export.parity import SpatialRun, measure_runs, parity_clips, require
 from export.plan_profiles import Profile, spatial_profiles, temporal_profiles
 from export.source import read_source
 from export.staging import staged
 from export.writer import changed, seal
 from sfavivit.engines.base import Features, Frames
 from sfavivit.errors import ExportError
-from sfavivit.model import SfaVivit
 from sfavivit.repository import (
     FEATURES,
     SPATIAL_MODEL,
     Catalog,
     Manifest,
-    Parity,
     PlanEntry,
     PlanPrecision,
     Repository,
@@ -72,7 +70,10 @@ def export_plans(target: Path, options: PlanOptions, progress: Progress = lambda
     weights = numpy_state(next(iter(models.values())).spatial)
     graph = spatial_graph(manifest.dimensions, weights, options.precision, cast_first=True)
     spatial = _plan(builder, graph, profiles, options.timing_cache)
-    clips = parity_clips(options.parity_video, manifest.sampling, manifest.dimensions.tubelet_frames)
+    run = engine.TensorRtModel(spatial, "the spatial plan").run
+    t = manifest.dimensions.tubelet_frames
+    both_profiles = [_chunked(run, t * tubelets) for tubelets in (options.small_chunk, options.large_chunk)]
+    clips = parity_clips(options.parity_video, manifest.sampling, t)
     plans: dict[str, bytes] = {}
     entries: dict[str, PlanEntry] = {}
     for head, model in models.items():
@@ -80,7 +81,8 @@ def export_plans(target: Path, options: PlanOptions, progress: Progress = lambda
         graph = temporal_graph(model.dims, numpy_state(model.temporal))
         temporal = _plan(builder, graph, temporal_profiles(model.dims), options.timing_cache)
         progress(f"comparing head {head!r} with PyTorch")
-        report = _compare(engine, model, (spatial, temporal), clips, options)
+        temporal_run = engine.TensorRtModel(temporal, f"the plan of head {head!r}").run
+        report = measure_runs(model, both_profiles, temporal_run, clips)
         require(report, options.precision)
         name = plan_file(temporal_model(head), manifest.heads[head].version)
         plans[name] = temporal
@@ -130,19 +132,6 @@ def _plan(builder: Any, graph: GraphAndWeights, profiles: Sequence[Profile], cac
     return plan
 
 
-def _compare(
-    engine: Any, model: SfaVivit, plans: tuple[bytes, bytes], clips: list[Frames], options: PlanOptions
-) -> ParityReport:
-    """Compare the clips in small chunks, and in large ones, with PyTorch; return the worse parity."""
-    spatial, temporal = (engine.TensorRtModel(plan, "the new plan").run for plan in plans)
-    t = model.dims.tubelet_frames
-    small, large = (
-        measure_runs(model, _chunked(spatial, tubelets * t), temporal, clips)
-        for tubelets in (options.small_chunk, options.large_chunk)
-    )
-    return ParityReport(_worse(small.spatial, large.spatial), _worse(small.temporal, large.temporal))
-
-
 def _chunked(run: Callable[[Frames], dict[str, Features]], chunk_frames: int) -> SpatialRun:
     """Features of a clip [1, F, H, W, 3] by chunks of ``chunk_frames``; the last may be shorter."""
 
@@ -151,12 +140,3 @@ def _chunked(run: Callable[[Frames], dict[str, Features]], chunk_frames: int) ->
         return np.concatenate([run(clip[:, i : i + chunk_frames])[FEATURES] for i in starts], axis=1)
 
     return features
-
-
-def _worse(a: Parity, b: Parity) -> Parity:
-    """Combine two parities; NaN is worse than anything."""
-    return Parity(
-        max_abs_error=float(np.max([a.max_abs_error, b.max_abs_error])),
-        min_cosine=float(np.min([a.min_cosine, b.min_cosine])),
-        top1_agreement=min(a.top1_agreement, b.top1_agreement),
-    )

@@ -23,8 +23,8 @@ from sfavivit.repository import (
 )
 
 MAX_BATCH = 16
-# With 16 streams of the demo model on 2 cores, batches held 8 to 9 chunks; without delay it was no faster, with
-# 5 ms slower.
+# With 16 streams of the demo model on 2 cores, batches held 8 to 9 chunks; it was no faster without delay,
+# and slower with 5 ms.
 QUEUE_DELAY_MICROSECONDS = 1000
 
 TritonBackend = Backend | Literal["tensorrt"]
