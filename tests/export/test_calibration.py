@@ -1,4 +1,4 @@
-"""int8 weights for what layers see: the bound kept, the outputs closer, the clips as promised."""
+"""Calibrated int8 weights: the bound on pairs is kept, outputs come closer, clips are spread over the videos."""
 
 from __future__ import annotations
 
