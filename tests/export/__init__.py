@@ -1,1 +1,1 @@
-"""Tests of the export."""
+"""Tests of export/."""

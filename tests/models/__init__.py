@@ -1,1 +1,1 @@
-"""Tests of the models and their checkpoints."""
+"""Tests of sfavivit/models."""
