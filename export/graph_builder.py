@@ -143,8 +143,8 @@ class GraphBuilder:
             return self.op("Gemm", x, self.weight(f"{name}.weight", rows), bias, transB=1)
         weight, scale = self._quantized_weight(name, rows)
         if isinstance(x, Bytes):
-            moved = self.op("Mul", self._column_sums(weight, scale), self.scalar(x.offset))
-            return self._product(x.values, x.factor, weight, scale, 0, self.op("Add", bias, moved))
+            offset = self.op("Mul", self._column_sums(weight, scale), self.scalar(x.offset))
+            return self._product(x.values, x.factor, weight, scale, 0, self.op("Add", bias, offset))
         if x.shift:
             column_sums = self.op("Reshape", self._column_sums(weight, scale), self.ints(1, -1))
             bias = self.op("Gemm", x.shift, column_sums, bias, alpha=-1.0)

@@ -61,9 +61,9 @@ def spatial_graph(
     batch = g.op("Slice", g.op("Shape", frames), g.ints(0), g.ints(1))
     shape = g.op("Concat", batch, g.ints(-1, dims.hidden_size), axis=0)
     g.op("Reshape", cls, shape, output=FEATURES)
-    takes = [FRAMES, TensorProto.UINT8, ["batch", "frames", dims.image_size, dims.image_size, 3]]
-    gives = [FEATURES, TensorProto.FLOAT, ["batch", "tubelets", dims.hidden_size]]
-    return g.finish("spatial", [takes], [gives])
+    inputs = [[FRAMES, TensorProto.UINT8, ["batch", "frames", dims.image_size, dims.image_size, 3]]]
+    outputs = [[FEATURES, TensorProto.FLOAT, ["batch", "tubelets", dims.hidden_size]]]
+    return g.finish("spatial", inputs, outputs)
 
 
 def temporal_graph(dims: ModelDimensions, weights: dict[str, Array]) -> GraphAndWeights:
@@ -88,8 +88,8 @@ def temporal_graph(dims: ModelDimensions, weights: dict[str, Array]) -> GraphAnd
         tensor, key = logits_tensor(name), f"classifiers.{f'logits_{name}' if name else 'logits'}"
         g.op("Gemm", cls, g.weight(f"{key}.weight"), g.weight(f"{key}.bias"), output=tensor, transB=1)
         outputs.append([tensor, TensorProto.FLOAT, ["batch", classes]])
-    features = [FEATURES, TensorProto.FLOAT, ["batch", "tubelets", dims.hidden_size]]
-    return g.finish("temporal", [features], outputs)
+    inputs = [[FEATURES, TensorProto.FLOAT, ["batch", "tubelets", dims.hidden_size]]]
+    return g.finish("temporal", inputs, outputs)
 
 
 def _embedded(g: GraphBuilder, frames: str, dims: ModelDimensions, cast_first: bool) -> str:

@@ -1,4 +1,4 @@
-"""Calibrated int8 weights: the bound on pairs is kept, outputs come closer, clips are spread over the videos."""
+"""Calibrated int8 weights: the bound on pairs is kept, outputs come closer, clips are spread over videos."""
 
 from __future__ import annotations
 
