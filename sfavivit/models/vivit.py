@@ -73,10 +73,10 @@ class Block(nn.Module):
         self.mlp = Mlp(hidden_size, mlp_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._thinned(self.attn(self.norm1(x)))
-        return x + self._thinned(self.mlp(self.norm2(x)))
+        x = x + self._drop_branch(self.attn(self.norm1(x)))
+        return x + self._drop_branch(self.mlp(self.norm2(x)))
 
-    def _thinned(self, branch: Tensor) -> Tensor:
+    def _drop_branch(self, branch: Tensor) -> Tensor:
         """Stochastic depth: rows of [N, S, D] left out at random, the rest scaled so that the mean stays."""
         if not self.training or self.drop_rate == 0:
             return branch

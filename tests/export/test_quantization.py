@@ -13,14 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graphs import (
-    GELU_LEAST,
-    LAYER_NORM_EPS,
-    LEAST_EVEN_WIDTH,
-    NORMED_LARGEST,
-    OPSETS,
-    GraphBuilder,
-)
+from export.graph_builder import LAYER_NORM_EPS, MIN_EVEN_WIDTH, NORMED_MAX, OPSETS, GraphBuilder
+from export.graphs import GELU_MIN
 from export.quantization import ACTIVATION_ZERO, quantize_weight
 from sfavivit.models.rotation import ROTATION
 
@@ -83,18 +77,18 @@ def _kernel(activations: Any, values: Any) -> Any:
 def test_what_comes_from_a_gelu_has_all_steps() -> None:
     """Each result is off by no more than half a step of each activation, and of 255 steps, not 127."""
     rng = np.random.default_rng(0)
-    x = rng.exponential(size=(9, 64)).astype(np.float32) + np.float32(GELU_LEAST)
-    x[0], x[1], x[2], x[3, 5], x[4] = GELU_LEAST, 0, -0.17, 300, x[4] * 1e-3
+    x = rng.exponential(size=(9, 64)).astype(np.float32) + np.float32(GELU_MIN)
+    x[0], x[1], x[2], x[3, 5], x[4] = GELU_MIN, 0, -0.17, 300, x[4] * 1e-3
     g, weight, bias = _layer(64)
-    found = _run(g, g.linear(g.activations("x", GELU_LEAST), "fc"), x)
-    steps = (np.maximum(x.max(axis=1), 0) - GELU_LEAST) / 255
+    found = _run(g, g.linear(g.activations("x", GELU_MIN), "fc"), x)
+    steps = (np.maximum(x.max(axis=1), 0) - GELU_MIN) / 255
     allowed = 0.501 * steps[:, None] * abs(weight).sum(axis=1)
     assert (abs(found - (x @ weight.T + bias)) <= allowed + 1e-5).all()
 
 
 def test_what_a_norm_gives_in_a_turned_basis_has_one_step_for_all() -> None:
     """No row looks at another, what is too large is cut, and zero stays zero to the last bit."""
-    width = LEAST_EVEN_WIDTH
+    width = MIN_EVEN_WIDTH
     g, weight, bias = _layer(width)
     g.weights |= {ROTATION: np.eye(width, dtype=np.float32)}
     g.weights |= {"norm.weight": np.ones(width, np.float32), "norm.bias": np.zeros(width, np.float32)}
@@ -103,9 +97,9 @@ def test_what_a_norm_gives_in_a_turned_basis_has_one_step_for_all() -> None:
     found = _run(g, g.linear(g.normed("x", "norm"), "fc"), x)
     centred = x.astype(np.float64) - x.mean(axis=1, keepdims=True)
     normed = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + LAYER_NORM_EPS)
-    assert abs(normed).max() > NORMED_LARGEST, "that some are cut is what is tested"
-    cut = normed.clip(-NORMED_LARGEST * 128 / 127, NORMED_LARGEST)
-    allowed = 0.501 * NORMED_LARGEST / 127 * abs(weight).sum(axis=1)
+    assert abs(normed).max() > NORMED_MAX, "that some are cut is what is tested"
+    cut = normed.clip(-NORMED_MAX * 128 / 127, NORMED_MAX)
+    allowed = 0.501 * NORMED_MAX / 127 * abs(weight).sum(axis=1)
     assert (abs(found - (cut @ weight.T + bias)) <= allowed + 1e-4).all()
     np.testing.assert_allclose(found[0], bias, atol=1e-5)
 

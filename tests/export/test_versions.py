@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -15,17 +14,18 @@ import tritonclient.grpc as triton_grpc
 from typer.testing import CliRunner
 
 from export import __main__ as export_command
-from export import triton
 from export.exporter import ExportOptions, export_model
 from export.source import read_source
+from export.triton_configs import configs
 from export.versions import prune, rewrite_configs, roll_back
+from export.writer import SHIM
 from serving.triton import TritonServer
 from sfavivit import Recognizer, Repository
 from sfavivit.errors import EngineOutdatedError, ExportError, HeadNotFoundError, SfaVivitError
 from sfavivit.repository.manifest import Catalog, Manifest
 from tests.conftest import build_model, random_frames
+from tests.export.support import ROOT, contents
 
-ROOT = Path(__file__).parent.parent
 Client: Any = triton_grpc.InferenceServerClient
 Input: Any = triton_grpc.InferInput
 FRAMES = random_frames(16)
@@ -37,17 +37,8 @@ def add_version(target: Path, parity_video: Path, *, seed: int = 9, classes: int
     return export_model(model, labels, target, ExportOptions(parity_video=parity_video)).manifest
 
 
-def files(root: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
-
-
-@pytest.fixture
-def own_copy(repository: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(repository, tmp_path / "model_repository"))
-
-
 def test_exporting_again_adds_a_version_and_keeps_the_other(own_copy: Path, parity_video: Path) -> None:
-    before, old_files = Repository.load(own_copy), files(own_copy)
+    before, old_files = Repository.load(own_copy), contents(own_copy)
     after = add_version(own_copy, parity_video, classes=5)
     loaded = Repository.load(own_copy)
     assert loaded.manifest == after
@@ -56,7 +47,7 @@ def test_exporting_again_adds_a_version_and_keeps_the_other(own_copy: Path, pari
     assert after.history == {"default": (before.manifest.heads["default"],)}
     assert after.heads["long"] == before.manifest.heads["long"]
     assert loaded.labels["default"][""][0] == "seed 9 class 0"
-    new_files = files(own_copy)
+    new_files = contents(own_copy)
     changed = {name for name in old_files if new_files[name] != old_files[name]}
     temporal = "sfavivit_temporal_default"
     assert changed == {"manifest.json", f"{temporal}/config.pbtxt", "sfavivit_default/config.pbtxt"}
@@ -66,17 +57,17 @@ def test_exporting_again_adds_a_version_and_keeps_the_other(own_copy: Path, pari
 
 
 def test_back_and_forth(own_copy: Path, parity_video: Path) -> None:
-    first, original = Repository.load(own_copy), files(own_copy)
+    first, original = Repository.load(own_copy), contents(own_copy)
     second = add_version(own_copy, parity_video)
-    at_second = files(own_copy)
+    at_second = contents(own_copy)
     back = roll_back(own_copy, "default")
     assert back.heads == first.manifest.heads
     assert back.history == {"default": (second.heads["default"],)}
     assert Repository.load(own_copy).labels == first.labels
     configs = [name for name in original if name.endswith(".pbtxt")]
-    assert [files(own_copy)[name] for name in configs] == [original[name] for name in configs]
+    assert [contents(own_copy)[name] for name in configs] == [original[name] for name in configs]
     roll_back(own_copy, "default", 2)
-    assert files(own_copy) == at_second
+    assert contents(own_copy) == at_second
     third = add_version(own_copy, parity_video, seed=11)
     roll_back(own_copy, "default", 1)
     assert add_version(own_copy, parity_video, seed=12).heads["default"].version == 4
@@ -100,10 +91,10 @@ def test_back_and_forth(own_copy: Path, parity_video: Path) -> None:
 def test_versions_that_are_not_there(
     own_copy: Path, call: Callable[[Path], Any], error: type[SfaVivitError], message: str
 ) -> None:
-    before = files(own_copy)
+    before = contents(own_copy)
     with pytest.raises(error, match=message):
         call(own_copy)
-    assert files(own_copy) == before
+    assert contents(own_copy) == before
 
 
 class Asking:
@@ -232,9 +223,9 @@ def test_sources_that_cannot_be(
 
 def test_configs_follow_from_the_manifest(own_copy: Path) -> None:
     """Files that are equal keep their time too: a polling Triton would load their models again."""
-    before, times = files(own_copy), {file: file.stat().st_mtime_ns for file in own_copy.rglob("*/*.*")}
+    before, times = contents(own_copy), {file: file.stat().st_mtime_ns for file in own_copy.rglob("*/*.*")}
     rewrite_configs(own_copy)
-    assert files(own_copy) == before
+    assert contents(own_copy) == before
     assert {file: file.stat().st_mtime_ns for file in own_copy.rglob("*/*.*")} == times
     shim = own_copy / "sfavivit_spatial" / "1" / "model.py"
     (shim.parent / "__pycache__").mkdir()
@@ -245,10 +236,10 @@ def test_configs_follow_from_the_manifest(own_copy: Path) -> None:
 def test_the_committed_repository_has_the_configs_of_this_program() -> None:
     """Stale ones: `python -m export configs model_repository`."""
     repository = Repository.load(ROOT / "model_repository")
-    expected = triton.configs(Catalog(repository.manifest, repository.labels))
+    expected = configs(Catalog(repository.manifest, repository.labels))
     for model, text in expected.items():
         assert (repository.path / model / "config.pbtxt").read_text() == text, model
     on_disk = {path.parent.name for path in repository.path.glob("*/config.pbtxt")}
     assert on_disk == set(expected)
     for shim in repository.path.rglob("model.py"):
-        assert shim.read_bytes() == triton.SHIM.read_bytes(), shim
+        assert shim.read_bytes() == SHIM.read_bytes(), shim

@@ -1,126 +1,31 @@
-"""Export: parity with PyTorch, what the repository holds, refusals, and crashes that leave no trace."""
+"""Export: what the repository holds, refusals, and crashes that leave no trace."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from google.protobuf import text_format
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from onnx.reference import ReferenceEvaluator
-from tritonclient.grpc import model_config_pb2 as triton_config
 
 from export import exporter
 from export.exporter import ExportOptions, export_model
-from export.graphs import spatial_graph, temporal_graph
+from export.graphs import spatial_graph
 from export.outputs import label_outputs, read_label_files, split_output
 from export.parity import ParityReport, measure_temporal, require
 from export.staging import staged
-from export.writer import write_engine
 from sfavivit import Recognizer, Repository
-from sfavivit.config import AdapterDimensions
-from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import ExportError, ParityError, RepositoryError, SfaVivitError
 from sfavivit.models.checkpoints import load_checkpoint
-from sfavivit.models.vivit import Adapter, SfaVivit
-from sfavivit.repository.manifest import Parity, Precision, logits_tensor
+from sfavivit.models.vivit import SfaVivit
+from sfavivit.repository.manifest import Parity, Precision
 from tests.conftest import SIDE, build_model, random_frames
-
-ModelConfig: Any = vars(triton_config)["ModelConfig"]  # made at run time, unknown to mypy
-TYPE_UINT8 = vars(triton_config)["TYPE_UINT8"]
-REPOSITORY_ROOT = Path(__file__).parent.parent
-
-
-def numpy_state(module: torch.nn.Module) -> dict[str, Any]:
-    return {name: value.detach().numpy() for name, value in module.state_dict().items()}
-
-
-def spatial_engine(model: SfaVivit, precision: Precision, folder: Path) -> OnnxModel:
-    write_engine(folder, spatial_graph(model.dims, numpy_state(model.spatial), precision), "onnxruntime")
-    return OnnxModel(folder / "model.onnx")
-
-
-@pytest.fixture(scope="module")
-def model() -> SfaVivit:
-    return build_model({"verb": 5, "noun": 3})
-
-
-@pytest.fixture(scope="module")
-def engines(model: SfaVivit, tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, OnnxModel]:
-    folder = tmp_path_factory.mktemp("engines")
-    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-    return {precision: spatial_engine(model, precision, folder / precision) for precision in precisions}
-
-
-@settings(max_examples=15)
-@given(batch=st.integers(1, 4), tubelets=st.integers(1, 9), seed=st.integers(0, 9))
-def test_spatial_graph_equals_pytorch_for_any_batch(
-    model: SfaVivit, engines: dict[Precision, OnnxModel], batch: int, tubelets: int, seed: int
-) -> None:
-    frames = np.stack([random_frames(2 * tubelets, seed=seed + i) for i in range(batch)])
-    with torch.inference_mode():
-        expected = model.spatial(torch.from_numpy(frames)).numpy()
-    found = engines["fp32"].run({"FRAMES": frames})["FEATURES"]
-    np.testing.assert_allclose(found, expected, atol=2e-5)
-    # A width of 32 averages little out: real models are ten times closer (see the manifests' parity).
-    least: dict[Precision, float] = {"fp16": 0.9999, "int8": 0.997}
-    for precision, bound in least.items():
-        reduced = engines[precision].run({"FRAMES": frames})["FEATURES"]
-        assert cosines(reduced, expected).min() > bound, precision
-
-
-def cosines(a: Any, b: Any) -> Any:
-    return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_tubelet_does_not_see_the_others_in_its_batch(
-    engines: dict[Precision, OnnxModel], precision: Precision
-) -> None:
-    """The whole system stands on this; one quantisation scale for a tensor would break it."""
-    tubelet = random_frames(2, seed=7)
-    loud = np.full((30, SIDE, SIDE, 3), 255, np.uint8)
-    alone = engines[precision].run({"FRAMES": tubelet[None]})["FEATURES"][0, 0]
-    together = engines[precision].run({"FRAMES": np.concatenate([loud, tubelet])[None]})["FEATURES"][0, -1]
-    np.testing.assert_allclose(together, alone, atol=1e-6)
-
-
-@pytest.mark.parametrize("adapter", [None, AdapterDimensions(48), AdapterDimensions(24, "relu", False)])
-@pytest.mark.parametrize("tubelets", [1, 3, 8])
-def test_temporal_graph_equals_pytorch(
-    tmp_path: Path, adapter: AdapterDimensions | None, tubelets: int
-) -> None:
-    torch.manual_seed(0)
-    model = SfaVivit(replace(build_model({"verb": 5, "noun": 3}).dims, adapter=adapter)).eval()
-    if isinstance(model.temporal.adapter, Adapter):
-        torch.nn.init.normal_(model.temporal.adapter.fc2.weight)
-    built = temporal_graph(model.dims, numpy_state(model.temporal))
-    write_engine(tmp_path / "1", built, "onnxruntime")
-    features = torch.randn(3, tubelets, 32)
-    with torch.inference_mode():
-        expected = model.temporal(features)
-    found = OnnxModel(tmp_path / "1" / "model.onnx").run({"FEATURES": features.numpy()})
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[logits_tensor(name)], value.numpy(), atol=2e-5)
-
-
-def test_graphs_are_standard_onnx(repository: Path) -> None:
-    """The checker accepts them, and ONNX's own reference evaluator, an independent one, agrees."""
-    file = repository / "sfavivit_spatial" / "1" / "model.onnx"
-    onnx.checker.check_model(str(file), full_check=True)
-    frames = random_frames(4)[None]
-    reference: Any = ReferenceEvaluator(onnx.load(str(file))).run(None, {"FRAMES": frames})
-    np.testing.assert_allclose(OnnxModel(file).run({"FRAMES": frames})["FEATURES"], reference[0], atol=1e-4)
+from tests.export.support import ROOT, config, contents, cosines
+from tests.make_golden import DATA
 
 
 def test_the_same_weights_give_the_same_bytes(repository: Path, parity_video: Path, tmp_path: Path) -> None:
@@ -140,10 +45,6 @@ def test_manifest_records_the_measured_parity(repository: Path) -> None:
         assert 0 < parity.max_abs_error < 1e-4
         assert parity.min_cosine > 0.99999
         assert parity.top1_agreement == 1
-
-
-def report(spatial: Parity, temporal: Parity) -> ParityReport:
-    return ParityReport(spatial, temporal)
 
 
 @pytest.mark.parametrize(("margin", "agreement"), [(0.09, 1), (0.2, 0)])
@@ -173,8 +74,8 @@ GOOD = Parity(max_abs_error=1e-6, min_cosine=1.0, top1_agreement=1.0)
 )
 def test_beyond_the_tolerance_is_refused(precision: Precision, spatial: Parity, temporal: Parity) -> None:
     with pytest.raises(ParityError, match=precision):
-        require(report(spatial, temporal), precision)
-    require(report(GOOD, GOOD), precision)
+        require(ParityReport(spatial, temporal), precision)
+    require(ParityReport(GOOD, GOOD), precision)
 
 
 def test_an_engine_that_differs_leaves_nothing(
@@ -197,15 +98,6 @@ def test_an_engine_that_differs_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def own_copy(repository: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(repository, tmp_path / "model_repository"))
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
@@ -226,11 +118,11 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def test_an_export_that_cannot_be_leaves_the_repository(
     own_copy: Path, parity_video: Path, model: SfaVivit, options: dict[str, Any], message: str
 ) -> None:
-    before = snapshot(own_copy)
+    before = contents(own_copy)
     with pytest.raises(ExportError, match=message):
         all_options = ExportOptions(**options, parity_video=parity_video)
         export_model(model, label_outputs(model, {}), own_copy, all_options)
-    assert snapshot(own_copy) == before
+    assert contents(own_copy) == before
     assert list(own_copy.parent.iterdir()) == [own_copy]
 
 
@@ -239,7 +131,7 @@ def test_a_folder_of_something_else_is_left_alone(parity_video: Path, tmp_path: 
     model = build_model()
     with pytest.raises(RepositoryError, match="not a model repository"):
         export_model(model, label_outputs(model, {}), tmp_path, ExportOptions(parity_video=parity_video))
-    assert snapshot(tmp_path) == {"thesis.txt": b"years of work"}
+    assert contents(tmp_path) == {"thesis.txt": b"years of work"}
 
 
 CRASHES = """
@@ -252,7 +144,7 @@ from tests.conftest import build_model
 
 target, video = Path(sys.argv[1]), Path(sys.argv[2])
 POINTS = [(exporter, "write_engine"), (exporter, "measure"), (writer, "_digests"), (staging, "_sync_tree"),
-          (staging, "_replace"), (staging, "_sync")]
+          (staging, "_replace"), (staging, "fsync_path")]
 model = build_model(seed=3)
 for module, name in POINTS:
     if (child := os.fork()) == 0:
@@ -265,12 +157,12 @@ for module, name in POINTS:
 
 
 def test_killed_at_any_point_leaves_the_repository(own_copy: Path, parity_video: Path) -> None:
-    before = snapshot(own_copy)
+    before = contents(own_copy)
     command = [sys.executable, "-c", CRASHES, str(own_copy), str(parity_video)]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY_ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.stdout.split()[-1] == "_sync", done.stderr
-    assert snapshot(own_copy) == before
+    assert done.stdout.split()[-1] == "fsync_path", done.stderr
+    assert contents(own_copy) == before
     model = build_model(seed=3)
     options = ExportOptions(head="b", parity_video=parity_video)
     export_model(model, label_outputs(model, {}), own_copy, options)
@@ -297,15 +189,14 @@ def test_int8_and_fp16_repositories_run_in_every_engine(parity_video: Path, tmp_
             assert cosines(features, reference).min() > 0.999, (precision, engine)
         sizes = {"fp32": 4, "fp16": 2, "int8": 1}
         spatial_values = sum(p.numel() for p in model.spatial.parameters())
-        assert summary.spatial_bytes < spatial_values * sizes[precision] + 150_000
+        assert summary.engine_bytes("sfavivit_spatial", 1) < spatial_values * sizes[precision] + 150_000
 
 
 def test_configs_are_valid_and_regenerate(repository: Path) -> None:
-    configs = {}
-    for file in repository.glob("*/config.pbtxt"):
-        config = text_format.Parse(file.read_text(), ModelConfig())
-        assert config.name == file.parent.name
-        configs[config.name] = config
+    configs = {
+        file.parent.name: config(repository, file.parent.name) for file in repository.glob("*/config.pbtxt")
+    }
+    assert all(parsed.name == name for name, parsed in configs.items())
     assert set(configs) == {
         "sfavivit_spatial",
         "sfavivit_temporal_default",
@@ -315,7 +206,7 @@ def test_configs_are_valid_and_regenerate(repository: Path) -> None:
     }
     spatial, temporal, ensemble = (configs[f"sfavivit_{n}"] for n in ("spatial", "temporal_long", "long"))
     assert (spatial.input[0].name, list(spatial.input[0].dims)) == ("FRAMES", [-1, SIDE, SIDE, 3])
-    assert spatial.input[0].data_type == TYPE_UINT8
+    assert spatial.input[0].data_type == 2  # TYPE_UINT8
     assert (spatial.output[0].name, list(spatial.output[0].dims)) == ("FEATURES", [-1, 32])
     assert [output.label_filename for output in temporal.output] == ["1/labels_verb.txt", "1/labels_noun.txt"]
     for output in temporal.output:
@@ -330,8 +221,7 @@ def test_onnxruntime_backend_needs_no_python(parity_video: Path, tmp_path: Path)
     options = ExportOptions(backend="onnxruntime", parity_video=parity_video)
     export_model(model, label_outputs(model, {}), tmp_path / "r", options)
     assert not list((tmp_path / "r").rglob("*.py"))
-    text = (tmp_path / "r" / "sfavivit_spatial" / "config.pbtxt").read_text()
-    assert text_format.Parse(text, ModelConfig()).backend == "onnxruntime"
+    assert config(tmp_path / "r", "sfavivit_spatial").backend == "onnxruntime"
 
 
 def test_one_projection_of_nouns_and_verbs_is_split(tmp_path: Path) -> None:
@@ -369,8 +259,7 @@ def test_labels_that_do_not_fit(tmp_path: Path, content: bytes, options: list[st
 
 def golden_files() -> list[tuple[Path, Path]]:
     """(checkpoint, video and logits): the committed golden, and Scenic's own where SFAVIVIT_GOLDEN is."""
-    data = Path(__file__).parent / "data"
-    pairs = [(data / "scenic_golden.msgpack", data / "scenic_golden.npz")]
+    pairs = [(DATA / "scenic_golden.msgpack", DATA / "scenic_golden.npz")]
     if "SFAVIVIT_GOLDEN" in os.environ:
         folder = Path(os.environ["SFAVIVIT_GOLDEN"])
         pairs.append((folder / "scenic_fe_a.msgpack", folder / "scenic_fe_a.npz"))

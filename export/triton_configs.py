@@ -1,12 +1,8 @@
-"""Triton model configurations, and the Python-backend shim.
-
-The texts are protobuf text format; tests parse them with Triton's own ``model_config.proto``.
-"""
+"""Triton model configurations in protobuf text format (``model_config.proto``)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from sfavivit.config import ModelDimensions
@@ -26,19 +22,16 @@ from sfavivit.repository.manifest import (
 )
 from sfavivit.repository.triton_parameters import PARAMETER, head_parameter, spatial_parameter
 
-SHIM = Path(__file__).with_name("triton_shim.py")
-
-# Requests of one fixed chunk size, batched across streams; the delay is what a chunk waits for company. With
-# 16 streams of the demo model on 2 cores batches held 8 to 9 chunks; no delay was no faster, 5 ms and batches
-# of at most 4 were slower, so no sizes are preferred.
 MAX_BATCH = 16
+# With 16 streams of the demo model on 2 cores, batches held 8 to 9 chunks; it was no faster without delay,
+# and slower with 5 ms.
 QUEUE_DELAY_MICROSECONDS = 1000
 
 TritonBackend = Backend | Literal["tensorrt"]
 """A model with a plan runs in the tensorrt backend, the others in the repository's."""
 
-# The Python backend of the pip-installed Triton has no GPU; ONNX Runtime places itself where one is. Without
-# profiles named, the TensorRT backend would use the first alone; of several it takes the nearest that fits.
+# The Python backend of the pip-installed Triton has no GPU; ONNX Runtime uses one where it is. TensorRT's
+# backend takes the nearest profile that fits of those named here, or only the first if none is named.
 INSTANCES: dict[TritonBackend, str] = {
     "python": "instance_group [ { kind: KIND_CPU count: 1 } ]\n",
     "onnxruntime": "",
@@ -47,39 +40,33 @@ INSTANCES: dict[TritonBackend, str] = {
 
 
 def configs(catalog: Catalog) -> dict[str, str]:
-    """Model name -> ``config.pbtxt`` of every model of a repository; they follow from its catalog alone."""
+    """Return the ``config.pbtxt`` of every model of a repository by the model's name."""
     manifest = catalog.manifest
     texts = {SPATIAL_MODEL: _spatial_config(manifest)}
     for head, entry in manifest.heads.items():
-        backend = _backend(manifest, temporal_model(head), entry.version)
-        texts[temporal_model(head)] = _temporal_config(manifest, head, catalog.labels[head], backend)
+        texts[temporal_model(head)] = _temporal_config(manifest, head, catalog.labels[head])
         texts[ensemble_model(head)] = _ensemble_config(head, entry.dimensions)
     return texts
 
 
-def _backend(manifest: Manifest, model: str, version: int) -> TritonBackend:
-    return "tensorrt" if plan_file(model, version) in manifest.plans else manifest.backend
-
-
 def _spatial_config(manifest: Manifest) -> str:
-    tensors = ([_frames(manifest.dimensions)], [_features(manifest.dimensions)])
-    version = manifest.spatial.version
-    backend = _backend(manifest, SPATIAL_MODEL, version)
-    return _model(SPATIAL_MODEL, backend, version, *tensors, spatial_parameter(manifest))
+    inputs, outputs = [_frames(manifest.dimensions)], [_features(manifest.dimensions)]
+    parameter = spatial_parameter(manifest)
+    return _model(manifest, SPATIAL_MODEL, manifest.spatial.version, inputs, outputs, parameter)
 
 
-def _temporal_config(manifest: Manifest, head: str, labels: Labels, backend: TritonBackend) -> str:
-    """Labels make Triton's classification extension work; they lie with the version they belong to."""
+def _temporal_config(manifest: Manifest, head: str, labels: Labels) -> str:
+    """Label files, which Triton's classification extension needs, lie with the version they belong to."""
     entry, outputs = manifest.head(head), []
     for name, classes in entry.outputs.items():
         file = f' label_filename: "{entry.version}/{labels_file(name)}"'
         outputs.append(_tensor(logits_tensor(name), "FP32", [classes], file))
     inputs, parameter = [_features(entry.dimensions)], head_parameter(manifest, head, labels)
-    return _model(temporal_model(head), backend, entry.version, inputs, outputs, parameter)
+    return _model(manifest, temporal_model(head), entry.version, inputs, outputs, parameter)
 
 
 def _ensemble_config(head: str, dims: ModelDimensions) -> str:
-    """FRAMES -> FEATURES -> LOGITS, each model in the version that its own config serves."""
+    """The ensemble FRAMES -> FEATURES -> LOGITS, each model in the version that its own config serves."""
     names = [logits_tensor(name) for name, _ in dims.outputs]
     outputs = [_tensor(logits_tensor(name), "FP32", [classes]) for name, classes in dims.outputs]
     steps = [
@@ -90,25 +77,22 @@ def _ensemble_config(head: str, dims: ModelDimensions) -> str:
         f'name: "{ensemble_model(head)}"\n'
         'platform: "ensemble"\n'
         f"max_batch_size: {MAX_BATCH}\n"
-        f"{_tensors('input', [_frames(dims)])}{_tensors('output', outputs)}"
+        f"input {_list([_frames(dims)])}output {_list(outputs)}"
         f"ensemble_scheduling {{\n  step {_list(steps)}}}\n"
     )
 
 
 def _model(
-    name: str,
-    backend: TritonBackend,
-    version: int,
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    parameter: str,
+    manifest: Manifest, name: str, version: int, inputs: Sequence[str], outputs: Sequence[str], parameter: str
 ) -> str:
+    has_plan = plan_file(name, version) in manifest.plans
+    backend: TritonBackend = "tensorrt" if has_plan else manifest.backend
     return (
         f'name: "{name}"\n'
         f'backend: "{backend}"\n'
         f"max_batch_size: {MAX_BATCH}\n"
         f"version_policy {{ specific {{ versions: [ {version} ] }} }}\n"
-        f"{_tensors('input', inputs)}{_tensors('output', outputs)}"
+        f"input {_list(inputs)}output {_list(outputs)}"
         f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_MICROSECONDS} }}\n"
         f"{INSTANCES[backend]}"
         f'parameters {{ key: "{PARAMETER}" value {{ string_value: {_quoted(parameter)} }} }}\n'
@@ -116,7 +100,7 @@ def _model(
 
 
 def _quoted(text: str) -> str:
-    """One line of JSON as a protobuf string; single quotes leave most of it readable."""
+    """Quote one line of JSON as a protobuf string; single quotes leave most of it readable."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
@@ -130,10 +114,6 @@ def _features(dims: ModelDimensions) -> str:
 
 def _tensor(name: str, data_type: str, dims: Sequence[int], extra: str = "") -> str:
     return f'{{ name: "{name}" data_type: TYPE_{data_type} dims: [ {", ".join(map(str, dims))} ]{extra} }}'
-
-
-def _tensors(side: str, tensors: Sequence[str]) -> str:
-    return f"{side} {_list(tensors)}"
 
 
 def _list(items: Sequence[str]) -> str:

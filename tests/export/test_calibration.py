@@ -1,4 +1,4 @@
-"""int8 weights for what layers see: the bound kept, the outputs closer, the clips as promised."""
+"""Calibrated int8 weights: the bound on pairs is kept, outputs come closer, clips are spread over videos."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from export.calibration import (
     VIDEO_TUBELETS,
     calibrated,
     calibration_clips,
-    spread_of,
+    inverse_hessian_factor,
 )
 from export.exporter import SAMPLE_VIDEO
-from export.graphs import spatial_graph
+from export.graphs import numpy_state, spatial_graph
 from export.quantization import quantize_weight
 from export.source import read_source
 from export.writer import ENGINE_FILE, write_engine
@@ -34,9 +34,8 @@ from sfavivit.repository.manifest import FEATURES, FRAMES
 from sfavivit.video.reader import VideoReader
 from tests.commands import run_here
 from tests.conftest import build_model, random_frames
+from tests.export.support import ROOT
 from tests.video_files import encode, numbered, numbers_shown, sampling
-
-ROOT = Path(__file__).parent.parent
 
 
 def inputs_of(rng: np.random.Generator, count: int, size: int, kinds: int = 5) -> Any:
@@ -45,24 +44,24 @@ def inputs_of(rng: np.random.Generator, count: int, size: int, kinds: int = 5) -
     return (rng.normal(size=(count, kinds)) @ basis + 0.1 * rng.normal(size=(count, size))).astype(np.float32)
 
 
-def spread(rows: Any) -> Any:
-    found = spread_of(torch.from_numpy(rows))
+def factor_of(rows: Any) -> Any:
+    found = inverse_hessian_factor(torch.from_numpy(rows))
     assert found is not None
     return found
 
 
-def test_the_spread_is_a_factor_of_the_inverse_of_the_damped_moments() -> None:
+def test_the_factor_is_that_of_the_inverse_of_the_damped_moments() -> None:
     rows = inputs_of(np.random.default_rng(0), 200, 24)
     moments = rows.T.astype(float) @ rows / len(rows)
     damped = moments + DAMPING * moments.diagonal().mean() * np.eye(24)
-    factor = spread(rows).astype(float)
+    factor = factor_of(rows).astype(float)
     np.testing.assert_allclose(factor, np.triu(factor))
     np.testing.assert_allclose(factor.T @ factor @ damped, np.eye(24), atol=1e-3)
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
 def test_nothing_can_be_learned_from_rows_that_say_nothing(value: float) -> None:
-    assert spread_of(torch.full((8, 4), value)) is None
+    assert inverse_hessian_factor(torch.full((8, 4), value)) is None
 
 
 @given(st.integers(1, 9), st.integers(1, 70), st.floats(0.1, 30), st.integers(0, 2**32 - 1))
@@ -72,7 +71,7 @@ def test_no_two_neighbours_can_saturate_however_errors_spread(
     """Sizes on both sides of a block's, odd ones among them, and weights with a few large ones."""
     rng = np.random.default_rng(seed)
     weight = (rng.normal(size=(outputs, size)) * largest ** rng.random((outputs, size))).astype(np.float32)
-    values, _ = quantize_weight(weight, spread(inputs_of(rng, 8, size)))
+    values, _ = quantize_weight(weight, factor_of(inputs_of(rng, 8, size)))
     pairs = np.pad(values.astype(int), ((0, 0), (0, size % 2))).reshape(outputs, -1, 2)
     assert abs(values.astype(int)).max() <= 127
     for sign in (1, -1):
@@ -92,7 +91,7 @@ def test_outputs_come_closer_for_inputs_of_that_kind() -> None:
     weight = rng.normal(size=(32, 150)).astype(np.float32)
     seen, unseen = inputs_of(rng, 400, 150), inputs_of(rng, 400, 150).astype(float)
     errors = []
-    for found in (quantize_weight(weight), quantize_weight(weight, spread(seen))):
+    for found in (quantize_weight(weight), quantize_weight(weight, factor_of(seen))):
         meant = found.values * found.scale[:, None].astype(float)
         errors.append(float(np.square(unseen @ (meant - weight).T).mean()))
     assert errors[1] < errors[0] / 4
@@ -103,7 +102,7 @@ def test_features_of_a_calibrated_model_are_closer(tmp_path: Path) -> None:
     source = read_source(ROOT / "model_repository", [], None)
     model, sampling = source.model, source.sampling
     assert sampling
-    weights = rotated({name: value.numpy() for name, value in model.spatial.state_dict().items()})
+    weights = rotated(numpy_state(model.spatial))
     with VideoReader(SAMPLE_VIDEO, sampling, chunk_frames=1024) as reader:
         frames = next(iter(reader))[None, 100:164]
     with torch.inference_mode():
@@ -122,7 +121,7 @@ def test_features_of_a_calibrated_model_are_closer(tmp_path: Path) -> None:
 
 def test_a_hybrids_layers_are_fitted_and_its_resnet_left_alone() -> None:
     dims = named_dimensions("R-tiny", {"": 5}, frames=8, temporal_layers=1, image_size=32)
-    weights = {name: value.numpy() for name, value in SfaVivit(dims).spatial.state_dict().items()}
+    weights = numpy_state(SfaVivit(dims).spatial)
     clip = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     names: list[str] = []
     found = calibrated(dims, rotated(weights), [clip], names.append)
@@ -182,7 +181,7 @@ def test_a_model_that_gives_no_numbers_is_still_exported_by_rounding() -> None:
     model = build_model()
     with torch.no_grad():
         model.spatial.encoder.pos.fill_(float("nan"))
-    weights = {name: value.numpy() for name, value in model.spatial.state_dict().items()}
+    weights = numpy_state(model.spatial)
     found = calibrated(model.dims, weights, [random_frames(8)])
     name = "encoder.blocks.0.attn.qkv"
     np.testing.assert_array_equal(found[name].values, quantize_weight(weights[f"{name}.weight"]).values)
