@@ -16,7 +16,7 @@ import psutil
 
 from benchmarks.broken_videos import make_corpus
 from benchmarks.figures import Case, Figure, Row
-from sfavivit.scoring.parts import part_files, read_part
+from sfavivit.scoring.parquet_parts import part_files, read_part
 
 TIMINGS = ("decode_seconds", "spatial_seconds", "temporal_seconds", "total_seconds")
 POLL_SECONDS = 0.02

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, expect
 from sfavivit.errors import UsageError
 from sfavivit.reports import corpus
 from sfavivit.reports.corpus import STRIP_SLOTS, write_scores_report
-from sfavivit.scoring.parts import write_part
+from sfavivit.scoring.parquet_parts import write_part
 from sfavivit.scoring.rows import SCHEMA, Row
 from tests.browser import chromium, visit
 

@@ -23,9 +23,10 @@ import pytest
 
 from sfavivit.datasets import VideoItem
 from sfavivit.errors import RepositoryError, ScoringError, UsageError
+from sfavivit.inference.options import ClassifyOptions
+from sfavivit.scoring.job_options import ModelLocation, ScoreOptions
 from sfavivit.scoring.machines import Machines, ray_cluster
-from sfavivit.scoring.options import ModelLocation, ScoreOptions
-from sfavivit.scoring.parts import part_files, read_part
+from sfavivit.scoring.parquet_parts import part_files, read_part
 from sfavivit.scoring.rows import Row
 from sfavivit.scoring.scorer import score_items
 from tests.conftest import random_frames
@@ -37,7 +38,7 @@ pytestmark = [
     pytest.mark.timeout(300),  # clusters start slowly on a machine that is busy
 ]
 
-BOTH = ScoreOptions(("default", "long"))
+BOTH = ScoreOptions(ClassifyOptions(("default", "long")))
 WHITE = "4"
 
 

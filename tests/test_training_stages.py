@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from sfavivit.errors import TrainingError, UsageError
 from sfavivit.models.vivit import Block, SfaVivit, interpolate_positions
+from tests.models.reference_hybrid import hybrid_weights
 from tests.training_files import one_thread, toy_recipe
 from training.clips import Clip, ClipBatch
 from training.config import OptimiserConfig, Recipe, RegularisationConfig, StageConfig
@@ -395,3 +397,32 @@ def test_a_state_that_is_damaged_is_one_line(tmp_path: Path) -> None:
             saved_extra(state)
     with pytest.raises(TrainingError, match="cannot be written"):
         trainer.save(state / "state.ckpt", {})
+
+
+def test_both_stages_from_an_image_hybrid(tmp_path: Path) -> None:
+    """Stage I trains the ResNet too; stage II freezes it, keeps no activation of it and changes nothing."""
+    recipe = toy_recipe(tmp_path, "model.size=R-tiny", "model.patch_size=8", "stages.0.spatial=image")
+    weights = hybrid_weights((1, 1), 4)
+    weights = {
+        name: value for name, value in weights.items() if not name.startswith(("blocks.2", "blocks.3"))
+    }
+    save_file(weights, tmp_path / "hybrid.safetensors")
+    first = stage_model(recipe, recipe.stages[0], None, tmp_path / "hybrid.safetensors")
+    assert first.spatial.resnet is not None
+    stem = weights["patch_embed.backbone.stem.conv.weight"]
+    assert torch.equal(first.spatial.resnet.stem.conv.weight, stem)
+    before = copy.deepcopy(first.spatial.resnet)
+    clips = batch()
+    clips.frames = clips.frames[:, :4]
+    list(cpu_trainer(ClipLearner(first, RegularisationConfig(stochastic_depth=0.1))).steps([[clips]] * 2))
+    pairs = zip(before.parameters(), first.spatial.resnet.parameters(), strict=True)
+    assert not any(torch.equal(*pair) for pair in pairs)
+
+    second = stage_model(recipe, recipe.stages[1], first, None)
+    assert same(second.spatial, first.spatial)
+    frozen = copy.deepcopy(second.spatial)
+    trainer = cpu_trainer(ClipLearner(second, RegularisationConfig()))
+    assert kept_by_spatial_half(second, lambda: list(trainer.steps([[batch()]]))) == 0
+    assert same(second.spatial, frozen)
+    assert all(parameter.grad is None for parameter in second.spatial.parameters())
+    assert not list(second.spatial.buffers()), "no running statistics that training could move"

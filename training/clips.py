@@ -16,7 +16,7 @@ from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.datasets import VideoItem
 from sfavivit.datasets.fetch import open_video
 from sfavivit.errors import InvalidInputError, VideoError
-from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
+from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES
 from sfavivit.video.reader import VideoReader
 from sfavivit.video.source import VideoSegment
 from training.augmentation import augment

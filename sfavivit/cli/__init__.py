@@ -1,1 +1,1 @@
-"""The commands of ``sfavivit``, a file each."""
+"""The ``sfavivit`` command line, one file per command."""

@@ -1,22 +1,18 @@
-"""``sfavivit classify``."""
+"""The ``sfavivit classify`` command."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from sfavivit.cli.options import (
     DEFAULT_REPOSITORY,
     MIB,
     EngineOption,
+    FeaturesOption,
     HeadOption,
     LimitDurationOption,
     LimitMemoryOption,
@@ -30,15 +26,15 @@ from sfavivit.cli.options import (
     limits_of,
     out,
 )
-from sfavivit.cli.render import recognition_view, terminal_width
+from sfavivit.cli.progress import progress_bar
+from sfavivit.cli.render import print_error, recognition_view, terminal_width
 from sfavivit.errors import SfaVivitError, UsageError
 from sfavivit.features.store import FeatureStore
-from sfavivit.inference import recognizer as pipeline
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.inference.results import Recognition
 from sfavivit.reports.request import ReportRequest
 from sfavivit.reports.video_report import VideoReport, recorder_for, video_report
-from sfavivit.utils.text import printable
 from sfavivit.video.reader import Limits
 
 
@@ -48,50 +44,48 @@ def classify(
     head: HeadOption = None,
     top_k: TopKOption = 5,
     stride: StrideOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per video.")] = False,
     engine: EngineOption = None,
     threads: ThreadsOption = None,
     limit_duration_seconds: LimitDurationOption = Limits.duration_seconds,
     limit_pixels: LimitPixelsOption = Limits.pixels,
     limit_stall_seconds: LimitStallOption = Limits.stall_seconds,
     limit_memory_mib: LimitMemoryOption = Limits.memory_bytes // MIB,
-    features: Annotated[
-        Path | None, typer.Option(metavar="STORE", help="Folder to take features from and keep them in.")
-    ] = None,
+    features: FeaturesOption = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page with the videos and timelines.")
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write an HTML page with the videos and their timelines."),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Write a picture (.png, .svg, .pdf) of them."),
+        typer.Option(metavar="FILE.png", help="Draw the timelines as .png, .svg or .pdf."),
     ] = None,
     export: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE", help="Write the segments: .srt, .vtt, .csv, .json (ActivityNet); repeatable."
+            metavar="FILE", help="Write the segments as .srt, .vtt, .csv or .json (ActivityNet); repeatable."
         ),
     ] = None,
 ) -> None:
-    """Show the actions in videos: labels of the whole, and a timeline."""
+    """Show the actions in videos: labels for the whole video, and a timeline."""
     request = ReportRequest(report, plot, tuple(export or ()))
     request.check(len(videos))
     limits = limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
     recognizer = Recognizer.load(repository, engine=engine, threads=threads)
-    recognizer.session(head, stride_seconds=stride, top_k=top_k)  # wrong options end here, before any video
+    options = ClassifyOptions(tuple(head or ()), stride_seconds=stride, top_k=top_k)
+    options.resolve(recognizer.manifest)  # invalid options are refused before any video is opened
     store = FeatureStore(features) if features else None
     failures, reports = 0, []
     for video in videos:
         recorder = recorder_for(recognizer) if request else None
         try:
-            with _progress(video) as progress:
+            with progress_bar(Path(video).name, err, unit="s") as progress:
                 answer = recognizer.classify(
                     video,
-                    head,
-                    stride_seconds=stride,
-                    top_k=top_k,
+                    options,
                     store=store,
                     limits=limits,
-                    progress=progress,
+                    on_progress=progress,
                     on_window=recorder,
                 )
             _show(answer, as_json=as_json)
@@ -107,24 +101,6 @@ def classify(
     raise typer.Exit(1 if failures else 0)
 
 
-@contextmanager
-def _progress(video: str) -> Iterator[pipeline.Progress | None]:
-    """A bar on the terminal, gone when the video is done."""
-    if not err.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[at]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True) as bar:
-        name = Text(printable(Path(video).name)).plain
-        task = bar.add_task(name.replace("[", r"\["), total=None, at="")
-        yield lambda done, total: bar.update(task, completed=done, total=total, at=f"{done:.0f} s")
-
-
 def _show(answer: Recognition, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(answer.to_json()), flush=True)
@@ -136,5 +112,4 @@ def _show_failure(video: str, error: SfaVivitError, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"video": video, "error": {"kind": error.kind, "message": str(error)}}), flush=True)
     else:
-        sys.stdout.flush()
-        err.print(Text.assemble(("error: ", "bold red"), printable(str(error))), soft_wrap=True)
+        print_error(err, error)

@@ -1,4 +1,4 @@
-"""``sfavivit inspect``."""
+"""The ``sfavivit inspect`` command."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sfavivit.repository.manifest import Repository
 
 
 def inspect(
-    repository: Annotated[Path, typer.Argument(help="Model repository.")] = Path(DEFAULT_REPOSITORY),
-    as_json: Annotated[bool, typer.Option("--json", help="The manifest as JSON.")] = False,
+    repository: Annotated[Path, typer.Argument(help="Folder of the repository.")] = Path(DEFAULT_REPOSITORY),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Verify a model repository and show what is in it."""
+    """Verify a model repository and show its models."""
     loaded = Repository.load(repository)
     if as_json:
         print(loaded.manifest.to_json(), end="")

@@ -29,7 +29,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def describe(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which this is.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Long-video action recognition: every tubelet of a video is computed once."""

@@ -1,4 +1,4 @@
-"""How far a scoring job is: a bar on a terminal, a line now and then elsewhere, a summary at the end."""
+"""Progress of commands: a bar on a terminal, elsewhere a line now and then for long jobs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sfavivit.utils.text import printable
 
@@ -21,116 +19,59 @@ if TYPE_CHECKING:
 LINE_SECONDS = 30.0
 
 
-class ProgressView:
-    """Shows a job's progress on ``console``; ``show`` is called with every change and now and then.
+class UpdateBar(Protocol):
+    """Moves a bar to ``done`` of ``total`` (None: unknown); ``text`` beside it replaces the number done."""
 
-    ``label``: what the bar calls it.
-    """
+    def __call__(self, done: float, total: float | None, text: str = "") -> None: ...
 
-    def __init__(self, console: Console, label: str) -> None:
-        self._console = console
+
+@contextmanager
+def progress_bar(label: str, console: Console, unit: str = "") -> Iterator[UpdateBar]:
+    """Draw a bar while the context lasts, and remove it at the end; only a terminal has one."""
+    name, text_column = (
+        TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[text]")
+    )
+    columns = (name, BarColumn(), text_column, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(printable(label), total=None, text="")
+
+        def update(done: float, total: float | None, text: str = "") -> None:
+            bar.update(task, completed=done, total=total, text=text or f"{done:.0f} {unit}")
+
+        yield update
+
+
+class JobMonitor:
+    """Shows the progress of a scoring job: a bar on a terminal, elsewhere a line every ``LINE_SECONDS``."""
+
+    def __init__(self, label: str, console: Console) -> None:
         self._label = label
-        self._start = time.monotonic()
-        self._last_line = self._start
-        self._bar: Progress | None = None
+        self._console = console
+        self._start = self._last_line = time.monotonic()
+        self._update_bar: UpdateBar | None = None
 
     @contextmanager
-    def drawn(self) -> Iterator[None]:
-        """While this lasts, a terminal has the bar; it is wiped at the end."""
-        if not self._console.is_terminal:
-            yield
-            return
-        columns = (
-            TextColumn(self._label),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-        )
-        with Progress(*columns, console=self._console, transient=True) as self._bar:
-            self._bar.add_task("", total=None, text="")
+    def shown(self) -> Iterator[None]:
+        """Draw the bar while the context lasts."""
+        with progress_bar(self._label, self._console) as self._update_bar:
             yield
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.monotonic() - self._start
 
-    def rate(self, state: JobProgress) -> float:
-        """Videos a second, of those scored since the start."""
-        return (state.done - state.before) / max(self.seconds, 1e-3)
-
-    def show(self, state: JobProgress) -> None:
-        if self._bar:
-            task = self._bar.task_ids[0]
-            self._bar.update(task, total=state.videos, completed=state.done, text=self._text(state))
-        elif not self._console.is_terminal and time.monotonic() - self._last_line >= LINE_SECONDS:
+    def update(self, state: JobProgress) -> None:
+        """Show ``state``; called with every change, and now and then."""
+        rate = (state.done - state.before) / max(self.seconds, 1e-3)
+        speed = f"{rate:.3g} videos/s" if rate else "starting"
+        failed = f", {state.failed} failed" if state.failed else ""
+        if self._update_bar:
+            text = f"{state.done}/{state.videos} {speed}{failed}"
+            self._update_bar(state.done, state.videos, text)
+        if not self._console.is_terminal and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            self._console.print(f"{state.done} of {state.videos} videos, {self._text(state)}", soft_wrap=True)
-
-    def _text(self, state: JobProgress) -> str:
-        rate = self.rate(state)
-        if not rate:
-            return "starting"
-        seconds_left = round((state.videos - state.done) / rate)
-        parts = [f"{rate:.3g} videos/s", f"{timedelta(seconds=seconds_left)} to go"]
-        if state.failed:
-            parts.append(f"{state.failed} failed")
-        return ", ".join(parts)
-
-
-def summary_fields(state: JobProgress, seconds: float, metrics: dict[str, Any] | None) -> dict[str, Any]:
-    """The summary as ``--json`` prints it."""
-    scored = state.done - state.before
-    return {
-        "videos": state.videos,
-        "done_before": state.before,
-        "done_now": scored,
-        "succeeded": state.outcomes[None],
-        "failed": {kind: count for kind, count in state.outcomes.most_common() if kind is not None},
-        "seconds": round(seconds, 3),
-        "videos_per_second": round(scored / max(seconds, 1e-3), 3),
-        "metrics": metrics,
-    }
-
-
-def print_summary(console: Console, fields: dict[str, Any], folder: str) -> None:
-    """The summary for people."""
-    left = fields["videos"] - fields["done_before"] - fields["done_now"]
-    console.print(
-        Text.assemble(
-            (f"{fields['done_now']} videos", "bold"),
-            f" in {timedelta(seconds=round(fields['seconds']))} ({fields['videos_per_second']:.3g} a second)",
-            f", {fields['done_before']} were done before" if fields["done_before"] else "",
-            f", {left} are left: start again to go on" if left else "",
-        )
-    )
-    if fields["failed"]:
-        kinds = ", ".join(f"{kind} {count}" for kind, count in fields["failed"].items())
-        console.print(Text.assemble((f"{sum(fields['failed'].values())} failed: ", "bold red"), kinds))
-    console.print(f"rows: {folder}/rows", markup=False, soft_wrap=True)
-    if fields["metrics"]:
-        console.print(Group(Text(), *_metrics_view(fields["metrics"])))
-
-
-def _metrics_view(metrics: dict[str, Any]) -> list[RenderableType]:
-    """Accuracies by head and output, and what the heads do not know."""
-    table = Table("head", "videos", "top-1", "top-5", "mean of classes", box=None, pad_edge=False)
-    notes: list[RenderableType] = []
-    for head, summary in metrics.items():
-        action = {"action": summary["action"]} if "action" in summary else {}
-        for output, counts in (summary["outputs"] | action).items():
-            name = printable(f"{head} / {output}" if output else head)
-            shares = (counts.get(key) for key in ("top1", "top5", "mean_per_class"))
-            table.add_row(
-                Text(name),
-                str(counts["evaluated"]),
-                *("" if share is None else f"{share:.1%}" for share in shares),
-            )
-            if counts.get("unknown"):
-                examples = ", ".join(map(repr, [*counts["unknown_labels"]][:3]))
-                notes.append(
-                    Text(
-                        f"{name}: {counts['unknown']} videos have labels that it does not know, as {examples}"
-                    )
-                )
-    return [table, *notes]
+            left = round((state.videos - state.done) / rate) if rate else None
+            to_go = "" if left is None else f", {timedelta(seconds=left)} to go"
+            line = f"{state.done} of {state.videos} videos, {speed}{to_go}{failed}"
+            self._console.print(line, soft_wrap=True)

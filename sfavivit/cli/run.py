@@ -1,4 +1,4 @@
-"""The boundary between a command-line application and its user: errors become one line and an exit code."""
+"""Runner of the command-line applications: errors become one line and an exit code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run_app(app: typer.Typer) -> None:
     except SfaVivitError as error:
         _fail(str(error), codes_of(error).exit_code)
     except BrokenPipeError:
-        # Whoever read our output has left; leave nothing for the interpreter to flush at exit.
+        # The reader of our output has gone; leave nothing for the interpreter to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""``sfavivit store``: looking after a feature store."""
+"""The ``sfavivit store`` commands: maintenance of a feature store."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from sfavivit.cli.options import err, out
+from sfavivit.cli.progress import progress_bar
+from sfavivit.cli.render import store_view
 from sfavivit.engines import TRITON_SCHEME, open_models
 from sfavivit.features.maintenance import (
     DAY_SECONDS,
     Keep,
     Place,
-    Stats,
     fault,
     places,
     remove,
@@ -33,7 +29,7 @@ from sfavivit.features.store import FeatureStore
 from sfavivit.repository.manifest import Repository
 from sfavivit.utils.text import printable
 
-store_app = typer.Typer(no_args_is_help=True, help="Look after a feature store.")
+store_app = typer.Typer(no_args_is_help=True, help="Check, measure and prune a feature store.")
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the feature store.")]
 
 
@@ -45,7 +41,7 @@ def verify(
     """Read every entry and list what is damaged or does not belong; exit code 1 when entries are damaged."""
     found = places(FeatureStore(root, create=False))
     entries = damaged = 0
-    with _progress(len(found)) as advance:
+    with _advancing(len(found)) as advance:
         for place in found:
             reason = fault(place)
             advance()
@@ -64,18 +60,19 @@ def verify(
 
 @store_app.command(name="stats")
 def show_stats(
-    root: StoreArgument, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False
+    root: StoreArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show how much is in a store, and of which models."""
+    """Show how much a store holds, and for which models."""
     store = FeatureStore(root, create=False)
     found = places(store)
-    with _progress(len(found)) as advance:
+    with _advancing(len(found)) as advance:
         counted = stats(found, advance)
     if as_json:
         fields = {"dtype": store.dtype, **asdict(counted)}
         print(json.dumps({**fields, "others": dict(counted.others)}))
     else:
-        out.print(_stats_view(store, counted))
+        out.print(store_view(store, counted))
 
 
 @store_app.command()
@@ -83,24 +80,24 @@ def prune(
     root: StoreArgument,
     keep_model: Annotated[
         list[str] | None,
-        typer.Option(metavar="REPOSITORY", help="Remove features of all models but this; repeatable."),
+        typer.Option(metavar="REPOSITORY", help="Remove features of all models but this one; repeatable."),
     ] = None,
     older_than: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Remove entries written before that.")
+        float | None, typer.Option(metavar="DAYS", help="Remove entries older than so many days.")
     ] = None,
     max_bytes: Annotated[
-        int | None, typer.Option(help="Remove the oldest entries until the rest has no more bytes.")
+        int | None, typer.Option(help="Remove the oldest entries until the store has at most so many bytes.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
 ) -> None:
-    """Remove entries, and what killed writers have left."""
+    """Remove entries, and the temporary files that killed writers have left."""
     keep = Keep(
         frozenset(map(_spatial_sha256, keep_model)) if keep_model else None,
         None if older_than is None else older_than * DAY_SECONDS,
         max_bytes,
     )
     found = places(FeatureStore(root, create=False))
-    with _progress(len(found)) as advance:
+    with _advancing(len(found)) as advance:
         doomed = [place for place in to_prune(found, keep, advance) if _is_file(place)]
     for place in doomed:
         if dry_run:
@@ -120,7 +117,7 @@ def _spatial_sha256(repository: str) -> str:
 
 
 def _is_file(place: Place) -> bool:
-    """Or a link; whole folders are for people to remove."""
+    """Whether it is a file or a link; only people should remove whole folders."""
     return place.path.is_symlink() or not place.path.is_dir()
 
 
@@ -129,34 +126,15 @@ def _print_finding(place: Place, reason: str) -> None:
     print(printable(f"{kind}: {place.path}: {reason}"), flush=True)
 
 
-def _stats_view(store: FeatureStore, counted: Stats) -> RenderableType:
-    table = Table("spatial engine", box=None, pad_edge=False)
-    for name in ("entries", "MB", "tubelets", "hours of video"):
-        table.add_column(name, justify="right")
-    models = {digest[:16]: usage for digest, usage in counted.models.items()}
-    for name, usage in {**models, "all": counted.total}.items():
-        hours = f"{usage.video_seconds / 3600:.2f}"
-        table.add_row(name, str(usage.entries), f"{usage.bytes / 1e6:.1f}", str(usage.tubelets), hours)
-    facts = [f"{store.dtype} features of {counted.videos} different videos"]
-    if counted.oldest is not None and counted.newest is not None:
-        facts.append(f"written {_date(counted.oldest)} to {_date(counted.newest)}")
-    if counted.damaged:
-        facts.append(f"{counted.damaged} damaged (`sfavivit store verify` says why)")
-    facts += [f"{count} {kind} files" for kind, count in counted.others.items()]
-    return Group(table, *map(Text, facts))
-
-
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
-
-
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on the terminal, gone at the end."""
-    if not err.is_terminal:
-        yield lambda: None
-        return
-    columns = (TextColumn("entries"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
+def _advancing(total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar of entries; each call moves it by one."""
+    with progress_bar("entries", err) as update:
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            update(done, total, f"{done}/{total}")
+
+        yield advance

@@ -4,7 +4,7 @@ A few channels of a trained transformer's residual stream are often ten times as
 LayerNorm scales some more. One scale per row then leaves few of the 255 steps for the rest. After rotation by
 an orthogonal matrix every channel holds a little of each, and the model computes the same function (QuaRot,
 Ashkboos et al. 2024, arXiv 2404.00456; SliceGPT, arXiv 2401.15024, for the norms). The activations need not
-be known, and the cost is one small product for the CLS rows. docs/design/rotation.md has measurements.
+be known, and the cost is one small product for the CLS rows. docs/design/int8.md has measurements.
 
 Those works rotate by Hadamard matrices, which exist for few widths, and replace LayerNorm by RMSNorm, because
 their rotation moves the mean. The matrix here keeps the direction of (1, ..., 1), so that mean and variance,

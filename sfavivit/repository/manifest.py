@@ -222,6 +222,16 @@ class Manifest(_Frozen):
             ) from None
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
+    @property
+    def weights_sha256(self) -> dict[str, str]:
+        """Digest of the weights of each model, spatial model first; models of unknown digest are left out."""
+        digests = {SPATIAL_MODEL: self.spatial.weights_sha256}
+        for head, entry in self.heads.items():
+            weights = self.files.get(f"{temporal_model(head)}/{entry.version}/model.safetensors")
+            if weights:
+                digests[temporal_model(head)] = weights.sha256
+        return digests
+
     def head(self, name: str) -> HeadEntry:
         """Return the served version of a head.
 

@@ -22,7 +22,8 @@ from sfavivit.models.checkpoints import load_checkpoint, save_checkpoint
 from sfavivit.models.checkpoints.native import DIMENSIONS_KEY
 from sfavivit.models.vivit import SfaVivit
 from tests.make_golden import DATA, random_params
-from tests.models.checkpoint_support import SAME_FOLDER, assert_same, refusal, scenic_file, small_model
+from tests.models.checkpoint_support import SAME_FOLDER, refusal, scenic_file, small_model
+from tests.models.reference_vit import assert_same
 
 
 def save_torch(model: SfaVivit, path: Path, *, archive: bool = True, **replaced: Any) -> None:

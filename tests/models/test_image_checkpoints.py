@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,12 +15,8 @@ from sfavivit.errors import CheckpointError
 from sfavivit.models.checkpoints import initialise_spatial
 from sfavivit.models.vivit import interpolate_positions
 from tests.make_golden import DATA
-from tests.models.checkpoint_support import PATCH, WIDTH, assert_same, encode, image_weights, small_model
-
-
-def vit(w: dict[str, Tensor], image: Tensor) -> Tensor:
-    """float [N, 3, H, W] in [-1, 1] -> class token [N, D]: an image ViT (arXiv 2010.11929, equations 1-4)."""
-    return encode(w, F.conv2d(image, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=PATCH))
+from tests.models.checkpoint_support import small_model
+from tests.models.reference_vit import WIDTH, assert_same, image_weights, vit
 
 
 def write(path: Path, content: Any, *, form: str = "safetensors") -> Path:

@@ -85,7 +85,7 @@ def test_parts_that_cannot_be(video: Path, start: float, end: float | None) -> N
 
 
 def test_times_of_a_part_are_those_of_the_video(recognizer: Recognizer, parity_video: Path) -> None:
-    answer = recognizer.classify(parity_video, start_seconds=0.4, end_seconds=1.2)
+    answer = recognizer.classify(VideoSegment(parity_video, 0.4, 1.2))
     assert answer.frames_used == 10
     for outputs in answer.heads.values():
         for result in outputs.values():

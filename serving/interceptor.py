@@ -1,0 +1,96 @@
+"""gRPC interceptor around every call: authentication, errors to status codes, metrics, log and trace."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from serving.logs import log
+from serving.metrics import Metrics
+from serving.security import Tokens
+from serving.tracing import Tracing
+from sfavivit.errors import SfaVivitError
+from sfavivit.protocol.status import status_of
+
+HEALTH = "/grpc.health.v1.Health/"  # open to all: probes have no token, and learn nothing but the health
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Wraps the handlers of all services on the port, except health."""
+
+    def __init__(self, metrics: Metrics, tokens: Tokens | None, tracing: Tracing) -> None:
+        self._metrics = metrics
+        self._tokens = tokens
+        self._tracing = tracing
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        """Return the handler of a call, wrapped."""
+        handler = await continuation(details)
+        if handler is None or details.method.startswith(HEALTH):
+            return handler
+        method = details.method
+
+        if handler.response_streaming:
+            stream = handler.stream_stream or handler.unary_stream
+
+            async def streaming(request: Any, context: Any) -> AsyncIterator[Any]:
+                async with self._call(method, context):
+                    async for response in stream(request, context):
+                        yield response
+
+            return _handler_like(handler, streaming)
+        unary = handler.stream_unary or handler.unary_unary
+
+        async def answering(request: Any, context: Any) -> Any:
+            async with self._call(method, context):
+                return await unary(request, context)
+
+        return _handler_like(handler, answering)
+
+    @asynccontextmanager
+    async def _call(self, method: str, context: Any) -> AsyncIterator[None]:
+        start = time.perf_counter()
+        # Read now: once a call is cancelled gRPC may have freed what these look at (seen as a crash).
+        peer, time_allowed = context.peer(), context.time_remaining()
+        code, kind = grpc.StatusCode.OK, None
+        try:
+            with self._tracing.call(method, context.invocation_metadata()):
+                if self._tokens:
+                    self._tokens.check(context.invocation_metadata())
+                yield
+        except SfaVivitError as error:
+            code, message, trailers = status_of(error)
+            kind = error.kind
+            await context.abort(code, message, trailers)
+        except asyncio.CancelledError:
+            late = time_allowed is not None and time.perf_counter() - start >= time_allowed
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+            raise
+        except (grpc.aio.AbortError, GeneratorExit):
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL
+            log("internal error", level=logging.ERROR, error=True, method=method)
+            await context.abort(code, "internal error of the service; its log says more")
+        finally:
+            name = method.rpartition("/")[2]
+            self._metrics.requests.labels(name, code.name).inc()
+            seconds = round(time.perf_counter() - start, 6)
+            log("request", method=name, code=code.name, kind=kind, seconds=seconds, peer=peer)
+
+
+def _handler_like(handler: Any, behaviour: Callable[..., Any]) -> Any:
+    """Return a handler of the same type (unary or streaming on each side) with another behaviour."""
+    sides = (handler.request_streaming, handler.response_streaming)
+    kind = "_".join("stream" if streaming else "unary" for streaming in sides)
+    make = getattr(grpc, f"{kind}_rpc_method_handler")
+    return make(behaviour, handler.request_deserializer, handler.response_serializer)

@@ -1,0 +1,81 @@
+"""Request messages of one call: a config, then content, from a client that neither stalls nor trickles."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from sfavivit.errors import DeadlineError, InvalidInputError
+
+
+class RequestStream:
+    """Messages whose ``payload`` is the config in the first and content in all others.
+
+    The service waits at most ``idle_seconds`` for one message. All waiting together is limited to
+    ``idle_seconds`` plus one second for every ``min_bytes_per_second`` received, so that a client that
+    sends a byte now and then does not hold a slot for ever. Time in which the service itself was not ready
+    for the next message does not count.
+    """
+
+    def __init__(
+        self, messages: AsyncIterator[Any], idle_seconds: float, min_bytes_per_second: float
+    ) -> None:
+        self._messages = aiter(messages)
+        self._idle_seconds = idle_seconds
+        self._min_bytes_per_second = min_bytes_per_second
+        self._waited_seconds = 0.0
+        self._bytes = 0
+
+    async def config(self) -> Any:
+        """Return the config, which must come first.
+
+        Raises:
+            InvalidInputError: the first message holds something else, or there is none.
+            DeadlineError: nothing came for ``idle_seconds``, or too little in all.
+        """
+        message = await self._next()
+        self._waited_seconds = 0.0  # the first message also waits for the connection
+        kind = message and message.WhichOneof("payload")
+        if kind != "config":
+            came = "no message" if message is None else f"{kind or 'an empty message'}"
+            raise InvalidInputError(f"the first message must hold the config, but {came} came first")
+        return message.config
+
+    async def content(self, *kinds: str) -> AsyncIterator[tuple[str, Any]]:
+        """Yield (kind, content) of every further message; all are of one kind, one of ``kinds``.
+
+        Raises: as ``config``.
+        """
+        first = None
+        while (message := await self._next()) is not None:
+            kind = message.WhichOneof("payload")
+            first = first or kind
+            if kind is None:
+                raise InvalidInputError(f"a message is empty; send {' or '.join(kinds)}")
+            if kind not in kinds:
+                raise InvalidInputError(f"{kind} came again; only the first message may hold it")
+            if kind != first:
+                raise InvalidInputError(f"{kind} came after {first}; one call takes one or the other")
+            yield kind, getattr(message, kind)
+
+    async def _next(self) -> Any:
+        """Return the next message, None at the end of the stream."""
+        earned = self._bytes / self._min_bytes_per_second
+        patience = min(self._idle_seconds, self._idle_seconds + earned - self._waited_seconds)
+        start = time.monotonic()
+        try:
+            async with asyncio.timeout(patience):
+                message = await anext(self._messages, None)
+        except TimeoutError:
+            waited = self._waited_seconds + time.monotonic() - start
+            raise DeadlineError(
+                f"nothing came for {self._idle_seconds:g} s; send on, or end the upload"
+                if patience == self._idle_seconds
+                else f"only {self._bytes} bytes came in {waited:.0f} s of waiting; send at least "
+                f"{self._min_bytes_per_second:g} a second, or end the upload"
+            ) from None
+        self._waited_seconds += time.monotonic() - start
+        self._bytes += 0 if message is None else message.ByteSize()
+        return message
