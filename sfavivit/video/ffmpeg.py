@@ -13,10 +13,9 @@ from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
-import ffmpeg
 from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[attr-defined]
 
-from sfavivit.config import CENTER, Crop
+from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.errors import DecodeError
 from sfavivit.video.sandbox import confined_command
 
@@ -58,19 +57,17 @@ class FfmpegProgram:
 
 def decode_command(
     path: str,
+    sampling: Sampling,
     *,
-    fps: float,
-    shortest_side: int,
-    crop_size: int,
     pixels: int,
     offset_microseconds: int = 0,
     crops: Sequence[Crop] = CENTER,
 ) -> list[str]:
     """Return the ffmpeg command that reads descriptor 0 and writes frames to descriptor 1, its log to 2.
 
-    A frame is uint8 [crops * crop_size, crop_size, 3] RGB: the crops of one picture, one below the other.
+    A frame is uint8 [crops * crop size, crop size, 3] RGB: the crops of one picture, one below the other.
 
-    Frame k is the picture on display at ``offset_microseconds`` + k / ``fps`` seconds, or the first picture
+    Frame k is the picture on display at ``offset_microseconds`` + k / fps seconds, or the first picture
     if none is on display yet. That is ``round=up`` of the ``fps`` filter; its default, ``near``, would show
     pictures of up to half a period later: 50 fps sampled at 12.5 would be pictures 1, 5, 9, not 0, 4, 8.
 
@@ -80,32 +77,22 @@ def decode_command(
     so it is never rebuilt, and keeps the timeline from 0 on without a gap; at such a change one frame may
     show the picture before it.
     """
-    rate = exact_rate(fps)
-    squares = f"{_scale_filter(shortest_side)},{_crop_filter(crop_size, crops)}"
+    rate = exact_rate(sampling.fps)
     fps_filter = f"fps={rate.numerator}/{rate.denominator}"
-    source = ffmpeg.input(  # type: ignore[no-untyped-call]
-        "fd:",
-        fd=0,
-        protocol_whitelist="fd",
-        format_whitelist=CONTAINERS,
-        max_pixels=pixels,
-        threads=min(DECODER_THREADS, os.cpu_count() or 1),
-        an=None,
-        sn=None,
-        dn=None,
+    pictures = f"{_scale_filter(sampling.shortest_side)},{_crop_filter(sampling.crop_size, crops)}"
+    timed = (
+        f"[0:V:0]{_shift_filter(offset_microseconds)},{fps_filter}:round=up,{pictures},{_HOLD_LAST}[timed]"
     )
-    frames = source.output(
-        "pipe:1",
-        format="rawvideo",
-        pix_fmt="rgb24",
-        fps_mode="passthrough",
-        threads=1,
-        filter_complex=f"[0:V:0]{_shift_filter(offset_microseconds)},{fps_filter}:round=up,{squares},{_HOLD_LAST}[timed]",
-        map="[frames]",
-    )
-    frames = frames.global_args("-filter_complex", f"[timed]{fps_filter}:start_time=0[frames]")
-    options = "-hide_banner -nostdin -nostats -loglevel level+info -filter_complex_threads 1"
-    return list(frames.compile(cmd=[path, *options.split()]))
+    threads = min(DECODER_THREADS, os.cpu_count() or 1)
+    return [
+        *(path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info"),
+        *("-filter_complex_threads", "1", "-filter_complex", timed),
+        *("-filter_complex", f"[timed]{fps_filter}:start_time=0[frames]"),
+        *("-protocol_whitelist", "fd", "-format_whitelist", CONTAINERS, "-max_pixels", str(pixels)),
+        *("-threads", str(threads), "-an", "-sn", "-dn", "-fd", "0", "-i", "fd:"),
+        *("-map", "[frames]", "-f", "rawvideo", "-pix_fmt", "rgb24", "-fps_mode", "passthrough"),
+        *("-threads", "1", "pipe:1"),
+    ]
 
 
 def exact_rate(fps: float) -> Fraction:
@@ -198,7 +185,7 @@ def _works(program: FfmpegProgram) -> bool:
     A version number would say less: this needs the fd protocol (6.0), chained filter graphs (7.1), the
     filters' options, and a program that starts with nothing but its libraries.
     """
-    command = decode_command(program.path, fps=1.0, shortest_side=8, crop_size=8, pixels=64)
+    command = decode_command(program.path, Sampling(fps=1.0, shortest_side=8, crop_size=8), pixels=64)
     with tempfile.TemporaryFile() as video:
         video.write(b"YUV4MPEG2 W8 H8 F1:1 Ip A1:1 C420jpeg\nFRAME\n" + bytes(96))
         video.seek(0)

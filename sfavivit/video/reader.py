@@ -166,9 +166,7 @@ class VideoReader:
         program = find_ffmpeg()
         command = decode_command(
             program.path,
-            fps=self._sampling.fps,
-            shortest_side=self._sampling.shortest_side,
-            crop_size=self._sampling.crop_size,
+            self._sampling,
             pixels=self._limits.pixels,
             offset_microseconds=offset_microseconds,
             crops=self._crops,
