@@ -37,7 +37,7 @@ def scenic_file(path: Path, params: dict[str, Any]) -> Path:
 
 
 def refusal(path: Path, pattern: str = "") -> str:
-    """What the one printable line with which a file is refused says after its name."""
+    """Return the message of a refusal, which is one printable line, without the file's name."""
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path)
     name, _, message = str(caught.value).partition(f"{path}: ")

@@ -28,7 +28,7 @@ def frames_of(batch: int, count: int, *, seed: int = 0) -> Tensor:
 
 @torch.inference_mode()
 def test_spatial_is_a_function_of_each_tubelet_alone() -> None:
-    """What the whole system rests on: a tubelet's feature is the same wherever the tubelet stands."""
+    """The whole system rests on this: a tubelet's feature is the same wherever the tubelet stands."""
     spatial = small_model().spatial
     frames = frames_of(1, 8)
     whole = spatial(frames)

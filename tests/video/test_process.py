@@ -38,7 +38,7 @@ def status_of(pid: int) -> tuple[str, int]:
 
 
 def all_children() -> list[int]:
-    """Of this process, zombies included."""
+    """Children of this process, zombies included."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
     return [pid for pid in pids if status_of(pid)[1] == os.getpid()]
 
@@ -52,7 +52,7 @@ _others: set[int] = set()
 
 
 def children() -> list[int]:
-    """Of this process, zombies included, without the servers that the session keeps for other tests."""
+    """Children of this process, zombies included, without the servers kept for other tests."""
     return [pid for pid in all_children() if pid not in _others]
 
 

@@ -54,7 +54,7 @@ def read_whole(source: Source, how: Sampling | None = None) -> Frames:
 
 
 def on_display(times: list[float], end: float, fps: float) -> list[int]:
-    """Which picture is on display at each k / ``fps`` before ``end``: the definition, spelled out."""
+    """Numbers of the pictures on display at each k / ``fps`` before ``end``, by definition."""
     instants = [k / fps + TOLERANCE for k in range(ceil((end - TOLERANCE) * fps - 1e-9))]
     return [max((n for n, t in enumerate(times) if t <= at + 1e-9), default=0) for at in instants]
 
@@ -326,7 +326,7 @@ def test_errors_that_the_decoder_hides_are_damage_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["mp4", "mkv", "ts"])
 def test_damage_is_told_alike_each_time(tmp_path: Path, kind: str) -> None:
-    """However fast the frames are taken, and also of a part, whose decoder is cut short."""
+    """However fast the frames are taken, and also for a segment, whose decoder is stopped early."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (250, SIDE, SIDE, 3), dtype=np.uint8)
     content = bytearray(encode(tmp_path / f"a.{kind}", noise).read_bytes())

@@ -44,7 +44,7 @@ def test_frame_k_is_on_display_at_start_plus_k_periods(
     assert all((early[:count] <= found[:count]) & (found[:count] <= np.minimum(late[:count], 249)))
 
 
-def test_a_part_equals_the_same_frames_of_the_whole(video: Path) -> None:
+def test_a_segment_equals_the_same_frames_of_the_whole(video: Path) -> None:
     whole = shown(video)
     assert shown(video, start_seconds=4.0) == whole[50:]
     assert shown(video, start_seconds=4.0, end_seconds=6.0) == whole[50:75]
@@ -57,7 +57,7 @@ def test_a_part_equals_the_same_frames_of_the_whole(video: Path) -> None:
 def test_periods_that_are_no_whole_microseconds_add_up(
     video: Path, fps: float, first: int, last: int
 ) -> None:
-    """A part from frame to frame has these frames, whichever way its ends were rounded."""
+    """A segment from frame to frame has these frames, whichever way its ends were rounded."""
     whole = shown(video, fps)
     ends = [(round(first / fps, digits), round(last / fps, digits)) for digits in (6, 9)]
     ends.append((math.floor(1e6 * first / fps) / 1e6, math.ceil(1e6 * last / fps) / 1e6))
@@ -79,12 +79,12 @@ def test_skipping_counts_for_the_duration_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("start", "end"), [(-1.0, None), (float("nan"), None), (1e10, None), (2.0, 2.0), (0.0, float("inf"))]
 )
-def test_parts_that_cannot_be(video: Path, start: float, end: float | None) -> None:
+def test_invalid_segments(video: Path, start: float, end: float | None) -> None:
     with pytest.raises(UsageError, match="the (start|end) must be"):
         VideoSegment(video, start, end)
 
 
-def test_times_of_a_part_are_those_of_the_video(recognizer: Recognizer, parity_video: Path) -> None:
+def test_times_of_a_segment_are_those_of_the_video(recognizer: Recognizer, parity_video: Path) -> None:
     answer = recognizer.classify(VideoSegment(parity_video, 0.4, 1.2))
     assert answer.frames_used == 10
     for outputs in answer.heads.values():
