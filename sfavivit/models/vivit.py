@@ -48,7 +48,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """D -> width -> D with tanh GELU between."""
+    """Two linear layers D -> width -> D with tanh GELU between them."""
 
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Transformer encoder: tokens [N, S, D] -> CLS [N, D]. ``positions``: learned ones, at least S."""
+    """Transformer encoder: tokens [N, S, D] -> CLS [N, D], S at most ``positions``."""
 
     def __init__(self, hidden_size: int, positions: int, dims: TransformerDimensions) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Encoder(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """The half that SFA-ViViT freezes: a function of single tubelets."""
+    """The half that SFA-ViViT freezes: patch embedding, and a transformer over the patches of each tubelet."""
 
     def __init__(self, dims: ModelDimensions) -> None:
         super().__init__()
