@@ -104,7 +104,7 @@ class Encoder(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """The half that SFA-ViViT freezes: patch embedding, and a transformer over the patches of each tubelet."""
+    """The half that SFA-ViViT freezes: patch embedding and transformer over the patches of a tubelet."""
 
     def __init__(self, dims: ModelDimensions) -> None:
         super().__init__()
