@@ -79,8 +79,7 @@ def test_dimensions_survive_json(dims: ModelDimensions) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad",
-    [(("", 1), ("verb", 1)), (("verb", 1), ("verb", 2)), (), (("Verb", 1),), (("a/b", 1),), (("", 0),)],
+    "bad", [(("", 1), ("verb", 1)), (("verb", 1), ("verb", 2)), (), (("Verb", 1),), (("a/b", 1),), (("", 0),)]
 )
 def test_bad_outputs(bad: tuple[tuple[str, int], ...]) -> None:
     dims = named_dimensions("tiny", {"": 1})

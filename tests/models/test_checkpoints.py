@@ -313,10 +313,7 @@ def test_storage_larger_than_its_record(tmp_path: Path) -> None:
     """A pickle that claims more values than its archive holds reads nothing beyond the file."""
     model = small_model()
     save_torch(model, tmp_path / "stored")
-    with (
-        zipfile.ZipFile(tmp_path / "stored") as stored,
-        zipfile.ZipFile(tmp_path / "x", "w") as short,
-    ):
+    with zipfile.ZipFile(tmp_path / "stored") as stored, zipfile.ZipFile(tmp_path / "x", "w") as short:
         for entry in stored.namelist():
             content = stored.read(entry)
             short.writestr(entry, content[:4] if "/data/" in entry else content)

@@ -314,12 +314,8 @@ def test_the_sandbox_alone_runs_no_other_program() -> None:
 def test_the_sandbox_does_not_start_what_its_parent_would_not_see() -> None:
     command = confined_command(["/bin/true"], memory_bytes=1 << 30, readable=["/"])
     assert subprocess.run(command, check=False).returncode == 0
-    through_another = [
-        sys.executable,
-        "-c",
-        f"import subprocess; exit(subprocess.run({command!r}).returncode)",
-    ]
-    done = subprocess.run(through_another, capture_output=True, check=False)
+    script = f"import subprocess; exit(subprocess.run({command!r}).returncode)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert done.returncode == EXIT_CODE
     assert b"parent process is gone" in done.stderr
 

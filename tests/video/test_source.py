@@ -57,28 +57,10 @@ def test_what_is_not_a_video(tmp_path: Path, content: bytes, kind: type[VideoErr
 
 def test_no_pictures(tmp_path: Path) -> None:
     picture = encode(tmp_path / "cover.png", numbered(1), options=("-frames:v", "1"))
-    cover = (
-        "-f",
-        "lavfi",
-        "-i",
-        "sine=d=1",
-        "-i",
-        picture,
-        "-map",
-        "0",
-        "-map",
-        "1",
-        "-disposition:v",
-        "attached_pic",
-    )
-    for name, options in {
-        "a.mp3": (),
-        "a.m4a": (),
-        "a.wav": (),
-        "cover.mp3": (*cover, "-c:v", "copy"),
-        "cover.m4a": (*cover, "-c:v", "copy"),
-    }.items():
-        ffmpeg(*(options or ("-f", "lavfi", "-i", "sine=d=1")), tmp_path / name)
+    sound = ("-f", "lavfi", "-i", "sine=d=1")
+    cover = ("-i", picture, *"-map 0 -map 1 -disposition:v attached_pic -c:v copy".split())
+    for name in ("a.mp3", "a.m4a", "a.wav", "cover.mp3", "cover.m4a"):
+        ffmpeg(*sound, *(cover if name.startswith("cover") else ()), tmp_path / name)
         assert type(error_of(tmp_path / name)) is NoVideoStreamError, name
     assert type(error_of(picture)) is NotAVideoError
 
@@ -99,15 +81,8 @@ def test_what_is_not_a_file(tmp_path: Path) -> None:
 def test_no_such_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
-    for name in (
-        "missing",
-        "file/below",
-        "circle",
-        "x" * 300,
-        "null\0",
-        "two\nlines",
-        "http://127.0.0.1/a.mp4",
-    ):
+    names = ("missing", "file/below", "circle", "x" * 300, "null\0", "two\nlines", "http://127.0.0.1/a.mp4")
+    for name in names:
         assert type(error_of(f"{tmp_path}/{name}")) is VideoNotFoundError, name
 
 
@@ -144,13 +119,9 @@ def test_file_names_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_impossible_limits_and_chunks_are_refused(tmp_path: Path) -> None:
-    for bad in (
-        {"pixels": 0},
-        {"stall_seconds": -1.0},
-        {"duration_seconds": float("nan")},
-        {"memory_bytes": 1 << 20},
-    ):
-        with pytest.raises(UsageError, match=next(iter(bad))):
-            Limits(**bad)
+    bad = {"pixels": 0, "stall_seconds": -1, "duration_seconds": float("nan"), "memory_bytes": 1 << 20}
+    for name, value in bad.items():
+        with pytest.raises(UsageError, match=name):
+            Limits(**{name: value})  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="chunk_frames"):
         VideoReader(tmp_path, sampling(), chunk_frames=0)
