@@ -58,7 +58,8 @@ def test_what_is_not_a_video(tmp_path: Path, content: bytes, kind: type[VideoErr
 def test_no_pictures(tmp_path: Path) -> None:
     picture = encode(tmp_path / "cover.png", numbered(1), options=("-frames:v", "1"))
     sound = ("-f", "lavfi", "-i", "sine=d=1")
-    cover = ("-i", picture, *"-map 0 -map 1 -disposition:v attached_pic -c:v copy".split())
+    streams = ("-map", "0", "-map", "1", "-disposition:v", "attached_pic", "-c:v", "copy")
+    cover: tuple[str | Path, ...] = ("-i", picture, *streams)
     for name in ("a.mp3", "a.m4a", "a.wav", "cover.mp3", "cover.m4a"):
         ffmpeg(*sound, *(cover if name.startswith("cover") else ()), tmp_path / name)
         assert type(error_of(tmp_path / name)) is NoVideoStreamError, name
