@@ -206,9 +206,11 @@ def test_sigterm_drains_and_exits_zero(repository: Path, video: Path) -> None:
         assert seen == [SERVING, NOT_SERVING]
 
 
-def test_draining_is_bounded(repository: Path, video: Path) -> None:
+@pytest.mark.parametrize(("drain_seconds", "signals"), [("0.5", 1), ("60", 2)])
+def test_draining_is_bounded(repository: Path, video: Path, drain_seconds: str, signals: int) -> None:
+    """By its option, and by a second signal."""
     with (
-        service_process("--repository", repository, "--drain-seconds", "0.5") as process,
+        service_process("--repository", repository, "--drain-seconds", drain_seconds) as process,
         VideoRecognitionClient(process.address, timeout_seconds=30) as client,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -217,6 +219,9 @@ def test_draining_is_bounded(repository: Path, video: Path) -> None:
         assert eventually(lambda: "sfavivit_active_streams 1.0" in process.metrics())
         started = time.monotonic()
         process.popen.send_signal(signal.SIGTERM)
+        process.log_until("draining")
+        if signals > 1:
+            process.popen.send_signal(signal.SIGTERM)
         assert process.popen.wait(10) == 0
         assert time.monotonic() - started < 5
         held.release()
