@@ -250,8 +250,8 @@ def test_requests_in_flight_are_bounded(frozen: Recognizer) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         messages = list(pool.map(ask, range(8)))
-    # Whoever waits may get the turn of one that has just timed out, and time out in it.
-    assert any("no turn" in message for message in messages)
+    # A waiting caller may get the slot of one that has just timed out, and time out in it.
+    assert any("no slot" in message for message in messages)
 
 
 def test_killed_and_back_again(own_server: TritonServer, recognizer: Recognizer) -> None:
