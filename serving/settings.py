@@ -112,7 +112,7 @@ class Settings:
 
     @property
     def remote(self) -> bool:
-        """Whether a Triton server runs the models."""
+        """True if a Triton server runs the models."""
         return self.location.startswith(TRITON_SCHEME)
 
 
