@@ -31,7 +31,7 @@ from benchmarks.commands import (
     training_table,
     triton_transport,
 )
-from sfavivit.app import run_app
+from sfavivit.cli.run import run_app
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -12,7 +12,7 @@ from benchmarks.figures import Figure, Row
 from benchmarks.first_answer import first_answer
 from benchmarks.videos import write_video
 from sfavivit.engines import DEFAULT_ENGINE
-from sfavivit.recognizer import CHUNK_TUBELETS
+from sfavivit.inference.recognizer import CHUNK_TUBELETS
 
 CLIP_SECONDS = 2
 COMMAND = "sfavivit classify"
@@ -40,7 +40,7 @@ def _classify(location: str, clip: Path) -> float:
     command = [
         sys.executable,
         "-m",
-        "sfavivit.cli",
+        "sfavivit.cli.main",
         "classify",
         "--json",
         str(clip),

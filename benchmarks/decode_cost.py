@@ -8,7 +8,8 @@ from pathlib import Path
 
 from benchmarks.figures import Figure, Row
 from benchmarks.videos import RATE, write_video
-from sfavivit.video import Sampling, VideoReader
+from sfavivit.config import Sampling
+from sfavivit.video.reader import VideoReader
 
 # Bits a second that such pictures usually have on the web: as they are to be decoded, they matter.
 PICTURES = {"640x360": 1.0e6, "1920x1080": 5.0e6}

@@ -13,8 +13,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from benchmarks.figures import Figure
 from benchmarks.tables import label, number
-from sfavivit.app import printable
 from sfavivit.reports.plot import DPI, PALETTE
+from sfavivit.utils.text import printable
 
 WIDTH_INCHES = 9.0  # of a README's 880 pixels
 BAR_INCHES = 0.3

@@ -14,8 +14,8 @@ import numpy as np
 from serving.lifecycle import serve
 from serving.settings import Settings
 from sfavivit.engines import ENGINES
-from sfavivit.engines.base import Features, Frames, Logits
-from sfavivit.repository import Catalog
+from sfavivit.repository.manifest import Catalog
+from sfavivit.types import Features, Frames, Logits
 
 
 class EmptyEngine:

@@ -16,6 +16,9 @@ from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
+from sfavivit.inference.streaming import Session
+from sfavivit.video.reader import VideoReader
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -49,18 +52,20 @@ def first_answer(location: str, video: Path, engine: str, chunk_tubelets: int) -
 
 def _answer(location: str, video: str, engine: str, chunk_tubelets: str) -> None:
     """Classify and print: the answer, then the moments."""
-    import sfavivit.cli  # noqa: F401, PLC0415 - all that the command loads; imports are what is measured
+    import sfavivit.cli.main  # noqa: F401, PLC0415 - all that the command loads; imports are what is measured
     from sfavivit.engines import ENGINES  # noqa: PLC0415
-    from sfavivit.read_ahead import decoded_ahead  # noqa: PLC0415
-    from sfavivit.recognizer import Recognizer  # noqa: PLC0415
-    from sfavivit.results import Timings  # noqa: PLC0415
+    from sfavivit.inference.recognizer import Recognizer  # noqa: PLC0415
+    from sfavivit.inference.results import Timings  # noqa: PLC0415
+    from sfavivit.video.reader import decoded_ahead  # noqa: PLC0415
 
     import_module(ENGINES[engine][0])
     moments = [time.perf_counter()]
     recognizer = Recognizer.load(location, engine=engine, chunk_tubelets=int(chunk_tubelets))
     moments.append(time.perf_counter())
-    session = recognizer.session()
-    with recognizer.reader(video) as reader:
+    session = Session(recognizer.model)
+    with VideoReader(
+        video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames
+    ) as reader:
         for frames in decoded_ahead(reader):
             if len(moments) == 2:
                 moments.append(time.perf_counter())

@@ -1,6 +1,6 @@
 """The spatial engine on an NVIDIA GPU: every engine that is usable, by size and chunk.
 
-    torch        the modules of ``sfavivit.model`` in fp16 and bf16: eager; graph (recorded as a CUDA graph);
+    torch        the modules of ``sfavivit.models.vivit``, fp16, bf16: eager; graph (recorded as CUDA graph);
                  compile; compile-graph (``reduce-overhead``: compiled, then recorded)
     onnxruntime  its CUDA provider, fp16
     tensorrt     plans built here, fp16 and bf16
@@ -26,10 +26,10 @@ from benchmarks.figures import Case, Figure, Row
 from benchmarks.gpu_engines import DTYPES, Run, Variant
 from benchmarks.models import random_model
 from benchmarks.operations import spatial_operations, timed
-from sfavivit.dimensions import ModelDimensions, named_dimensions
-from sfavivit.engines.base import Features, Frames
+from sfavivit.config import ModelDimensions, named_dimensions
 from sfavivit.errors import EngineError, SfaVivitError, UsageError
-from sfavivit.model import SpatialTransformer
+from sfavivit.models.vivit import SpatialTransformer
+from sfavivit.types import Features, Frames
 
 LONG_FRAMES = 128
 SAMPLE_SECONDS = 0.3  # of calls in a sample

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.models import random_repository
-from export.tensorrt import PlanOptions, export_plans
+from export.plans import PlanOptions, export_plans
 from sfavivit.engines import load_engine
-from sfavivit.engines.base import Features, Frames
 from sfavivit.engines.onnxruntime import CUDA, OnnxRuntimeEngine
 from sfavivit.errors import EngineError
-from sfavivit.model import SpatialTransformer
-from sfavivit.repository import PlanPrecision, Repository
+from sfavivit.models.vivit import SpatialTransformer
+from sfavivit.repository.manifest import PlanPrecision, Repository
+from sfavivit.types import Features, Frames
 
 Run = Callable[[Frames], Features]
 """uint8 [1, F, H, W, 3] -> float32 [1, F / t, D], both in host memory."""

@@ -28,11 +28,12 @@ from benchmarks.figures import Case, Figure, Row
 from benchmarks.matrix_kernels import Kernel, Product, kernels, session_options
 from benchmarks.models import random_repository
 from benchmarks.operations import layer_shapes, product_rate, spatial_operations, timed
-from sfavivit.dimensions import ModelDimensions, named_dimensions
+from sfavivit.config import ModelDimensions, named_dimensions
 from sfavivit.engines import load_engine
-from sfavivit.engines.base import Engine, Frames
+from sfavivit.engines.base import Engine
 from sfavivit.errors import UsageError
-from sfavivit.repository import FRAMES, Precision, Repository
+from sfavivit.repository.manifest import FRAMES, Precision, Repository
+from sfavivit.types import Frames
 
 ALL_LAYERS = "all layers"
 OTHERS, SMALLEST_SHARE = "others", 0.005  # operators that are not told apart

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sfavivit.annotations import VideoItem
-from sfavivit.video import Sampling
+from sfavivit.config import Sampling
+from sfavivit.datasets import VideoItem
 from training.clips import read_clip
 from training.encoding import write_video
 from training.synthetic import Frames

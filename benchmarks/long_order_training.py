@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.long_order import FRAMES, ORDERS, SAMPLING, Clips
 from benchmarks.training_scale import Scale
-from sfavivit.model import SfaVivit
+from sfavivit.models.vivit import SfaVivit
 from training.batches import Place, Share, training_parts
 from training.clips import Clip, ClipBatch
 from training.config import AugmentationConfig, ModelConfig, OptimiserConfig, Recipe, StageConfig

@@ -54,7 +54,7 @@ def measure(
 
 
 def _classify(repository: Path, video: Path, peaks: _Peaks) -> None:
-    command = [sys.executable, "-m", "sfavivit.cli", "classify", "--json", str(video)]
+    command = [sys.executable, "-m", "sfavivit.cli.main", "classify", "--json", str(video)]
     start = time.perf_counter()
     child = subprocess.Popen([*command, "--repository", str(repository)], stdout=subprocess.DEVNULL)
     process_peak = tree_peak = 0

@@ -8,9 +8,9 @@ import torch
 
 from export.exporter import ExportOptions, export_model
 from export.outputs import label_outputs
-from sfavivit.dimensions import named_dimensions
-from sfavivit.model import SfaVivit
-from sfavivit.repository import Precision, Repository
+from sfavivit.config import named_dimensions
+from sfavivit.models.vivit import SfaVivit
+from sfavivit.repository.manifest import Precision, Repository
 
 CLASSES = 400  # as Kinetics has
 

@@ -25,10 +25,10 @@ from torch import nn
 from benchmarks.figures import Case, Figure, Row
 from benchmarks.machine import ROOT
 from benchmarks.operations import timed
-from sfavivit.annotations import read_items
-from sfavivit.feature_store import FeatureStore
-from sfavivit.model import SfaVivit
-from sfavivit.repository import Repository
+from sfavivit.datasets import read_items
+from sfavivit.features.store import FeatureStore
+from sfavivit.models.vivit import SfaVivit
+from sfavivit.repository.manifest import Repository
 from training.batches import Place, Share, training_parts
 from training.classes import Example, number_labels
 from training.clips import Clip, ClipBatch, read_clip

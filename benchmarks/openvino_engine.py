@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.engines.onnxruntime import MODEL_FILE
 from sfavivit.errors import EngineError
-from sfavivit.repository import Repository, logits_tensor
+from sfavivit.repository.manifest import Repository, logits_tensor
+from sfavivit.types import Features, Frames, Logits
 
 CALIBRATION_CALLS = 4
 CALIBRATION_SEED = 1

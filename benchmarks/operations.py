@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sfavivit.dimensions import ModelDimensions
-from sfavivit.resnet import ResNet
+from sfavivit.config import ModelDimensions
+from sfavivit.models.resnet import ResNet
 
 PROBE_ROWS, PROBE_SIDE = 256, 768
 

@@ -2,8 +2,9 @@
 
 Random weights have no such channels, so they are given some, like those of trained vision transformers
 (FQ-ViT, Lin et al. 2022, arXiv 2111.13824, figure 1): a few entries of every norm's scale, or of what an
-early block adds to the stream, far above the others. Each round draws them anew. ``sfavivit.rotation`` turns
-the residual stream; ``export.calibration`` then fits the weights to a video's frames, and to noise. Features
+early block adds to the stream, far above the others. Each round draws them anew.
+``sfavivit.models.rotation`` turns the residual stream; ``export.calibration`` then
+fits the weights to a video's frames, and to noise. Features
 are compared on that video's other frames, and on pictures that are nothing like them.
 """
 
@@ -20,14 +21,15 @@ from benchmarks.figures import Case, Figure, Row
 from benchmarks.models import random_model
 from export.calibration import VIDEO_FRAMES, calibrated, calibration_clips
 from export.exporter import DEFAULT_FPS, RESIZE_RATIO, SAMPLE_VIDEO
-from export.graphs import GraphAndWeights, spatial_graph
+from export.graph_builder import GraphAndWeights
+from export.graphs import spatial_graph
 from export.writer import ENGINE_FILE, write_engine
-from sfavivit.dimensions import ModelDimensions
-from sfavivit.engines.base import Features, Frames
+from sfavivit.config import ModelDimensions, Sampling
 from sfavivit.engines.onnxruntime import OnnxModel
-from sfavivit.repository import FEATURES, FRAMES
-from sfavivit.rotation import rotated
-from sfavivit.video import Sampling, VideoReader
+from sfavivit.models.rotation import rotated
+from sfavivit.repository.manifest import FEATURES, FRAMES
+from sfavivit.types import Features, Frames
+from sfavivit.video.reader import VideoReader
 
 CHANNELS = 6
 SCALE = 10  # of these entries of a norm over the others

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.models import CLASSES
-from sfavivit.dimensions import ModelDimensions, named_dimensions
+from sfavivit.config import ModelDimensions, named_dimensions
 from sfavivit.errors import EngineError
-from sfavivit.model import LAYER_NORM_EPS, SfaVivit
+from sfavivit.models.vivit import LAYER_NORM_EPS, SfaVivit
 
 
 class Block(nn.Module):

@@ -28,9 +28,9 @@ from benchmarks.models import random_repository
 from benchmarks.openvino_engine import has_openvino
 from benchmarks.peer_models import HUGGING_FACE_FRAMES, has_transformers
 from benchmarks.peer_process import OPENVINO, OURS, PYTORCH, Facts, Peer, PeerProcess, Settings
-from sfavivit.dimensions import named_dimensions
+from sfavivit.config import named_dimensions
 from sfavivit.errors import EngineError, UsageError
-from sfavivit.repository import Precision
+from sfavivit.repository.manifest import Precision
 
 LONG_FRAMES = 128
 LOGIT_TOLERANCE = 1e-4

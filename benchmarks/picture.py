@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sfavivit.console import recognition_view
-from sfavivit.recognizer import Recognizer
+from sfavivit.cli.render import recognition_view
+from sfavivit.inference.recognizer import Recognizer
 
 COLUMNS = 88
 

@@ -13,8 +13,8 @@ from benchmarks.figures import Figure, Row
 from export.exporter import ExportOptions, export_model
 from export.source import read_source
 from sfavivit import Recognizer
-from sfavivit.repository import Precision, Repository
-from sfavivit.video import VideoReader
+from sfavivit.repository.manifest import Precision, Repository
+from sfavivit.video.reader import VideoReader
 from training.videos import write_held_out
 
 Floats = NDArray[np.float32]

@@ -16,7 +16,7 @@ import psutil
 
 from benchmarks.broken_videos import make_corpus
 from benchmarks.figures import Case, Figure, Row
-from sfavivit.scoring.parts import part_files, read_part
+from sfavivit.scoring.parquet_parts import part_files, read_part
 
 TIMINGS = ("decode_seconds", "spatial_seconds", "temporal_seconds", "total_seconds")
 POLL_SECONDS = 0.02
@@ -107,7 +107,7 @@ class _Job:
     def __init__(self, out: Path, manifest: Path, repository: Path, workers: int) -> None:
         self._out = out
         options = f"--workers {workers} --part-videos {PART_VIDEOS} --part-seconds 0.5 --json"
-        command = [sys.executable, "-m", "sfavivit.cli", "score", str(manifest), "--out", str(out)]
+        command = [sys.executable, "-m", "sfavivit.cli.main", "score", str(manifest), "--out", str(out)]
         self._command = [*command, "--repository", str(repository), *options.split()]
 
     def start(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from benchmarks.figures import Case, Figure, Result, Row
-from sfavivit.app import printable
+from sfavivit.utils.text import printable
 
 # Ways to do the same work. Rows that differ in these alone are rivals, of which one is the best.
 WAYS = (

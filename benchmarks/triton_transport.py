@@ -26,10 +26,10 @@ from benchmarks.figures import Figure, Row
 from export.exporter import ExportOptions, export_model
 from export.outputs import label_outputs
 from serving.triton import TritonServer
-from sfavivit.dimensions import TransformerDimensions, named_dimensions
+from sfavivit.config import TransformerDimensions, named_dimensions
 from sfavivit.engines.triton import TritonEngine
-from sfavivit.model import SfaVivit
-from sfavivit.repository import FRAMES, SPATIAL_MODEL
+from sfavivit.models.vivit import SfaVivit
+from sfavivit.repository.manifest import FRAMES, SPATIAL_MODEL
 
 triton_grpc: Any = tritonclient.grpc
 shared_memory: Any = untyped_shared_memory

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from sfavivit.errors import UsageError
-from sfavivit.ffmpeg_program import find_ffmpeg
+from sfavivit.video.ffmpeg import find_ffmpeg
 
 RATE = 25  # pictures a second
 REPEAT_SECONDS = 20

@@ -6,26 +6,26 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from sfavivit.app import printable, run_app
-from sfavivit.commands.options import HeadOption, StrideOption, TopKOption, err, out
-from sfavivit.console import clock, recognition_view, terminal_width
-from sfavivit.durable_file import write_durably
+from sfavivit.cli.options import HeadOption, StrideOption, TopKOption, err, out
+from sfavivit.cli.progress import progress_bar
+from sfavivit.cli.render import clock, print_error, recognition_view, terminal_width
+from sfavivit.cli.run import run_app
 from sfavivit.errors import HeadNotFoundError, SfaVivitError, UsageError
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import Tls, VideoRecognitionClient
 from sfavivit.protocol.requests import PIECE_BYTES
-from sfavivit.video_source import open_source
+from sfavivit.utils.atomic import atomic_write
+from sfavivit.utils.text import printable
+from sfavivit.video.source import open_source
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 TOKEN_VARIABLE = "SFAVIVIT_TOKEN"  # noqa: S105 - the name, not the token
@@ -84,7 +84,7 @@ def classify(
     query = Query(tuple(head or ()), top_k, min_confidence, stride, start, end)
 
     def one(video: str) -> None:
-        with _upload_bar(video) as progress:
+        with progress_bar(Path(video).name, err, unit="bytes") as progress:
             answer = context.obj.classify(video, query, progress=progress)
         _show(answer, as_json=as_json)
 
@@ -135,7 +135,7 @@ def features(
     """Upload videos and save their features, one float32 [T, D] array each."""
 
     def one(video: str) -> None:
-        with _upload_bar(video) as progress:
+        with progress_bar(Path(video).name, err, unit="bytes") as progress:
             answer = context.obj.extract_features(
                 video, Query(start_seconds=start, end_seconds=end), progress=progress
             )
@@ -190,9 +190,7 @@ def _each(videos: list[str], work: Callable[[str], None], *, as_json: bool) -> N
                 fields = {"kind": error.kind, "message": str(error)}
                 print(json.dumps({"video": video, "error": fields}), flush=True)
             else:
-                sys.stdout.flush()
-                line = f"{printable(video)}: {printable(str(error))}"
-                err.print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
+                print_error(err, f"{video}: {error}")
     raise typer.Exit(1 if failures else 0)
 
 
@@ -209,18 +207,6 @@ def _window_line(window: ServedWindow) -> Text:
     return Text(f"{times}  {window.head}: {printable(best)}", "dim" if window.provisional else "")
 
 
-@contextmanager
-def _upload_bar(video: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Show the progress of an upload on a terminal."""
-    if not err.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task(printable(Path(video).name).replace("[", r"\["), total=None)
-        yield lambda sent, size: bar.update(task, completed=sent, total=size)
-
-
 def _pieces(video: str) -> Iterator[bytes]:
     """Yield the bytes of a file or of standard input as soon as they can be read."""
     with os.fdopen(os.dup(sys.stdin.fileno()) if video == "-" else open_source(video), "rb") as file:
@@ -232,7 +218,7 @@ def _save(file: Path, array: np.ndarray[Any, np.dtype[np.float32]]) -> None:
     content = BytesIO()
     np.save(content, array)
     try:
-        write_durably(file, content.getvalue())
+        atomic_write(file, content.getvalue())
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error.strerror}") from error
 

@@ -22,7 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the probe and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("address")
-    parser.add_argument("--certificate", type=Path, help="PEM certificate of the service (default: plaintext)")
+    parser.add_argument(
+        "--certificate", type=Path, help="PEM certificate of the service (default: plaintext)"
+    )
     parser.add_argument("--name", default="localhost", help="DNS name in the certificate")
     parser.add_argument("--service", default="", help="name of the service to check (default: the server)")
     parser.add_argument("--alive", action="store_true", help="accept any answer, also NOT_SERVING")

@@ -1,4 +1,4 @@
-"""What is exported: a checkpoint file, or a head of an fp32 model repository."""
+"""Read the model to export: a checkpoint file, or a head of an fp32 model repository."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from export.outputs import label_outputs, read_label_files
-from sfavivit.checkpoints import load_checkpoint
+from sfavivit.config import Sampling
 from sfavivit.errors import ExportError
-from sfavivit.model import SfaVivit
-from sfavivit.repository import Labels, Repository, ShortClip
-from sfavivit.video import Sampling
+from sfavivit.models.checkpoints import load_checkpoint
+from sfavivit.models.vivit import SfaVivit
+from sfavivit.repository.manifest import Labels, Padding, Repository
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model, its labels, and what its repository says about using it (``None`` for a checkpoint)."""
+    """A model, its labels, and the sampling of its repository (``None`` for a checkpoint)."""
 
     model: SfaVivit
     labels: Labels
     sampling: Sampling | None = None
-    short_clip: ShortClip | None = None
+    padding: Padding | None = None
 
 
 def read_source(path: Path, label_files: list[str], from_head: str | None) -> ModelSource:
     """Read a checkpoint, or a repository's head ``from_head`` (default: its only one, or ``default``).
 
     Raises:
-        CheckpointError, RepositoryError: what is at ``path`` cannot be read.
+        CheckpointError, RepositoryError: the file or directory ``path`` cannot be read.
         ExportError: a repository of reduced precision, labels that do not fit, ``from_head`` for a file.
         HeadNotFoundError: a repository without that head.
     """
@@ -63,4 +63,4 @@ def _read_repository(path: Path, files: dict[str, Path], from_head: str | None) 
             reason = " ".join(str(error).split())
             raise ExportError(f"{file} does not hold this model's weights: {reason}") from error
     labels = label_outputs(model, files) if files else repository.labels[head]
-    return ModelSource(model.eval(), labels, manifest.sampling, entry.short_clip)
+    return ModelSource(model.eval(), labels, manifest.sampling, entry.padding)

@@ -13,7 +13,7 @@ import typer
 from serving.command import serve
 from serving.settings import is_loopback
 from serving.triton import TritonPorts, TritonServer
-from sfavivit.app import run_app
+from sfavivit.cli.run import run_app
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

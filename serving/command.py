@@ -10,7 +10,7 @@ import typer
 
 from serving.lifecycle import serve as serve_until_signal
 from serving.settings import Security, Settings
-from sfavivit.commands.options import (
+from sfavivit.cli.options import (
     DEFAULT_REPOSITORY,
     MIB,
     LimitDurationOption,
@@ -23,7 +23,7 @@ from sfavivit.commands.options import (
 )
 from sfavivit.engines import TRITON_SCHEME
 from sfavivit.errors import UsageError
-from sfavivit.video import Limits
+from sfavivit.video.reader import Limits
 
 
 def serve(

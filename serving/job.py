@@ -8,17 +8,20 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from typing import TypeVar
 
-from serving.models import Models, RemoteEngine
+from serving.models import RemoteEngine
 from serving.scheduler import EngineScheduler, ScheduledEngine
+from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import CancelledRequestError
+from sfavivit.features.extractor import FeatureChunk
+from sfavivit.features.reader import FeatureReader
+from sfavivit.inference.options import ClassifyOptions
+from sfavivit.inference.results import Timings
+from sfavivit.inference.streaming import Session
 from sfavivit.protocol.answers import Query
-from sfavivit.read_ahead import decoded_ahead
-from sfavivit.results import Timings
-from sfavivit.session import Session
-from sfavivit.video import Frames, Limits, Source
+from sfavivit.video.reader import Limits
+from sfavivit.video.source import Source, VideoSegment
 
 Result = TypeVar("Result")
 _END = object()
@@ -32,20 +35,19 @@ class Job:
     """
 
     def __init__(
-        self, models: Models, scheduler: EngineScheduler, pool: ThreadPoolExecutor, limits: Limits
+        self, model: LoadedModel, scheduler: EngineScheduler, pool: ThreadPoolExecutor, limits: Limits
     ) -> None:
         self._cancelled = threading.Event()
         self._scheduler = scheduler
         self._pool = pool
         self.limits = limits
         self._closers: list[Callable[[], None]] = []
-        self.models = models
-        engine = models.engine
+        engine = model.engine
         if isinstance(engine, RemoteEngine):
             engine = engine.scoped()
             self.on_cancel(engine.cancel)
         self.engine = ScheduledEngine(engine, scheduler, self._cancelled)
-        self.recognizer = models.recognizer(self.engine)
+        self.model = model.with_engine(self.engine)
         self.frames_used = 0
         self.warning: str | None = None
         self._start: float | None = None
@@ -56,6 +58,11 @@ class Job:
         self._scheduler.wake()
         for close in list(self._closers):
             close()
+
+    def close(self) -> None:
+        """Cancel what still runs, and give back the engine's slot. All work has ended by then."""
+        self.cancel()
+        self.engine.release()
 
     def on_cancel(self, close: Callable[[], None]) -> None:
         """Have ``cancel`` call ``close``; call it at once if the job is already cancelled."""
@@ -90,38 +97,34 @@ class Job:
                 await self.run(close)
 
     def session(self, query: Query) -> Session:
-        """Return a session for ``query``. Raises the errors of ``Recognizer.session``."""
-        return self.recognizer.session(
-            query.heads or None,
-            stride_seconds=query.stride_seconds,
-            top_k=query.top_k,
-            start_seconds=query.start_seconds,
-        )
+        """Return a session for ``query``.
 
-    def frames(self, source: Source, query: Query) -> Iterator[Frames]:
-        """Yield the frames of a video, one engine call's worth at a time, decoded ahead.
+        Raises:
+            HeadNotFoundError, UsageError: the query does not fit the model.
+        """
+        options = ClassifyOptions(tuple(query.heads), query.stride_seconds, query.top_k)
+        return Session(self.model, options, query.start_seconds)
+
+    def features(self, source: Source, query: Query) -> Iterator[FeatureChunk]:
+        """Yield the features of a video, decoded ahead. The engine's slot is held at each of them.
 
         Raises:
             VideoError: the video gives no frames.
             CancelledRequestError: ``cancel`` was called.
         """
         self.start_clock()
-        reader = self.recognizer.reader(
-            source, self.limits, start_seconds=query.start_seconds, end_seconds=query.end_seconds
-        )
-        with reader:
+        segment = VideoSegment(source, query.start_seconds, query.end_seconds)
+        with FeatureReader(self.model, segment, self.limits) as reader:
             self.on_cancel(reader.close)
             try:
-                with closing(decoded_ahead(reader)) as chunks:
-                    for frames in chunks:
-                        self.frames_used += len(frames)
-                        yield frames
+                yield from reader
             finally:
                 self.engine.timer.seconds["decode"] = reader.decode_seconds
+                self.frames_used = reader.frames_used
                 self._closers.remove(reader.close)
             if self._cancelled.is_set():
                 raise CancelledRequestError("the request was cancelled")
-            self.warning = reader.damage
+            self.warning = reader.warning
 
     def start_clock(self) -> None:
         """Start the total time: with the work, not with the wait for the upload."""

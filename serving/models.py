@@ -6,22 +6,19 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from serving.settings import Settings
-from sfavivit.engines import open_models
 from sfavivit.engines.base import Engine
+from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import (
     EngineOutdatedError,
     EngineTimeoutError,
     EngineUnavailableError,
     SfaVivitError,
 )
-from sfavivit.recognizer import Recognizer
-from sfavivit.repository import SPATIAL_MODEL, Catalog, temporal_model
 
 SHORT_CALL_SECONDS = 0.02
 """Engine calls up to this long gain more than they lose from running at once: see ``slots_in_process``."""
@@ -37,33 +34,6 @@ class RemoteEngine(Engine, Protocol):
     def scoped(self) -> RemoteEngine: ...
     def cancel(self) -> None: ...
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Models:
-    """Catalog and the engine that runs it.
-
-    ``chunk_tubelets``: tubelets per engine call (None: the recognizer's default for the model's size).
-    """
-
-    catalog: Catalog
-    engine: Engine
-    chunk_tubelets: int | None = None
-
-    def recognizer(self, engine: Engine | None = None) -> Recognizer:
-        """Return a recognizer over ``engine`` (None: the models' own)."""
-        return Recognizer(self.catalog, engine or self.engine, chunk_tubelets=self.chunk_tubelets)
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """{model: sha256 of its weights}, spatial model first; models of unknown digest are left out."""
-        manifest = self.catalog.manifest
-        digests = {SPATIAL_MODEL: manifest.spatial.weights_sha256}
-        for head, entry in manifest.heads.items():
-            weights = manifest.files.get(f"{temporal_model(head)}/{entry.version}/model.safetensors")
-            if weights:
-                digests[temporal_model(head)] = weights.sha256
-        return digests
 
 
 class ModelSource:
@@ -85,7 +55,7 @@ class ModelSource:
         self._settings = settings
         self._metadata = metadata
         self._lock = threading.Lock()
-        self._models: Models | None = None
+        self._model: LoadedModel | None = None
         self._silent_since: float | None = None
         self.unavailable_reason: str | None = None
         self._started = False
@@ -95,24 +65,24 @@ class ModelSource:
             settings.max_streams if settings.remote else slots_in_process(self.current())
         )
 
-    def current(self) -> Models:
-        """Return the models to use for a request.
+    def current(self) -> LoadedModel:
+        """Return the model to use for a request.
 
         Raises:
             EngineUnavailableError: there are none at the moment.
         """
-        models = self._models
-        if models is None:
+        model = self._model
+        if model is None:
             raise EngineUnavailableError(f"the models are not available: {self.unavailable_reason}")
-        return models
+        return model
 
     def check(self) -> str | None:
         """Check the models, opening them (again) if needed; return ``unavailable_reason``."""
         with self._lock:
             try:
-                if self._models is None or self._outdated(self._models):
+                if self._model is None or self._outdated(self._model):
                     # The old models keep serving, and running requests keep them, until the new are open.
-                    self._models = self._open()
+                    self._model = self._open()
             except SfaVivitError as error:
                 may_pass = isinstance(error, EngineUnavailableError | EngineTimeoutError)
                 if not (self._started or may_pass):
@@ -130,21 +100,21 @@ class ModelSource:
         self._silent_since = (self._silent_since or now) if silent else None
         if not self._silent_since or now - self._silent_since < self._settings.engine_silent_seconds:
             return
-        if self._models and isinstance(self._models.engine, RemoteEngine):
-            self._models.engine.close()
-            self._models = None
+        if self._model and isinstance(self._model.engine, RemoteEngine):
+            self._model.engine.close()
+            self._model = None
 
-    def _outdated(self, models: Models) -> bool:
+    def _outdated(self, model: LoadedModel) -> bool:
         """Return whether Triton serves other models by now. Raises when it does not answer."""
-        if not isinstance(models.engine, RemoteEngine):
+        if not isinstance(model.engine, RemoteEngine):
             return False
         try:
-            models.engine.check()
+            model.engine.check()
         except EngineOutdatedError:
             return True
         return False
 
-    def _open(self) -> Models:
+    def _open(self) -> LoadedModel:
         settings = self._settings
         if settings.remote:
             from sfavivit.engines.triton import TritonEngine, TritonOptions  # noqa: PLC0415 - an extra
@@ -155,21 +125,25 @@ class ModelSource:
                 metadata=self._metadata,
             )
             engine = TritonEngine(settings.location, options)
-            return Models(engine.catalog, engine, settings.chunk_tubelets)
-        models = open_models(settings.location, settings.engine, threads=settings.threads)
-        return Models(*models, settings.chunk_tubelets)
+            return LoadedModel(engine.catalog, engine, settings.chunk_tubelets)
+        return LoadedModel.load(
+            settings.location,
+            engine=settings.engine,
+            threads=settings.threads,
+            chunk_tubelets=settings.chunk_tubelets,
+        )
 
 
-def slots_in_process(models: Models) -> int:
+def slots_in_process(model: LoadedModel) -> int:
     """Return the number of concurrent calls that suits an engine of this process: cores, or 1.
 
     A call of a small model uses one core (``default_threads``), so there is one slot a core. A call of a
     large one uses all cores, and a second would compete for their caches (docs/design/serving.md).
     """
-    dims = models.catalog.manifest.dimensions
+    dims = model.manifest.dimensions
     tubelet = np.zeros((1, dims.tubelet_frames, dims.image_size, dims.image_size, 3), np.uint8)
-    models.engine.spatial(tubelet)  # the first call of an engine is slow
+    model.engine.spatial(tubelet)  # the first call of an engine is slow
     start = time.perf_counter()
-    models.engine.spatial(tubelet)
-    chunk_seconds = (time.perf_counter() - start) * models.recognizer().chunk_tubelets
+    model.engine.spatial(tubelet)
+    chunk_seconds = (time.perf_counter() - start) * model.chunk_tubelets
     return max(2, len(os.sched_getaffinity(0))) if chunk_seconds < SHORT_CALL_SECONDS else 1

@@ -7,29 +7,14 @@ chunk, and none waits for the whole video of another.
 from __future__ import annotations
 
 import threading
-import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from sfavivit.engines.base import Engine, Features, Frames, Logits
+from sfavivit.engines.base import Engine
+from sfavivit.engines.model import TimedEngine
 from sfavivit.errors import CancelledRequestError
-
-
-class StageTimer:
-    """Seconds spent in each stage of a request: ``with timer.measure("decode"): ...``."""
-
-    def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Add the time spent in the block to ``stage``."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - start
+from sfavivit.types import Features, Frames, Logits
 
 
 class EngineScheduler:
@@ -91,50 +76,38 @@ class EngineScheduler:
             self._queue[0].notify()
 
 
-class ScheduledEngine:
-    """Engine of one request: every call waits for a slot, and its stages are timed.
+class ScheduledEngine(TimedEngine):
+    """Engine of one request: its first call waits for a slot, which it holds until ``release``.
 
-    ``timer`` holds the stages ``queue`` (waiting for slots), ``spatial`` and ``temporal``.
+    A chunk and the windows that it completes then wait once, not once each. The slot must be released before
+    waiting for anything else, such as a decoder or a client. For one thread at a time. ``timer`` has one
+    stage more, ``queue``, for the waits.
     """
 
     def __init__(self, engine: Engine, scheduler: EngineScheduler, cancelled: threading.Event) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._scheduler = scheduler
         self._cancelled = cancelled
-        self._shared: ExitStack | None = None
+        self._slot = ExitStack()
         self._holds_slot = False
-        self.timer = StageTimer()
-
-    @contextmanager
-    def shared_slot(self) -> Iterator[None]:
-        """Let the calls in the block share one slot: the first call waits for it, the end gives it back.
-
-        A chunk and the windows that it completes then wait once, not once each. For one thread at a time.
-        """
-        with ExitStack() as shared:
-            self._shared = shared
-            try:
-                yield
-            finally:
-                self._shared, self._holds_slot = None, False
 
     def spatial(self, frames: Frames) -> Features:
-        with self._slot(), self.timer.measure("spatial"):
-            return self._engine.spatial(frames)
+        self._acquire()
+        return super().spatial(frames)
 
     def temporal(self, head: str, features: Features) -> Logits:
-        with self._slot(), self.timer.measure("temporal"):
-            return self._engine.temporal(head, features)
+        self._acquire()
+        return super().temporal(head, features)
 
-    @contextmanager
-    def _slot(self) -> Iterator[None]:
-        if self._holds_slot:
-            if self._cancelled.is_set():
-                raise CancelledRequestError("the request was cancelled")
-            yield
-            return
-        with ExitStack() as own:
+    def release(self) -> None:
+        """Give the slot back, if there is one."""
+        self._holds_slot = False
+        self._slot.close()
+
+    def _acquire(self) -> None:
+        if self._cancelled.is_set():
+            raise CancelledRequestError("the request was cancelled")
+        if not self._holds_slot:
             with self.timer.measure("queue"):
-                (self._shared or own).enter_context(self._scheduler.slot(self._cancelled))
-            self._holds_slot = self._shared is not None
-            yield
+                self._slot.enter_context(self._scheduler.slot(self._cancelled))
+            self._holds_slot = True

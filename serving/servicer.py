@@ -20,8 +20,9 @@ from serving.settings import Settings
 from serving.streaming import answer_bytes, answer_frames
 from serving.tracing import Tracing
 from serving.uploads import NAME, Spool
-from sfavivit.engines.base import Features
 from sfavivit.errors import InvalidInputError, UsageError
+from sfavivit.features.extractor import FeatureChunk
+from sfavivit.inference.streaming import Session
 from sfavivit.protocol.answers import FrameFormat, HeadInfo, Query, ServiceInfo
 from sfavivit.protocol.messages import (
     feature_summary_message,
@@ -33,9 +34,9 @@ from sfavivit.protocol.messages import (
     service_info_message,
 )
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
-from sfavivit.repository import SPATIAL_MODEL
-from sfavivit.session import FeatureExtractor, Session
-from sfavivit.video import check_range
+from sfavivit.repository.manifest import SPATIAL_MODEL
+from sfavivit.types import Features
+from sfavivit.video.source import check_range
 
 
 class VideoRecognitionServicer:
@@ -53,16 +54,16 @@ class VideoRecognitionServicer:
 
     async def ListHeads(self, request: pb.ListHeadsRequest, context: Any) -> pb.ListHeadsResponse:
         """Describe the model, its heads and the frames it takes."""
-        models = self._source.current()
-        manifest = models.catalog.manifest
+        model = self._source.current()
+        manifest = model.manifest
         fps, dims = manifest.sampling.fps, manifest.dimensions
         heads = {}
         for name, entry in manifest.heads.items():
             window_frames = entry.dimensions.max_frames
-            labels = models.catalog.labels[name]
+            labels = model.labels[name]
             heads[name] = HeadInfo(name, entry.version, labels, window_frames, window_frames / fps)
         frames = FrameFormat(fps, dims.image_size, dims.image_size, dims.tubelet_frames)
-        return service_info_message(ServiceInfo(manifest.name, heads, frames, models.digests))
+        return service_info_message(ServiceInfo(manifest.name, heads, frames, manifest.weights_sha256))
 
     async def Classify(self, requests: AsyncIterator[Any], context: Any) -> pb.ClassifyResponse:
         """Classify an uploaded video file."""
@@ -117,10 +118,10 @@ class VideoRecognitionServicer:
             summary = feature_summary_message(
                 frames_used=job.frames_used,
                 start_seconds=query.start_seconds,
-                duration_seconds=job.frames_used / job.models.catalog.manifest.sampling.fps,
+                duration_seconds=job.frames_used / job.model.manifest.sampling.fps,
                 timings=job.timings(),
                 queue_seconds=job.queue_seconds,
-                model_digests=job.models.digests,
+                model_digests=job.model.manifest.weights_sha256,
                 warning=job.warning,
             )
             yield pb.ExtractFeaturesResponse(summary=summary)
@@ -132,7 +133,7 @@ class VideoRecognitionServicer:
             config: pb.ScoreFeaturesConfig = await stream.config()
             query = query_of(config.recognition)
             check_range(query.start_seconds, None)
-            digest = job.models.digests[SPATIAL_MODEL]
+            digest = job.model.manifest.weights_sha256[SPATIAL_MODEL]
             if config.spatial_sha256 not in ("", digest):
                 raise InvalidInputError(
                     f"the features are of a spatial model with digest {config.spatial_sha256[:12]!r}, this "
@@ -142,9 +143,9 @@ class VideoRecognitionServicer:
             _, chunks = await stream.content("features")
             async for chunk in chunks:
                 job.start_clock()
-                await job.run(session.push_features, features_of(chunk))
+                await job.run(_score, job, session, features_of(chunk))
             if config.frames_used:
-                session.trim(config.frames_used)
+                session.set_frame_count(config.frames_used)
             await job.run(session.finish)
             return pb.ScoreFeaturesResponse(result=_result(job, session, query))
 
@@ -156,7 +157,7 @@ class VideoRecognitionServicer:
             try:
                 yield job
             finally:
-                await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, job.cancel))
+                await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, job.close))
                 for observer in (self._metrics, self._tracing):
                     observer.stages(job.timings(), job.queue_seconds)
 
@@ -180,25 +181,30 @@ class VideoRecognitionServicer:
 
 
 def _classify(job: Job, session: Session, spool: Spool, query: Query) -> None:
-    for frames in job.frames(spool.source(), query):
-        with job.engine.shared_slot():
-            session.push(frames)
-    with job.engine.shared_slot():
-        session.finish()
+    for chunk in job.features(spool.source(), query):
+        session.add_features(chunk)
+        job.engine.release()
+    session.finish()
+    job.engine.release()
 
 
 def _features(job: Job, spool: Spool, query: Query) -> Iterator[Features]:
     """Yield the features of a video in chunks that fit in a message."""
-    extractor = FeatureExtractor(job.recognizer)
-    for frames in job.frames(spool.source(), query):
-        yield from extractor.push(frames)
-    yield from extractor.finish()
+    for chunk in job.features(spool.source(), query):
+        job.engine.release()
+        yield chunk.features
+
+
+def _score(job: Job, session: Session, features: Features) -> None:
+    frames = len(features) * job.model.manifest.dimensions.tubelet_frames
+    session.add_features(FeatureChunk(features, frames))
+    job.engine.release()
 
 
 def _result(job: Job, session: Session, query: Query) -> pb.RecognitionResult:
     return recognition_message(
-        session.recognition(NAME, job.timings(), job.warning),
+        session.result(NAME, job.timings(), job.warning),
         queue_seconds=job.queue_seconds,
-        model_digests=job.models.digests,
+        model_digests=job.model.manifest.weights_sha256,
         min_confidence=query.min_confidence,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sfavivit.engines import TRITON_SCHEME
 from sfavivit.errors import UsageError
-from sfavivit.video import Limits
+from sfavivit.video.reader import Limits
 
 MAX_CHUNK_TUBELETS = 1024
 POSITIVE = (

@@ -8,14 +8,15 @@ from contextlib import aclosing
 
 from serving.job import Job
 from serving.uploads import NAME
-from sfavivit.engines.base import Frames
 from sfavivit.errors import UsageError, VideoError, VideoLimitError
+from sfavivit.features.extractor import FeatureChunk, FeatureExtractor
+from sfavivit.inference.results import WindowScores
+from sfavivit.inference.streaming import Session
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.messages import frames_of, window_message
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
-from sfavivit.results import WindowScores
-from sfavivit.session import Session
-from sfavivit.video_pipe import VideoPipe
+from sfavivit.types import Frames
+from sfavivit.video.pipe import VideoPipe
 
 
 async def answer_bytes(
@@ -30,8 +31,8 @@ async def answer_bytes(
     errors: list[Exception] = []
 
     def answers() -> Iterator[pb.WindowResult]:
-        for frames in job.frames(pipe.source, query):
-            yield from windows.push(frames)
+        for chunk in job.features(pipe.source, query):
+            yield from windows.add_features(chunk)
         yield from windows.finish()
 
     async def feed() -> None:
@@ -75,51 +76,65 @@ async def answer_frames(
     """
     if query.start_seconds or query.end_seconds is not None:
         raise UsageError("start_offset and end_offset are for video files; send only the frames that count")
-    windows = _Windows(job, session, query, interval)
+    windows, extractor = _Windows(job, session, query, interval), FeatureExtractor(job.model)
+    frames_sent, fps = 0, job.model.manifest.sampling.fps
+    chunk_frames = job.model.chunk_frames
+
+    def push(frames: Frames) -> list[pb.WindowResult]:
+        """One engine call at a time, since other streams take their turns in between."""
+        answers: list[pb.WindowResult] = []
+        for at in range(0, len(frames), chunk_frames):
+            for chunk in extractor.push(frames[at : at + chunk_frames]):
+                answers += windows.add_features(chunk)
+        return answers
+
+    def finish() -> list[pb.WindowResult]:
+        answers = [answer for chunk in extractor.finish() for answer in windows.add_features(chunk)]
+        return [*answers, *windows.finish()]
+
     job.start_clock()
-    async for chunk in chunks:
-        for window in await job.run(lambda frames: list(windows.push(frames)), frames_of(chunk)):
+    async for message in chunks:
+        frames = frames_of(message)
+        for window in await job.run(push, frames):
             yield window
-        if session.seconds > job.limits.duration_seconds:
+        frames_sent += len(frames)
+        if frames_sent / fps > job.limits.duration_seconds:
             raise VideoLimitError(f"frames: longer than the limit of {job.limits.duration_seconds:g} s")
-    for window in await job.run(lambda: list(windows.finish())):
+    for window in await job.run(finish):
         yield window
 
 
 class _Windows:
-    """Messages for the windows of a session, and for its provisional answers in between."""
+    """Messages for the windows of a session, and for its partial results in between."""
 
     def __init__(self, job: Job, session: Session, query: Query, interval: float | None) -> None:
-        self._chunk_frames = job.recognizer.chunk_frames
         self._engine = job.engine
         self._session = session
         self._min_confidence = query.min_confidence
         self._interval = interval
         self._answered_seconds = 0.0
 
-    def push(self, frames: Frames) -> Iterator[pb.WindowResult]:
-        """Yield the windows that ``frames`` complete, and provisional answers when they are due."""
-        for at in range(0, len(frames), self._chunk_frames):
-            with self._engine.shared_slot():
-                tubelets = self._session.tubelets
-                windows = self._session.push(frames[at : at + self._chunk_frames])
-                provisional = self._provisional() if self._session.tubelets > tubelets else []
-            yield from self._messages(windows)
-            yield from self._messages(provisional, provisional=True)
+    def add_features(self, chunk: FeatureChunk) -> Iterator[pb.WindowResult]:
+        """Yield the windows that ``chunk`` completes, and partial results when they are due."""
+        windows = self._session.add_features(chunk)
+        partial = self._partial_results()
+        self._engine.release()
+        yield from self._messages(windows)
+        yield from self._messages(partial, provisional=True)
 
     def finish(self) -> Iterator[pb.WindowResult]:
         """Yield the windows that were still open."""
-        with self._engine.shared_slot():
-            windows = self._session.finish()
+        windows = self._session.finish()
+        self._engine.release()
         yield from self._messages(windows)
 
-    def _provisional(self) -> list[WindowScores]:
+    def _partial_results(self) -> list[WindowScores]:
         if self._interval is None:
-            return self._session.provisional(until_first=True)
-        if self._session.seconds - self._answered_seconds < self._interval:
+            return self._session.partial_results(before_first_window=True)
+        if self._session.duration_seconds - self._answered_seconds < self._interval:
             return []
-        self._answered_seconds = self._session.seconds
-        return self._session.provisional()
+        self._answered_seconds = self._session.duration_seconds
+        return self._session.partial_results()
 
     def _messages(
         self, windows: list[WindowScores], *, provisional: bool = False

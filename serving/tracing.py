@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from sfavivit.errors import UsageError
+from sfavivit.inference.results import Timings
 from sfavivit.protocol.messages import timings_message
-from sfavivit.results import Timings
 
 SERVICE = "sfavivit"
 EXPORT_SECONDS = 2  # longest delay of the shutdown by a collector that does not answer

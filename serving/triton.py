@@ -29,7 +29,7 @@ from uuid import uuid4
 from serving import triton_child
 from serving.triton_install import TritonRuntime
 from sfavivit.errors import EngineError, RepositoryError, UsageError
-from sfavivit.repository import SPATIAL_MODEL, Repository, plan_file, temporal_model
+from sfavivit.repository.manifest import SPATIAL_MODEL, Repository, plan_file, temporal_model
 
 START_SECONDS = 120.0
 UNLOAD_SECONDS = 5

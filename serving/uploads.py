@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from sfavivit.errors import EmptyVideoError, InvalidInputError, ServiceError, VideoLimitError
-from sfavivit.video import OpenSource
+from sfavivit.video.source import OpenSource
 
 NAME = "uploaded video"
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from sfavivit.checkpoints import load_checkpoint
-from sfavivit.dimensions import AdapterDimensions, named_dimensions
+from sfavivit.config import AdapterDimensions, named_dimensions
 from sfavivit.errors import CheckpointError
-from sfavivit.model import SfaVivit
+from sfavivit.models.checkpoints import load_checkpoint
+from sfavivit.models.vivit import SfaVivit
 from tests.make_golden import flax_bytes
 
 # Examples overwrite one file in one temporary folder, and the first one pays for torch's start.

@@ -12,7 +12,7 @@ from subprocess import CompletedProcess
 import pytest
 import typer
 
-from sfavivit.app import run_app
+from sfavivit.cli.run import run_app
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

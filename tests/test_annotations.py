@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from sfavivit.annotations import VideoItem, read_items
-from sfavivit.annotations.tables import MAX_LINE_BYTES, csv_rows
+from sfavivit.datasets import VideoItem, read_items
+from sfavivit.datasets.tables import MAX_LINE_BYTES, csv_rows
 from sfavivit.errors import AnnotationError, codes_of
 
 PUBLISHED = Path(__file__).parent / "data" / "annotations"

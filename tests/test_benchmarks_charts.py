@@ -22,7 +22,7 @@ from benchmarks.matrix_kernels import Kernel
 from benchmarks.peer_process import Facts, Peer, Settings
 from benchmarks.queueing import Wait
 from benchmarks.tables import page, table
-from sfavivit.dimensions import named_dimensions
+from sfavivit.config import named_dimensions
 from sfavivit.errors import UsageError
 
 MACHINE = {"processor": "P|Q", "cores": 2, "commit": "abc1234", "date": "2026-01-02T03:04:05+00:00"}

@@ -19,9 +19,9 @@ from benchmarks.gpu import Opened, choose, gpu_name, measure, open_variants, sma
 from benchmarks.gpu_engines import VARIANTS, Variant, torch_run
 from benchmarks.models import random_model
 from benchmarks.operations import spatial_operations
-from sfavivit.dimensions import named_dimensions
-from sfavivit.engines.base import Features, Frames
+from sfavivit.config import named_dimensions
 from sfavivit.errors import EngineError, UsageError, codes_of
+from sfavivit.types import Features, Frames
 from tests import gpu
 from tests.conftest import build_model, random_frames
 from tests.fake_tensorrt import FakeTensorRt, installed

@@ -25,10 +25,10 @@ from benchmarks.operations import counted_operations, layer_shapes, spatial_oper
 from benchmarks.peer_models import HUGGING_FACE_FRAMES, factorised_encoder, hugging_face
 from benchmarks.peer_process import Facts, Peer, PeerProcess, Settings, _serve, open_peer
 from benchmarks.peers import REFERENCE, check_same_model, measure, rows
-from sfavivit.dimensions import named_dimensions
+from sfavivit.config import named_dimensions
 from sfavivit.errors import EngineError, RepositoryError, UsageError
-from sfavivit.model import SpatialTransformer
-from sfavivit.repository import Repository
+from sfavivit.models.vivit import SpatialTransformer
+from sfavivit.repository.manifest import Repository
 from tests.conftest import random_frames
 
 FRAMES = 16

@@ -34,10 +34,10 @@ from benchmarks.long_order_training import LONG_FULL, WITHOUT_IMAGES, StageTrain
 from benchmarks.training_claims import claims, table_rows
 from benchmarks.training_scale import Scale
 from benchmarks.training_table import TrainingTable
-from sfavivit.annotations import VideoItem
-from sfavivit.checkpoints import initialise_spatial, load_checkpoint
+from sfavivit.datasets import VideoItem
 from sfavivit.errors import UsageError
-from sfavivit.model import SfaVivit
+from sfavivit.models.checkpoints import initialise_spatial, load_checkpoint
+from sfavivit.models.vivit import SfaVivit
 from tests.training_files import one_thread
 from training.batches import Share, training_parts
 from training.classes import Example

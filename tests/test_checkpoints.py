@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from sfavivit.checkpoints import load_checkpoint, save_checkpoint
-from sfavivit.checkpoints.native import DIMENSIONS_KEY
 from sfavivit.errors import CheckpointError
-from sfavivit.model import SfaVivit
+from sfavivit.models.checkpoints import load_checkpoint, save_checkpoint
+from sfavivit.models.checkpoints.native import DIMENSIONS_KEY
+from sfavivit.models.vivit import SfaVivit
 from tests.checkpoint_support import SAME_FOLDER, refusal, scenic_file, small_model
 from tests.make_golden import DATA, random_params
 

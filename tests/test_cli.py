@@ -18,13 +18,13 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from sfavivit.cli import app
-from sfavivit.console import clock
+from sfavivit.cli.main import app
+from sfavivit.cli.render import clock
 from tests.commands import run_here
 from tests.conftest import random_frames
 from tests.video_files import encode
 
-SFAVIVIT = [sys.executable, "-m", "sfavivit.cli"]
+SFAVIVIT = [sys.executable, "-m", "sfavivit.cli.main"]
 
 
 @pytest.fixture(scope="module")

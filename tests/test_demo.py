@@ -44,7 +44,7 @@ def test_make_demo_needs_no_torch() -> None:
         "msgpack",
         "prometheus_client",
     )
-    code = f"import sys; sys.modules |= dict.fromkeys({blocked}); from sfavivit.cli import main; main()"
+    code = f"import sys; sys.modules |= dict.fromkeys({blocked}); from sfavivit.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *command[1].split(), "--json"],
         cwd=ROOT,
@@ -62,7 +62,7 @@ def test_the_readme_shows_what_is_printed() -> None:
     shown = re.search(r"    make demo\n.*?```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert shown
     done = subprocess.run(
-        [sys.executable, "-m", "sfavivit.cli", "classify", str(SAMPLE.relative_to(ROOT))],
+        [sys.executable, "-m", "sfavivit.cli.main", "classify", str(SAMPLE.relative_to(ROOT))],
         cwd=ROOT,
         capture_output=True,
         text=True,

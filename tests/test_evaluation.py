@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sfavivit.confusion import MAX_NAMED_CLASSES, confusion_picture
 from sfavivit.errors import InvalidInputError, UsageError
-from sfavivit.evaluation import MAX_UNKNOWN_NAMES, Evaluation
-from sfavivit.results import softmax, top_labels
+from sfavivit.evaluation.accuracy import MAX_UNKNOWN_NAMES, Evaluation
+from sfavivit.evaluation.confusion import MAX_NAMED_CLASSES, confusion_picture
+from sfavivit.inference.results import softmax, top_labels
 
 Logits = NDArray[np.float32]
 LETTERS = "abcdefghijk"

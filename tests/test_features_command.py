@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from sfavivit import Recognizer
-from sfavivit.feature_store import FeatureStore
-from sfavivit.views import Views
+from sfavivit.features.store import FeatureStore
+from sfavivit.inference.options import ClassifyOptions, Views
+from sfavivit.video.source import VideoSegment
 from tests.conftest import random_frames
-from tests.feature_videos import entries, essence, forbid_decoders
+from tests.features.videos import entries, essence, forbid_decoders
 from tests.test_cli import run
 from tests.test_score import rows_in
 from tests.video_files import encode
@@ -71,7 +72,9 @@ def test_crops_and_type(
     assert len(entries(FeatureStore(store))) == 3
     forbid_decoders(monkeypatch)
     Recognizer.load(repository).classify(
-        videos / "2.mp4", start_seconds=0.5, end_seconds=1.5, views=Views(4, 3), store=FeatureStore(store)
+        VideoSegment(videos / "2.mp4", start_seconds=0.5, end_seconds=1.5),
+        ClassifyOptions(views=Views(4, 3)),
+        store=FeatureStore(store),
     )
 
 
@@ -86,7 +89,7 @@ def test_whole_videos_serve_their_parts(repository: Path, videos: Path, tmp_path
 
     rows = {}
     for out, options in {"decoded": (), "stored": ("--features", store)}.items():
-        done = run("score", listed, "--snap", *options, "--out", tmp_path / out, *shared)
+        done = run("score", listed, "--align-to-tubelets", *options, "--out", tmp_path / out, *shared)
         assert (done.returncode, done.stderr) == (0, "")
         rows[out] = sorted(rows_in(tmp_path / out), key=lambda row: (row["id"], row["head"]))
     assert all(row["decode_seconds"] > 0 for row in rows["decoded"])
@@ -99,7 +102,7 @@ def test_whole_videos_serve_their_parts(repository: Path, videos: Path, tmp_path
 
     mixed = run("score", listed, "--out", tmp_path / "stored", *shared)
     assert mixed.returncode == 2
-    assert "snap (true before, none now)" in mixed.stderr
+    assert "align_to_tubelets (true before, none now)" in mixed.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[attr-defined]
 
 from sfavivit.errors import DecodeError
-from sfavivit.ffmpeg_program import find_ffmpeg
-from sfavivit.video import VideoReader
+from sfavivit.video.ffmpeg import find_ffmpeg
+from sfavivit.video.reader import VideoReader
 from tests.video_files import encode, numbered, numbers_shown, sampling
 
 BUNDLED = str(Path(get_ffmpeg_exe()).resolve())  # type: ignore[no-untyped-call]
@@ -59,7 +59,7 @@ def test_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing() -> str:
         raise RuntimeError("No ffmpeg exe could be found.")
 
-    monkeypatch.setattr("sfavivit.ffmpeg_program.get_ffmpeg_exe", nothing)
+    monkeypatch.setattr("sfavivit.video.ffmpeg.get_ffmpeg_exe", nothing)
     with pytest.raises(DecodeError, match="install ffmpeg"):
         find_ffmpeg()
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sfavivit.dimensions import AdapterDimensions, ModelDimensions, TransformerDimensions, named_dimensions
+from sfavivit.config import AdapterDimensions, ModelDimensions, TransformerDimensions, named_dimensions
 from sfavivit.errors import InvalidInputError, UsageError
-from sfavivit.model import Adapter, SfaVivit, interpolate_positions
+from sfavivit.models.vivit import Adapter, SfaVivit, interpolate_positions
 from tests.checkpoint_support import small_model
 
 

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, expect
 from sfavivit.errors import UsageError
 from sfavivit.reports import corpus
 from sfavivit.reports.corpus import STRIP_SLOTS, write_scores_report
-from sfavivit.scoring.parts import write_part
+from sfavivit.scoring.parquet_parts import write_part
 from sfavivit.scoring.rows import SCHEMA, Row
 from tests.browser import chromium, visit
 
@@ -207,7 +207,7 @@ def test_score_writes_the_page(
     (tmp_path / "list.csv").write_text(f"video,label\n{parity_video},class 99\nbroken.mp4,class 1\n")
     out = tmp_path / "out"
     arguments = [tmp_path / "list.csv", "--out", out, "--repository", repository, "--heads", "default"]
-    command = [sys.executable, "-m", "sfavivit.cli", "score", *map(str, arguments), "--report"]
+    command = [sys.executable, "-m", "sfavivit.cli.main", "score", *map(str, arguments), "--report"]
     wrong = subprocess.run([*command, tmp_path / "no/r.html"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1) and not out.exists()
     done = subprocess.run([*command, out / "r.html"], capture_output=True, text=True, check=False)

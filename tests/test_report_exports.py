@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sfavivit.errors import DecodeError, UsageError
-from sfavivit.ffmpeg_program import find_ffmpeg
+from sfavivit.inference.results import LabelScore, OutputResult, Recognition, Segment, Timings
 from sfavivit.reports import plot
 from sfavivit.reports.curves import Lane, OutputCurves
 from sfavivit.reports.export import check_export, write_export
@@ -27,7 +27,7 @@ from sfavivit.reports.plot import PALETTE, write_plot
 from sfavivit.reports.subtitles import vtt
 from sfavivit.reports.tables import CSV_COLUMNS
 from sfavivit.reports.video_report import OutputReport, VideoReport
-from sfavivit.results import LabelScore, OutputResult, Recognition, Segment, Timings
+from sfavivit.video.ffmpeg import find_ffmpeg
 
 HOSTILE = ["a --> b & <i>c</i>", "new\nline\n\n00:00:09,000 --> 00:00:10,000", "=1+2", "@SUM(A1)", 'q"u,o;te']
 FAILED = VideoReport("broken.mp4", error=DecodeError("broken.mp4: cannot be read"))

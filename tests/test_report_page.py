@@ -17,14 +17,15 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from sfavivit import Recognizer
-from sfavivit.cli import app
+from sfavivit.cli.main import app
+from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import NotAVideoError
 from sfavivit.reports import html, page
 from sfavivit.reports.curves import MAX_BINS, MAX_LANES, Lane, OutputCurves
 from sfavivit.reports.html import write_report
 from sfavivit.reports.video_report import VideoReport, recorder_for, video_report
-from sfavivit.repository import Catalog
-from sfavivit.video import Limits
+from sfavivit.repository.manifest import Catalog
+from sfavivit.video.reader import Limits
 from tests.browser import chromium, visit, wait_until
 from tests.commands import run_here
 from tests.conftest import random_frames
@@ -45,9 +46,11 @@ def hostile_recognizer(recognizer: Recognizer) -> Recognizer:
     """Every label is hostile, and still one of its own."""
     labels = {
         head: {output: tuple(f"{label} {HOSTILE}" for label in names) for output, names in outputs.items()}
-        for head, outputs in recognizer.labels.items()
+        for head, outputs in recognizer.model.labels.items()
     }
-    return Recognizer(Catalog(recognizer.manifest, labels), recognizer.engine, chunk_tubelets=3)
+    return Recognizer(
+        LoadedModel(Catalog(recognizer.manifest, labels), recognizer.model.engine, chunk_tubelets=3)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +301,7 @@ def test_the_command_writes_all_of_it(repository: Path, video: Path, tmp_path: P
     kinds = ("report", "plot", "export", "export")
     options = [f"--{kind}={tmp_path / name}" for kind, name in zip(kinds, names, strict=True)]
     options += [f"--repository={repository}", f"--features={tmp_path / 'store'}"]
-    command = [sys.executable, "-m", "sfavivit.cli", "classify", str(video), str(broken), *options]
+    command = [sys.executable, "-m", "sfavivit.cli.main", "classify", str(video), str(broken), *options]
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr

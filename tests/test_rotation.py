@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from export.graphs import spatial_graph
 from export.writer import write_engine
-from sfavivit.dimensions import named_dimensions
+from sfavivit.config import named_dimensions
 from sfavivit.engines.onnxruntime import OnnxModel
-from sfavivit.model import SfaVivit
-from sfavivit.rotation import ROTATION, rotated, rotation, unrotated
+from sfavivit.models.rotation import ROTATION, rotated, rotation, unrotated
+from sfavivit.models.vivit import SfaVivit
 from tests.conftest import SIDE, build_model, random_frames
 
 

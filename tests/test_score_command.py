@@ -25,17 +25,17 @@ from typer.main import get_command
 
 from benchmarks import resume
 from benchmarks.broken_videos import BREAKAGES, make_corpus
-from sfavivit.cli import app
-from sfavivit.commands.score_progress import ProgressView
+from sfavivit.cli.main import app
+from sfavivit.cli.progress import JobMonitor
 from sfavivit.errors import SfaVivitError, codes_of
 from sfavivit.scoring.job import JobProgress
-from sfavivit.scoring.parts import part_files, read_part
+from sfavivit.scoring.parquet_parts import part_files, read_part
 from tests.conftest import random_frames
 from tests.video_files import encode
 
 pytestmark = pytest.mark.timeout(300)  # processes by the dozen, perhaps on a busy machine
 
-SCORE = [sys.executable, "-m", "sfavivit.cli", "score"]
+SCORE = [sys.executable, "-m", "sfavivit.cli.main", "score"]
 
 
 @pytest.fixture(scope="module")
@@ -276,15 +276,15 @@ def test_a_bar_for_terminals(repository: Path, corpus: Path, tmp_path: Path) -> 
 
 def test_a_line_now_and_then_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("sfavivit.commands.score_progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sfavivit.cli.progress.time.monotonic", lambda: now[0])
     shown = StringIO()
-    view = ProgressView(Console(file=shown, width=40), "scoring")
+    view = JobMonitor("scoring", Console(file=shown, width=40))
     state = JobProgress(videos=1000, before=100, outcomes=Counter({None: 90, "empty": 10}))
-    with view.drawn():
+    with view.shown():
         for passed in range(61):
             now[0] = 100.0 + passed
             state.outcomes[None] += 2
-            view.show(state)
+            view.update(state)
     first, second = shown.getvalue().splitlines()
     assert first == "162 of 1000 videos, 2.07 videos/s, 0:06:45 to go, 10 failed"
     assert second == "222 of 1000 videos, 2.03 videos/s, 0:06:23 to go, 10 failed"

@@ -21,11 +21,12 @@ import numpy as np
 import psutil
 import pytest
 
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
 from sfavivit.errors import RepositoryError, ScoringError, UsageError
+from sfavivit.inference.options import ClassifyOptions
+from sfavivit.scoring.job_options import ModelLocation, ScoreOptions
 from sfavivit.scoring.machines import Machines, ray_cluster
-from sfavivit.scoring.options import ModelLocation, ScoreOptions
-from sfavivit.scoring.parts import part_files, read_part
+from sfavivit.scoring.parquet_parts import part_files, read_part
 from sfavivit.scoring.rows import Row
 from sfavivit.scoring.scorer import score_items
 from tests.conftest import random_frames
@@ -37,7 +38,7 @@ pytestmark = [
     pytest.mark.timeout(300),  # clusters start slowly on a machine that is busy
 ]
 
-BOTH = ScoreOptions(("default", "long"))
+BOTH = ScoreOptions(ClassifyOptions(("default", "long")))
 WHITE = "4"
 
 
@@ -160,7 +161,7 @@ def command(repository: Path, listed: Path, out: Path, address: str, *, workers:
     return [
         sys.executable,
         "-m",
-        "sfavivit.cli",
+        "sfavivit.cli.main",
         "score",
         str(listed),
         *map(str, options),

@@ -14,20 +14,22 @@ import numpy as np
 import pytest
 
 from sfavivit import Recognizer
-from sfavivit.annotations import VideoItem, read_items
-from sfavivit.engines.base import Engine, Features, Frames, Logits
+from sfavivit.datasets import VideoItem, read_items
+from sfavivit.datasets.fetch import check_schemes, open_video
+from sfavivit.engines.base import Engine
+from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import AnnotationError, UsageError, VideoError
-from sfavivit.fetch import check_schemes, open_video
-from sfavivit.scoring.options import ScoreOptions
+from sfavivit.inference.options import ClassifyOptions, Views
+from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.scoring.rows import Row
 from sfavivit.scoring.scorer import score_items
-from sfavivit.video import OpenSource
-from sfavivit.views import Views
+from sfavivit.types import Features, Frames, Logits
+from sfavivit.video.source import OpenSource
 from tests.conftest import random_frames
 from tests.video_files import encode
 from tests.web_files import served
 
-BOTH = ScoreOptions(("default", "long"))
+BOTH = ScoreOptions(ClassifyOptions(("default", "long")))
 
 
 class Counting:
@@ -49,7 +51,9 @@ class Counting:
 
 @pytest.fixture
 def counting(recognizer: Recognizer) -> Recognizer:
-    return Recognizer(recognizer.catalog, Counting(recognizer.engine), chunk_tubelets=3)
+    return Recognizer(
+        LoadedModel(recognizer.model.catalog, Counting(recognizer.model.engine), chunk_tubelets=3)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +76,12 @@ def scored(recognizer: Recognizer, items: list[VideoItem], options: ScoreOptions
 
 
 def test_one_spatial_pass_serves_all_heads(counting: Recognizer, videos: list[VideoItem]) -> None:
-    engine = counting.engine
+    engine = counting.model.engine
     assert isinstance(engine, Counting)
     calls = []
     for heads in (("default",), ("long",), ("default", "long")):
         engine.spatial_calls, engine.windows = 0, {}
-        scored(counting, videos, ScoreOptions(heads))
+        scored(counting, videos, ScoreOptions(ClassifyOptions(heads)))
         calls.append((engine.spatial_calls, engine.windows))
     (one, default), (_, long), (both, windows) = calls
     assert one == both > len(videos)
@@ -88,13 +92,13 @@ def test_one_spatial_pass_serves_all_heads(counting: Recognizer, videos: list[Vi
 def test_a_second_head_from_the_store_costs_its_temporal_pass_only(
     counting: Recognizer, videos: list[VideoItem], tmp_path: Path, views: Views | None
 ) -> None:
-    engine = counting.engine
+    engine = counting.model.engine
     assert isinstance(engine, Counting)
-    options = ScoreOptions(("long",), views=views)
+    options = ScoreOptions(ClassifyOptions(("long",), views=views))
     expected = scored(counting, videos, options)
     windows = engine.windows["long"]
     store = str(tmp_path / "store")
-    scored(counting, videos, ScoreOptions(("default",), views=views, store=store))
+    scored(counting, videos, ScoreOptions(ClassifyOptions(("default",), views=views), store=store))
     engine.spatial_calls, engine.windows = 0, {}
     assert scored(counting, videos, replace(options, store=store)) == expected
     assert (engine.spatial_calls, engine.windows) == (0, {"long": windows})
@@ -103,7 +107,7 @@ def test_a_second_head_from_the_store_costs_its_temporal_pass_only(
 def test_damaged_entries_never_change_a_score(
     counting: Recognizer, videos: list[VideoItem], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = counting.engine
+    engine = counting.model.engine
     assert isinstance(engine, Counting)
     options = replace(BOTH, store=str(tmp_path))
     expected = scored(counting, videos, BOTH)
@@ -165,7 +169,7 @@ def test_videos_from_elsewhere(
     addresses += ["memory://corpus/a.mp4::file://x", "http://127.0.0.1:9/video.mp4"]
     addresses += [f"{web}/a.mp4", f"{web}/none.mp4"]
     items = [VideoItem(str(k), address, {}) for k, address in enumerate(addresses)]
-    rows = scored(recognizer, items, replace(BOTH, heads=("default",)))
+    rows = scored(recognizer, items, ScoreOptions(ClassifyOptions(("default",))))
     kinds = [
         None,
         None,
@@ -179,14 +183,19 @@ def test_videos_from_elsewhere(
         "not_found",
     ]
     assert [row.get("error_kind") for row in rows] == kinds
-    (local,) = scored(recognizer, videos[:1], replace(BOTH, heads=("default",)))
+    (local,) = scored(recognizer, videos[:1], ScoreOptions(ClassifyOptions(("default",))))
     assert rows[0]["logits"] == rows[1]["logits"] == rows[8]["logits"] == local["logits"]
     assert rows[0]["video"] == "memory://corpus/a.mp4"
     assert "cannot be fetched: ClientConnectorError" in rows[7]["error_message"]
     assert all("\n" not in row.get("error_message", "") for row in rows)
-    (large,) = scored(recognizer, items[:1], ScoreOptions(("default",), fetch_bytes=len(content) - 1))
+    (large,) = scored(
+        recognizer, items[:1], ScoreOptions(ClassifyOptions(("default",)), fetch_bytes=len(content) - 1)
+    )
     assert large["error_kind"] == "limit"
-    assert scored(recognizer, items[:1], ScoreOptions(("default",), fetch_bytes=len(content))) == rows[:1]
+    assert (
+        scored(recognizer, items[:1], ScoreOptions(ClassifyOptions(("default",)), fetch_bytes=len(content)))
+        == rows[:1]
+    )
 
 
 def test_a_list_from_elsewhere(web: str, memory: Any, tmp_path: Path) -> None:
@@ -224,13 +233,13 @@ def test_a_fetched_video_has_no_name(memory: Any) -> None:
 
 
 def test_addresses_that_nothing_can_fetch_are_wrong_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_schemes([VideoItem("a", "memory://a.mp4", {}), VideoItem("b", "/a:/b.mp4", {})])
+    check_schemes(["memory://a.mp4", "/a:/b.mp4"])
     for video, reason in [
         ("gopher://a.mp4", "Protocol not known: gopher"),
         ("s3://b/a.mp4", "[Ii]nstall s3fs"),
     ]:
         with pytest.raises(UsageError, match=reason):
-            check_schemes([VideoItem("a", video, {})])
+            check_schemes([video])
     monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
     with pytest.raises(UsageError, match=r"pip install 'sfavivit\[score\]'"):
         open_video("memory://a.mp4", 1)

@@ -13,10 +13,11 @@ import numpy as np
 import psutil
 import pytest
 
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
 from sfavivit.errors import EngineError, EngineUnavailableError, UsageError
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.scoring import workers
-from sfavivit.scoring.options import ModelLocation, ScoreOptions
+from sfavivit.scoring.job_options import ModelLocation, ScoreOptions
 from sfavivit.scoring.rows import Row
 from sfavivit.scoring.workers import score_in_workers
 from tests.conftest import random_frames
@@ -25,7 +26,7 @@ from tests.video_files import encode
 
 pytestmark = pytest.mark.timeout(300)  # processes by the dozen, perhaps on a busy machine
 
-OPTIONS = ScoreOptions(("default",))
+OPTIONS = ScoreOptions(ClassifyOptions(("default",)))
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +91,14 @@ def test_models_that_kill_whoever_loads_them(
 def test_a_machine_that_kills_everything(
     repository: Path, items: list[VideoItem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "MOST_DEATHS", 3)
+    monkeypatch.setattr(workers, "MAX_DEATHS", 3)
     with pytest.raises(EngineError, match="3 workers ended one after another, the last by signal 9"):
         run(repository, [items[4]] * 1 + [VideoItem("x", items[4].video, {})] * 5, "kill", tmp_path)
 
 
 def test_wrong_options_are_raised_in_the_parent(repository: Path, items: list[VideoItem]) -> None:
     models = ModelLocation(str(repository))
-    options = ScoreOptions(("default",), stride_seconds=99)
+    options = ScoreOptions(ClassifyOptions(("default",), stride_seconds=99))
     with pytest.raises(UsageError, match="a stride of 99 s"):
         list(score_in_workers(items, models, models.catalog(), options, workers=1))
 

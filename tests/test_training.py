@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfavivit.checkpoints import load_checkpoint
-from sfavivit.dimensions import AdapterDimensions
+from sfavivit.config import AdapterDimensions
 from sfavivit.errors import UsageError
-from sfavivit.model import SfaVivit
-from sfavivit.recognizer import Recognizer
-from sfavivit.video import VideoReader
+from sfavivit.inference.recognizer import Recognizer
+from sfavivit.models.checkpoints import load_checkpoint
+from sfavivit.models.vivit import SfaVivit
+from sfavivit.video.reader import VideoReader
 from tests.training_files import one_thread
 from training.__main__ import app
 from training.demo import DemoConfig, DemoStage, long_clip_features, train_stage_one, train_stage_two

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
 from sfavivit.errors import AnnotationError, UsageError, VideoNotFoundError
 from tests.training_files import toy_recipe
 from tests.video_files import encode, numbered, numbers_shown, sampling

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfavivit.annotations import read_splits
-from sfavivit.annotations.items import VideoItem
+from sfavivit.datasets import read_splits
+from sfavivit.datasets.item import VideoItem
 from sfavivit.errors import AnnotationError
 from training.lists import read_lists
 

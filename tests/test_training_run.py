@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sfavivit.annotations import read_items
-from sfavivit.checkpoints import load_checkpoint
+from sfavivit.datasets import read_items
 from sfavivit.errors import AnnotationError, SfaVivitError, TrainingError, UsageError
+from sfavivit.models.checkpoints import load_checkpoint
 from tests.training_files import motion_list, one_thread, recipe_file
 from tests.web_files import served
 from training.__main__ import app

@@ -21,7 +21,7 @@ from serving.__main__ import app
 from serving.triton import TritonPorts, TritonServer, _take_ports
 from sfavivit import Recognizer, Repository
 from sfavivit.errors import DigestMismatchError, EngineError, UsageError
-from sfavivit.repository import Manifest, PlanEntry, plan_file
+from sfavivit.repository.manifest import Manifest, PlanEntry, plan_file
 from tests.commands import run_here
 
 ROOT = Path(__file__).parent.parent

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from sfavivit.errors import ForbiddenFormatError, VideoError, VideoNotFoundError
-from sfavivit.ffmpeg_program import find_ffmpeg
-from sfavivit.sandbox import EXIT_CODE, confined_command, landlock_abi
-from sfavivit.video import VideoReader
+from sfavivit.video.ffmpeg import find_ffmpeg
+from sfavivit.video.reader import VideoReader
+from sfavivit.video.sandbox import EXIT_CODE, confined_command, landlock_abi
 from tests.video_files import H264, encode, ffmpeg, numbered, sampling
 
 CANARY = b"\x00\x00\x00\x18ftypisom" * 100
@@ -133,7 +133,7 @@ def test_the_decoder_itself_refuses_them_too(
     tmp_path: Path, listener: Listener, secret: Secret, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not only the look at the head of the file, which is switched off here."""
-    monkeypatch.setattr("sfavivit.video_source._PLAYLISTS", ())
+    monkeypatch.setattr("sfavivit.video.source._PLAYLISTS", ())
     for target in (str(secret.path), listener.url):
         with (
             VideoReader(PLAYLISTS[kind](target), sampling(), chunk_frames=1) as reader,

@@ -23,9 +23,9 @@ from sfavivit.errors import (
     VideoNotFoundError,
     VideoPermissionError,
 )
-from sfavivit.ffmpeg_log import MAX_LINE_BYTES, FfmpegLog
-from sfavivit.video import Limits, Source, VideoReader
-from sfavivit.video_source import open_source
+from sfavivit.video.ffmpeg_log import MAX_LINE_BYTES, FfmpegLog
+from sfavivit.video.reader import Limits, VideoReader
+from sfavivit.video.source import Source, open_source
 from tests.users import ordinary_user
 from tests.video_files import encode, ffmpeg, numbered, sampling
 

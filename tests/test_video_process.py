@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfavivit.decoder_process import DecoderProcess, StalledError
 from sfavivit.errors import DecodeError, NotAVideoError, VideoLimitError
-from sfavivit.video import Limits, VideoReader
+from sfavivit.video.process import DecoderProcess, StalledError
+from sfavivit.video.reader import Limits, VideoReader
 from tests.video_files import H264, encode, ffmpeg, numbered, numbers_shown, sampling
 
 
@@ -199,7 +199,7 @@ def test_the_child_dies_when_the_parent_is_killed(video: Path) -> None:
     script = (
         "import os, sys, time\n"
         "from tests.test_video_process import children\n"
-        "from sfavivit.video import Sampling, VideoReader\n"
+        "from sfavivit.video.reader import Sampling, VideoReader\n"
         "reader = VideoReader(sys.argv[1], Sampling(12.5, 64, 64), chunk_frames=1)\n"
         "next(reader)\n"
         "print(children()[0], flush=True)\n"
@@ -217,7 +217,7 @@ def test_the_child_dies_when_the_parent_is_killed(video: Path) -> None:
 def test_a_forked_process_neither_ends_a_reader_nor_lacks_one(video: Path) -> None:
     script = (
         "import os, sys\n"
-        "from sfavivit.video import Sampling, VideoReader\n"
+        "from sfavivit.video.reader import Sampling, VideoReader\n"
         "def opened(): return VideoReader(sys.argv[1], Sampling(12.5, 64, 64), chunk_frames=64)\n"
         "reader = opened()\n"
         "next(reader)\n"
@@ -261,7 +261,7 @@ def test_nothing_is_left_behind(video: Path, tmp_path: Path) -> None:
 def test_memory_does_not_depend_on_length(tmp_path: Path) -> None:
     script = (
         "import resource, sys\n"
-        "from sfavivit.video import Sampling, VideoReader\n"
+        "from sfavivit.video.reader import Sampling, VideoReader\n"
         "with VideoReader(sys.argv[1], Sampling(12.5, 64, 64), chunk_frames=32) as reader:\n"
         "    frames = sum(map(len, reader))\n"
         "peak = [resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]\n"

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfavivit import Recognizer
-from sfavivit.engines.base import Engine, Features, Frames, Logits
+from sfavivit.engines.base import Engine
 from sfavivit.errors import EngineUnavailableError
-from sfavivit.scoring.options import ModelLocation
+from sfavivit.scoring.job_options import ModelLocation
+from sfavivit.types import Features, Frames, Logits
 
 
 class Trap:
@@ -53,5 +54,5 @@ class TrappedModels(ModelLocation):
         if self.what == "kill at load":
             os.kill(os.getpid(), signal.SIGKILL)
         recognizer = super().load()
-        recognizer.engine = Trap(recognizer.engine, self.what, self.marks)
+        recognizer.model.engine = Trap(recognizer.model.engine, self.what, self.marks)
         return recognizer

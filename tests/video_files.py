@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sfavivit.ffmpeg_program import find_ffmpeg
-from sfavivit.video import Sampling
+from sfavivit.config import Sampling
+from sfavivit.video.ffmpeg import find_ffmpeg
 
 Frames = NDArray[np.uint8]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from sfavivit.app import run_app
+from sfavivit.cli.run import run_app
 from training.demo_command import demo, sample
 from training.head_command import head
 from training.stage_commands import register

@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sfavivit.dimensions import (
+from sfavivit.config import (
     ModelDimensions,
+    Sampling,
     TransformerDimensions,
     named_dimensions,
     validation_summary,
 )
 from sfavivit.errors import UsageError
-from sfavivit.video import Sampling
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -38,7 +38,7 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 class ModelConfig(Section):
-    """A published size (``SIZES`` and ``HYBRIDS`` of ``sfavivit.dimensions``) and, for trials, smaller parts.
+    """A published size (``SIZES`` and ``HYBRIDS`` of ``sfavivit.config``) and, for trials, smaller parts.
 
     ``outputs``: {name: classes}; a single output is named ``""``. ``adapter_width`` None: the hidden size.
     """

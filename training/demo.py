@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from sfavivit.dimensions import AdapterDimensions, ModelDimensions, TransformerDimensions
-from sfavivit.model import SfaVivit
+from sfavivit.config import AdapterDimensions, ModelDimensions, TransformerDimensions
+from sfavivit.models.vivit import SfaVivit
 from training.config import OptimiserConfig
 from training.demo_clips import (
     LONG_FRAMES,

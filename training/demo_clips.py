@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sfavivit.video import Sampling
+from sfavivit.config import Sampling
 from training.synthetic import LABELS, MOTIONS, Floats, Frames, States, render, sample_scene, trajectory
 
 SAMPLING = Sampling(fps=12.5, shortest_side=64, crop_size=64)

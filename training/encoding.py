@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 
 import ffmpeg
 
-from sfavivit.ffmpeg_program import find_ffmpeg
+from sfavivit.video.ffmpeg import find_ffmpeg
 from training.synthetic import Frames
 
 

@@ -13,7 +13,7 @@ from lightning_fabric.strategies.fsdp import FSDPStrategy
 from torch import Tensor
 
 from sfavivit.errors import UsageError
-from sfavivit.model import Block
+from sfavivit.models.vivit import Block
 
 Strategy = Literal["auto", "ddp", "fsdp"]
 # Not fp16: its loss scale would be one more state to keep.

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from sfavivit.dimensions import AdapterDimensions, ModelDimensions
+from sfavivit.config import AdapterDimensions, ModelDimensions
 from sfavivit.errors import RepositoryError, UsageError
-from sfavivit.model import TemporalTransformer
-from sfavivit.repository import Repository
+from sfavivit.models.vivit import TemporalTransformer
+from sfavivit.repository.manifest import Repository
 from training.config import OptimiserConfig
 from training.hardware import make_fabric
 from training.head_config import HeadRecipe

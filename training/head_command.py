@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from sfavivit.annotations import VideoItem
-from sfavivit.commands.options import SnapOption
+from sfavivit.cli.options import AlignOption
+from sfavivit.datasets import VideoItem
 from sfavivit.errors import UsageError
-from sfavivit.feature_parts import snapped, tubelet_rate
-from sfavivit.repository import read_manifest
+from sfavivit.features.slicing import align_to_tubelets, tubelet_rate
+from sfavivit.repository.manifest import read_manifest
 from training.head_config import load_head_recipe
 from training.head_job import BROKEN, HeadJob, HeadLists, HeadPlan, HeadReport
 from training.lists import read_lists
@@ -71,7 +71,7 @@ def head(
             help="Augmented features of each video; --set variants.flip=0 if left and right are classes.",
         ),
     ] = 0,
-    snap: SnapOption = False,
+    align_to_tubelets: AlignOption = False,
     accelerator: Annotated[
         Literal["cpu", "cuda", "auto"], typer.Option(help="What to train on; cpu repeats to the last bit.")
     ] = "cpu",
@@ -92,7 +92,7 @@ def head(
         accelerator=accelerator,
     )
     training, measured = read_lists(manifest, validation, root=root)
-    if snap:
+    if align_to_tubelets:
         training = _snapped(training, repository)
         measured = measured and _snapped(measured, repository)
     if measured is not None and held_out is not None:
@@ -107,7 +107,7 @@ def head(
 def _snapped(items: Sequence[VideoItem], repository: Path) -> list[VideoItem]:
     manifest = read_manifest(repository)
     rate = tubelet_rate(manifest.sampling, manifest.dimensions.tubelet_frames)
-    return [snapped(item, rate) for item in items]
+    return [align_to_tubelets(item, rate) for item in items]
 
 
 def _start(repository: Path, wanted: str | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
 from sfavivit.errors import AnnotationError
 from training.classes import class_names
 from training.stored_features import StoredVideo

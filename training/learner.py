@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfavivit.model import SfaVivit
+from sfavivit.models.vivit import SfaVivit
 from training.clips import ClipBatch
 from training.config import RegularisationConfig
 from training.trainer import StepResult

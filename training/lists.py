@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sfavivit.annotations import VideoItem, read_splits
+from sfavivit.datasets import VideoItem, read_splits
 from sfavivit.errors import AnnotationError
 
 TRAIN, VALIDATION, TEST = "train", "val", "test"  # as ``read_splits`` calls them

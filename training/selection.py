@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sfavivit.model import TemporalTransformer, classifier_key
+from sfavivit.models.vivit import TemporalTransformer, classifier_key
 
 Selector = Literal["novelty", "even"]
 

@@ -10,12 +10,12 @@ import typer
 from lightning_fabric import Fabric
 
 from export.outputs import read_label_files
-from sfavivit.app import printable
-from sfavivit.checkpoints import load_checkpoint
+from sfavivit.datasets.fetch import check_schemes
 from sfavivit.errors import RepositoryError, UsageError
-from sfavivit.fetch import check_schemes
-from sfavivit.model import SfaVivit
-from sfavivit.repository import parse_labels
+from sfavivit.models.checkpoints import load_checkpoint
+from sfavivit.models.vivit import SfaVivit
+from sfavivit.repository.manifest import parse_labels
+from sfavivit.utils.text import printable
 from training.classes import Example, class_names, number_labels
 from training.config import Recipe, StageConfig, load_recipe
 from training.hardware import Precision, Strategy, make_fabric
@@ -171,7 +171,7 @@ def _read_lists(
             f"nothing says what to measure on: give --validation, or {train!r} a column split that says "
             "train or validation"
         )
-    check_schemes([*items, *measured])
+    check_schemes(item.video for item in (*items, *measured))
     given = _given_names(label_options, outputs) if label_options else None
     names = given or class_names(items, outputs, train)
     return Lists(

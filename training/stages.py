@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sfavivit.checkpoints import initialise_spatial
-from sfavivit.dimensions import AdapterDimensions, ModelDimensions
+from sfavivit.config import AdapterDimensions, ModelDimensions
 from sfavivit.errors import UsageError
-from sfavivit.model import SfaVivit, TemporalTransformer, interpolate_positions
+from sfavivit.models.checkpoints import initialise_spatial
+from sfavivit.models.vivit import SfaVivit, TemporalTransformer, interpolate_positions
 from training.config import Recipe, StageConfig
 
 

@@ -16,17 +16,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sfavivit.annotations import VideoItem
-from sfavivit.engines.base import Features
+from sfavivit.config import CENTER, Crop, Sampling
+from sfavivit.datasets import VideoItem
+from sfavivit.datasets.fetch import open_video
 from sfavivit.errors import FeatureStoreError, InvalidInputError, VideoError
-from sfavivit.feature_source import FeatureSource
-from sfavivit.feature_store import FeatureKey, FeatureStore
-from sfavivit.fetch import open_video
-from sfavivit.recognizer import Recognizer
-from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
-from sfavivit.video import CENTER, Crop, Limits, OpenSource, Sampling
-from sfavivit.video_digest import VideoDigest
-from sfavivit.video_source import display_name, open_source
+from sfavivit.features.digest import VideoDigest
+from sfavivit.features.entry import FeatureKey
+from sfavivit.features.reader import FeatureReader
+from sfavivit.features.store import FeatureStore
+from sfavivit.inference.recognizer import Recognizer
+from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES
+from sfavivit.types import Features
+from sfavivit.video.reader import Limits
+from sfavivit.video.source import OpenSource, display_name, open_source
 from training.clips import Broken
 from training.head_config import VariantConfig
 
@@ -69,7 +71,7 @@ class FeatureFiller:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: set[FeatureSource] = set()
+        self._running: set[FeatureReader] = set()
         self._stopped = False
 
     def fill(
@@ -135,7 +137,7 @@ class FeatureFiller:
         return FeatureKey(sha256, manifest.spatial_sha256, sampling, crop, start, end)
 
     def _compute(self, source: OpenSource, key: FeatureKey) -> None:
-        made = FeatureSource(
+        made = FeatureReader(
             self.recognizer,
             source,
             self.limits,
@@ -150,7 +152,7 @@ class FeatureFiller:
                 pass
 
     @contextmanager
-    def _known(self, source: FeatureSource) -> Iterator[None]:
+    def _known(self, source: FeatureReader) -> Iterator[None]:
         """Among those that ``_stop`` closes."""
         with self._lock:
             self._running.add(source)

@@ -10,7 +10,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sfavivit.app import printable
+from sfavivit.utils.text import printable
 from training.record import EpochRow
 from training.trainer import StepFigures
 

@@ -13,7 +13,7 @@ from benchmarks import capacity as sheet
 from benchmarks.capacity import Input
 from benchmarks.commands.options import Name, Size
 from benchmarks.figures import RESULTS, read_result, report
-from sfavivit.dimensions import ModelDimensions, named_dimensions
+from sfavivit.config import ModelDimensions, named_dimensions
 
 FPS = 12.5  # of the published models
 STORED_BYTES = {"float32": 4, "float16": 2}

@@ -10,7 +10,7 @@ import typer
 
 from benchmarks.commands.options import DEMO_MODEL, ModelRepository, Out
 from benchmarks.figures import RESULTS, report
-from sfavivit.repository import Repository
+from sfavivit.repository.manifest import Repository
 
 
 def cold(

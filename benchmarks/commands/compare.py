@@ -18,7 +18,7 @@ from benchmarks import compare as comparison
 from benchmarks.compare import HARDWARE, Change
 from benchmarks.figures import read_result
 from benchmarks.tables import number, split_settings
-from sfavivit.app import printable
+from sfavivit.utils.text import printable
 
 OTHER_HARDWARE = "these are different machines: the ratios say nothing about the code"
 STYLES = {"improved": "green", "worse": "bold red", "same": "dim", "context": "dim"}

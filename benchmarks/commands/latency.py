@@ -14,7 +14,7 @@ from benchmarks.commands.options import SIZE_NAMES, ModelsFolder, Name, Out, Rou
 from benchmarks.figures import RESULTS, report
 from sfavivit.engines import ENGINES
 from sfavivit.errors import UsageError
-from sfavivit.repository import Precision
+from sfavivit.repository.manifest import Precision
 
 PRECISIONS = get_args(Precision)
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from benchmarks.machine import ROOT
-from sfavivit.dimensions import HYBRIDS, SIZES
-from sfavivit.repository import Precision
+from sfavivit.config import HYBRIDS, SIZES
+from sfavivit.repository.manifest import Precision
 
 DEMO_MODEL = ROOT / "model_repository"
 SIZE_NAMES = ", ".join((*SIZES, *HYBRIDS))

@@ -11,7 +11,7 @@ import typer
 
 from benchmarks.commands.options import ModelsFolder, Out, Rounds
 from benchmarks.figures import RESULTS, report
-from sfavivit.dimensions import SIZES
+from sfavivit.config import SIZES
 from sfavivit.errors import UsageError
 
 

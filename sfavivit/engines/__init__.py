@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from sfavivit.engines.base import Engine
 from sfavivit.errors import EngineError, UsageError
-from sfavivit.repository import Catalog, Repository
+from sfavivit.repository.manifest import Catalog, Repository
 
 # name -> (module, class, the extra that installs what it needs); imported only when asked for.
 ENGINES = {

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-Frames = NDArray[np.uint8]
-Features = NDArray[np.float32]
-Logits = dict[str, NDArray[np.float32]]
+from sfavivit.types import Features, Frames, Logits
 
 
 class Engine(Protocol):

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import EngineError
-from sfavivit.model import SpatialTransformer, TemporalTransformer
-from sfavivit.repository import Repository
-from sfavivit.rotation import unrotated
+from sfavivit.models.rotation import unrotated
+from sfavivit.models.vivit import SpatialTransformer, TemporalTransformer
+from sfavivit.repository.manifest import Repository
+from sfavivit.types import Features, Frames, Logits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +24,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 class TorchEngine:
-    """Runs the modules of ``sfavivit.model`` on the repository's weights. See ``engines.base.Engine``.
+    """Runs the modules of ``sfavivit.models.vivit`` on the repository's weights. See ``engines.base.Engine``.
 
     Reduced weights (fp16, int8) are widened to float32: the result then shows what the reduction of the
     weights alone does.

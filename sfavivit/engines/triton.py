@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import (
     CancelledRequestError,
     EngineError,
@@ -31,8 +30,16 @@ from sfavivit.errors import (
     EngineUnavailableError,
     UsageError,
 )
-from sfavivit.model_parameters import PARAMETER, parse_catalog
-from sfavivit.repository import FEATURES, FRAMES, SPATIAL_MODEL, Catalog, logits_tensor, temporal_model
+from sfavivit.repository.manifest import (
+    FEATURES,
+    FRAMES,
+    SPATIAL_MODEL,
+    Catalog,
+    logits_tensor,
+    temporal_model,
+)
+from sfavivit.repository.triton_parameters import PARAMETER, parse_catalog
+from sfavivit.types import Features, Frames, Logits
 
 # Untyped: the stubs are made at run time. They are used directly, because Triton's client class is for one
 # thread, and a gRPC channel is for all.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfavivit.results import Recognition, Timings, WindowScores
+from sfavivit.inference.results import Recognition, Timings, WindowScores
 
 DEFAULT_TOP_K = 5
 

@@ -14,6 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from numpy.typing import NDArray
 
 from sfavivit.errors import InvalidInputError
+from sfavivit.inference.results import LabelScore, OutputResult, Recognition, Segment, Timings, WindowScores
 from sfavivit.protocol.answers import (
     DEFAULT_TOP_K,
     FrameFormat,
@@ -25,7 +26,6 @@ from sfavivit.protocol.answers import (
     ServiceInfo,
 )
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
-from sfavivit.results import LabelScore, OutputResult, Recognition, Segment, Timings, WindowScores
 
 NANOSECONDS = 1_000_000_000
 WIRE_FLOAT = np.dtype("<f4")

@@ -18,7 +18,7 @@ from sfavivit.protocol.messages import (
     query_message,
 )
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
-from sfavivit.video_source import open_source
+from sfavivit.video.source import open_source
 
 PIECE_BYTES = 256 << 10  # far below gRPC's limit of 4 MiB for a message, and large enough to be quick
 

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sfavivit.app import printable
 from sfavivit.errors import UsageError
-from sfavivit.evaluation import ClassNames
+from sfavivit.evaluation.accuracy import ClassNames
 from sfavivit.reports.files import PAGE_SUFFIXES, check_target, write_file
 from sfavivit.reports.page import render_page
 from sfavivit.scoring.folder import JOB_NAME, METRICS_NAME
-from sfavivit.scoring.parts import part_files, read_part, writing
+from sfavivit.scoring.parquet_parts import part_files, read_part, writing
+from sfavivit.utils.text import printable
 
 MAX_VIDEOS = 100_000
 STRIP_SLOTS = 48

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfavivit.results import OutputResult, WindowScores, softmax
-from sfavivit.windows import Window
+from sfavivit.inference.results import OutputResult, WindowScores, softmax
+from sfavivit.inference.windows import Window
 
 MAX_BINS = 2048
 MAX_LANES = 48

@@ -17,15 +17,15 @@ from urllib.parse import quote
 
 import numpy as np
 
-from sfavivit.app import printable
-from sfavivit.recognizer import Recognizer
+from sfavivit.inference.recognizer import Recognizer
+from sfavivit.inference.results import Recognition
 from sfavivit.reports.curves import NO_LANE, OutputCurves
 from sfavivit.reports.files import write_file
 from sfavivit.reports.page import render_page
 from sfavivit.reports.thumbnails import thumbnails
 from sfavivit.reports.video_report import OutputReport, VideoReport
-from sfavivit.results import Recognition
-from sfavivit.video import Limits
+from sfavivit.utils.text import printable
+from sfavivit.video.reader import Limits
 
 EMBED_BYTES = 16 << 20
 EMBED_PAGE_BYTES = 64 << 20

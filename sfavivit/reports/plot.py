@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfavivit.app import printable
-from sfavivit.console import clock
+from sfavivit.cli.render import clock
 from sfavivit.errors import UsageError
 from sfavivit.reports.curves import OutputCurves
 from sfavivit.reports.files import write_file
 from sfavivit.reports.video_report import OutputReport, VideoReport
+from sfavivit.utils.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfavivit.recognizer import Recognizer
+from sfavivit.inference.recognizer import Recognizer
 from sfavivit.reports.export import check_export, write_export
 from sfavivit.reports.files import PAGE_SUFFIXES, check_target
 from sfavivit.reports.html import write_report
 from sfavivit.reports.plot import SUFFIXES, require_matplotlib, write_plot
 from sfavivit.reports.thumbnails import require_pillow
 from sfavivit.reports.video_report import VideoReport
-from sfavivit.video import Limits
+from sfavivit.video.reader import Limits
 
 
 @dataclass(frozen=True)

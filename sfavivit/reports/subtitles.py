@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sfavivit.app import printable
 from sfavivit.reports.video_report import VideoReport
+from sfavivit.utils.text import printable
 
 _SRT_ALIKE = str.maketrans({"<": "‹", ">": "›", "{": "(", "}": ")", "\\": "∖"})
 _VTT_ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})

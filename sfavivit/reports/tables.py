@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 
 from sfavivit.reports.video_report import VideoReport
-from sfavivit.spreadsheet import plain_text
+from sfavivit.utils.text import plain_text
 
 CSV_COLUMNS = ("video", "head", "output", "start_seconds", "end_seconds", "label", "confidence")
 ACTIVITYNET_VERSION = "VERSION 1.3"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sfavivit.errors import SfaVivitError
-from sfavivit.recognizer import Recognizer
+from sfavivit.inference.recognizer import Recognizer
+from sfavivit.inference.results import OutputResult, Recognition
 from sfavivit.reports.curves import CurveRecorder, OutputCurves
-from sfavivit.results import OutputResult, Recognition
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def video_report(recognizer: Recognizer, answer: Recognition, recorder: CurveRec
     """The answer for a video, with the curves of the windows that ``recorder`` was given."""
     outputs = tuple(
         OutputReport(
-            head, output, result, recorder.curves(head, output, result, recognizer.labels[head][output])
+            head, output, result, recorder.curves(head, output, result, recognizer.model.labels[head][output])
         )
         for head, results in answer.heads.items()
         for output, result in results.items()

@@ -1,11 +1,11 @@
-"""DIR: who may write there, and that all rows in it can be compared.
+"""The folder of a job: its locks, its record, and the removal of rows.
 
 DIR/
-  job.json                       what all rows have in common (record.py)
+  job.json                       the options that all rows share (record.py)
   rows/part-1of4-000001.parquet  the rows (rows.py)
   lock                           flock: shared by the running jobs, exclusive while one prepares the
-                                 folder; holds in how many shards they split the list
-  lock-1of4                      flock: the one job of this shard
+                                 folder; its content is the number of shards they split the list into
+  lock-1of4                      flock: exclusive to the job of this shard
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from sfavivit.durable_file import sync_folder
 from sfavivit.errors import ScoringError, UsageError
-from sfavivit.scoring.options import Output
-from sfavivit.scoring.parts import (
+from sfavivit.scoring.job_options import Output
+from sfavivit.scoring.parquet_parts import (
     PART_NAME,
     ROWS_FOLDER,
     PartWriter,
@@ -33,36 +32,38 @@ from sfavivit.scoring.parts import (
     writing,
 )
 from sfavivit.scoring.record import Record, differences
+from sfavivit.utils.atomic import fsync_path
 
 JOB_NAME = "job.json"
 METRICS_NAME = "metrics.json"
 MAX_RECORD_BYTES = 64 << 20
-# In place of the record while parts are removed: whoever finds it goes on removing.
+# Replaces the record while parts are removed: a job that finds it continues the removal.
 _REMOVING: Record = {"removing_parts": True}
 
 
 @dataclass(frozen=True)
 class JobFolder:
-    """A folder that this process may write the parts of one shard to, as long as ``opened`` lasts."""
+    """Folder to which this process may write the parts of one shard while ``opened`` lasts."""
 
     output: Output
 
     @property
     def path(self) -> Path:
+        """Path of the folder."""
         return self.output.folder
 
     @classmethod
     @contextmanager
     def opened(cls, record: Record, output: Output) -> Iterator[Self]:
-        """Lock the folder, made if need be, for jobs of this ``record``.
+        """Lock the folder, made if need be, for a job with this ``record``.
 
-        Removing rows (``restart``, ``retry_errors``) may be killed at any moment: the next start finishes
-        it, or finds those rows as they were.
+        A removal of rows (``restart``, ``retry_errors``) may be killed at any moment: the next start
+        completes it, or finds the rows as they were.
 
         Raises:
-            UsageError: the folder has rows of another kind of job.
-            ScoringError: another job runs on the shard, or on the folder that is to change; the folder
-                cannot be read or written.
+            UsageError: the folder has rows of a job with another record.
+            ScoringError: another job runs on the shard, or on the folder whose rows are to be removed; the
+                folder cannot be read or written.
         """
         folder, path, shard = cls(output), output.folder, output.shard
         with ExitStack() as stack:
@@ -85,10 +86,10 @@ class JobFolder:
             yield folder
 
     def outcomes(self) -> dict[str, str | None]:
-        """Error kind (None: fine) of every video that has rows, of any shard.
+        """Return {video id: error kind, None without an error} of all videos with rows, of any shard.
 
         Raises:
-            ScoringError: a part is damaged, or a video is in two of them.
+            ScoringError: a part is damaged, or a video is in two parts.
         """
         outcomes: dict[str, str | None] = {}
         for part in part_files(self.path):
@@ -100,14 +101,14 @@ class JobFolder:
         return outcomes
 
     def record(self) -> Record:
-        """What all rows have in common. Raises ``ScoringError`` when job.json is not there any more."""
+        """Return the record of the job. Raises ``ScoringError`` when job.json is missing."""
         record = self._record()
         if record is None:
             raise ScoringError(f"{self.path} has lost its {JOB_NAME}; restore it, or name another folder")
         return record
 
     def writer(self) -> PartWriter:
-        """Writes this shard's next parts."""
+        """Return a writer of this shard's next parts."""
         shard = str(self.output.shard)
         matches = [PART_NAME.fullmatch(file.name) for file in part_files(self.path)]
         numbers = [int(match[2]) for match in matches if match and match[1] == shard]
@@ -117,7 +118,7 @@ class JobFolder:
         )
 
     def _prepare(self, record: Record) -> None:
-        """Nobody else is here: remove what is to go, and write the record."""
+        """Remove rows as asked and write the record, while no other job has the folder."""
         with writing(self.path):
             for folder in (self.path, self.path / ROWS_FOLDER):
                 for leftover in folder.glob(".*.tmp"):
@@ -134,7 +135,7 @@ class JobFolder:
             write_file(self.path / JOB_NAME, text.encode())
 
     def _check(self, record: Record, shards: int) -> None:
-        """Others may be here: fit in with them, or raise."""
+        """Raise unless this job fits the folder and the jobs that run on it."""
         self._compare(self._record(), record)
         if shards != self.output.shard.count:
             raise UsageError(
@@ -175,7 +176,7 @@ class JobFolder:
             for part in part_files(self.path):
                 part.unlink()
             (self.path / METRICS_NAME).unlink(missing_ok=True)
-            sync_folder(self.path / ROWS_FOLDER)
+            fsync_path(self.path / ROWS_FOLDER)
 
     def _remove_errors(self) -> None:
         for part in part_files(self.path):
@@ -184,7 +185,7 @@ class JobFolder:
             if not len(kept):
                 with writing(self.path):
                     part.unlink()
-                    sync_folder(part.parent)
+                    fsync_path(part.parent)
             elif len(kept) < len(table):
                 write_part(part, kept)
 

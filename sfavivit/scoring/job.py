@@ -1,4 +1,4 @@
-"""A scoring job: what is not in parts yet is scored and put there."""
+"""A scoring job: the videos of a list that have no rows yet are scored, and their rows written."""
 
 from __future__ import annotations
 
@@ -8,36 +8,44 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from sfavivit.annotations import VideoItem
-from sfavivit.repository import Catalog
+from sfavivit.datasets import VideoItem
+from sfavivit.repository.manifest import Catalog
 from sfavivit.scoring.folder import JobFolder
+from sfavivit.scoring.job_options import Output, ScoreOptions
 from sfavivit.scoring.metrics import evaluate
-from sfavivit.scoring.options import Output, ScoreOptions
 from sfavivit.scoring.record import record_of
 from sfavivit.scoring.rows import Row, text
 from sfavivit.scoring.stop import StopSignals
 
 Executor = Callable[[Sequence[VideoItem]], Generator[list[Row], None, None]]
-"""Items -> the rows of each, in any order; an empty list now and then when nothing has come."""
+"""Yields the rows of each item, in any order, and an empty list now and then while nothing has come."""
+
+
+OnProgress = Callable[["JobProgress"], None]
 
 
 @dataclass
 class JobProgress:
-    """Where a job stands. ``videos``: of its shard; ``before``: how many of them had rows at the start.
+    """Progress of a job.
 
-    ``outcomes``: error kind -> number of videos that have rows; None for those that are fine.
+    Attributes:
+        videos: videos of its shard.
+        before: how many of them had rows at the start.
+        outcomes: {error kind: number of videos that have rows}; None for those without an error.
     """
 
     videos: int
-    before: int
+    before: int = 0
     outcomes: Counter[str | None] = field(default_factory=Counter)
 
     @property
     def done(self) -> int:
+        """Videos that have rows."""
         return self.outcomes.total()
 
     @property
     def failed(self) -> int:
+        """Videos whose rows have an error."""
         return self.done - self.outcomes[None]
 
 
@@ -49,18 +57,18 @@ def score_list(
     executor: Executor,
     *,
     stop: StopSignals,
-    progress: Callable[[JobProgress], None],
+    on_progress: OnProgress,
 ) -> tuple[JobProgress, dict[str, Any] | None]:
-    """Score a list by ``executor``; how it ended, and the metrics of all rows if it was not stopped.
+    """Score a list; returns the last progress, and the metrics of all rows unless a signal stopped the job.
 
     Raises:
-        UsageError: the folder has rows of another kind of job; options that cannot be.
+        UsageError: the folder has rows of another kind of job; an option is invalid.
         ScoringError: the folder is in use, or cannot be read or written.
-        SfaVivitError: what the executor raises.
+        SfaVivitError: raised by the executor.
     """
     with JobFolder.opened(record_of(catalog, options), output) as folder:
         with stop:
-            state = run_job(folder, items, executor, stopped=stop, progress=progress)
+            state = run_job(folder, items, executor, stopped=stop, on_progress=on_progress)
         return state, None if stop() else evaluate(folder)
 
 
@@ -70,28 +78,46 @@ def run_job(
     executor: Executor,
     *,
     stopped: Callable[[], bool] = lambda: False,
-    progress: Callable[[JobProgress], None] = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> JobProgress:
     """Score the videos of the folder's shard that have no rows yet.
 
-    Whatever ends it (``stopped``, an error, the end), what has been scored until then is in parts.
+    However it ends (``stopped``, an error, the last item), all rows that have come are in Parquet parts.
 
     Raises:
         ScoringError: the folder cannot be read or written.
-        SfaVivitError: what the executor raises.
+        SfaVivitError: raised by the executor.
     """
     known = folder.outcomes()
     mine = [item for item in items if folder.output.shard.holds(item.id)]
     pending = [item for item in mine if text(item.id) not in known]
     state = JobProgress(len(mine), len(mine) - len(pending))
     state.outcomes.update(known[key] for item in mine if (key := text(item.id)) in known)
-    progress(state)
-    with folder.writer() as writer, closing(executor(pending)) as results:
+    on_progress(state)
+    with folder.writer() as writer:
+        run_executor(executor, pending, state, writer.add, stopped=stopped, on_progress=on_progress)
+    return state
+
+
+def run_executor(
+    executor: Executor,
+    items: Sequence[VideoItem],
+    state: JobProgress,
+    take_rows: Callable[[list[Row]], None],
+    *,
+    stopped: Callable[[], bool],
+    on_progress: OnProgress,
+) -> None:
+    """Give ``take_rows`` all that the executor yields, until ``stopped``; counts it in ``state``.
+
+    Raises:
+        SfaVivitError: raised by the executor or by ``take_rows``.
+    """
+    with closing(executor(items)) as results:
         for rows in results:
-            writer.add(rows)
+            take_rows(rows)
             if rows:
                 state.outcomes[rows[0].get("error_kind")] += 1
-            progress(state)
+            on_progress(state)
             if stopped():
                 break
-    return state

@@ -1,4 +1,4 @@
-"""What a job can run on: this machine, or a Ray cluster, whose own words stay off the terminal."""
+"""Machines that a job runs on: this one, or a Ray cluster, whose own messages stay off the terminal."""
 
 from __future__ import annotations
 
@@ -12,46 +12,52 @@ from math import ceil
 from types import ModuleType
 from typing import NamedTuple
 
-from sfavivit.app import DEBUG_VARIABLE
+from sfavivit.cli.run import DEBUG_VARIABLE
 from sfavivit.errors import ScoringError, UsageError
+from sfavivit.utils.text import one_line
 
 LOCAL = "local"
 AUTO = "auto"
-# Of a cluster of our own; rows and items on their way are all there is to hold.
-OBJECT_STORE_BYTES = 256 << 20
+OBJECT_STORE_BYTES = 256 << 20  # for a cluster of our own, which holds only items and rows in transit
 _CONNECT_SECONDS = 10
 
 
 class Machines(NamedTuple):
-    """What there is to share: CPU cores in all, those of the largest machine, and GPUs in all."""
+    """Resources to share out: all CPU cores, those of the largest machine, and all GPUs."""
 
     cores: int
     largest_cores: int
     gpus: int = 0
 
+    @property
+    def default_workers(self) -> int:
+        """One worker for every two cores."""
+        return max(1, self.cores // 2)
+
     def cores_each(self, workers: int) -> int:
-        """An equal share for each worker, of a single machine."""
+        """Return an equal share of the cores for each worker, each on a single machine."""
         return max(1, min(self.largest_cores, self.cores // workers))
 
     def gpus_each(self, workers: int) -> float:
-        """A GPU of its own for each worker, or an equal share of one when there are more workers."""
+        """Return one GPU for each worker, or an equal share of one when there are more workers than GPUs."""
         return 1 / ceil(workers / self.gpus) if self.gpus else 0.0
 
 
 def this_machine() -> Machines:
-    """The cores that this process may use. Its GPUs are not shared out: all workers see them."""
+    """Return the cores that this process may use. Its GPUs are not shared out: all workers see them."""
     cores = len(os.sched_getaffinity(0))
     return Machines(cores, cores)
 
 
 def ray_cluster(address: str) -> Machines:
-    """Connect this process to a cluster: ``local`` (one of its own, here), ``auto`` or ``HOST:PORT``.
+    """Connect this process to a Ray cluster, which ``ray.shutdown`` leaves, or ends if it was started here.
 
-    ``ray.shutdown`` ends the connection, and a cluster of its own.
+    Args:
+        address: ``local`` (start one here), ``auto`` (join the running one) or ``HOST:PORT``.
 
     Raises:
-        UsageError: another form of address; Ray is not installed.
-        ScoringError: there is no cluster, or it cannot be used.
+        UsageError: the address has another form; Ray is not installed.
+        ScoringError: there is no such cluster, or it cannot be used.
     """
     if address not in (LOCAL, AUTO):
         _check_reachable(address)
@@ -75,9 +81,8 @@ def _connected(ray: ModuleType, address: str, debug: bool) -> Machines:
         )
         return _machines(ray)
     except Exception as error:  # Ray raises many kinds, with no base in common
-        reason = " ".join(str(error).split())
         raise ScoringError(
-            f"no Ray cluster at {address!r}: {reason:.300}; if it wants a token, set RAY_AUTH_MODE=token"
+            f"no Ray cluster at {address!r}: {one_line(error)}; if it wants a token, set RAY_AUTH_MODE=token"
         ) from error
 
 
@@ -88,7 +93,7 @@ def _machines(ray: ModuleType) -> Machines:
 
 
 def _check_reachable(address: str) -> None:
-    """See that somebody listens there: Ray itself would end this process when nobody does."""
+    """Raise unless the address accepts connections: Ray itself would end this process."""
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdecimal():
         raise UsageError(
@@ -105,7 +110,7 @@ def _check_reachable(address: str) -> None:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """For what Ray's C++ says when it starts."""
+    """Discard standard error, which Ray's C++ code writes to when it starts."""
     sys.stderr.flush()
     stderr = os.dup(2)
     try:
@@ -118,15 +123,15 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def _import_ray(debug: bool) -> ModuleType:
-    """Ray reads these settings when it is imported. What the user has set stays as it is."""
+    """Import Ray with its settings in the environment; those that the user has set stay as they are."""
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # Or a thread of Ray Data that is still there after ray.shutdown would start a cluster of its own.
+        # Otherwise a thread of Ray Data that outlives ray.shutdown would start a cluster of its own.
         "RAY_ENABLE_AUTO_CONNECT": "0",
     }
     if not debug:
-        # Messages of the cluster go to standard output whatever log_to_driver says, unless they are skipped.
+        # Messages of the cluster reach standard output whatever log_to_driver says, unless they are skipped.
         settings |= {"RAY_DEDUP_LOGS_SKIP_REGEX": "(?s).*", "RAY_BACKEND_LOG_LEVEL": "fatal"}
     for name, value in settings.items():
         os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""Accuracies of all rows in a folder that know their truth."""
+"""Accuracies of all rows in a job's folder whose true labels are known."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sfavivit.evaluation import Evaluation
+from sfavivit.evaluation.accuracy import Evaluation
 from sfavivit.scoring.folder import METRICS_NAME, JobFolder
-from sfavivit.scoring.parts import part_files, read_part, write_file
+from sfavivit.scoring.parquet_parts import part_files, read_part, write_file
 
 _COLUMNS = ["id", "head", "output", "truth", "logits", "error_kind"]
 
 
 class _Scored(NamedTuple):
-    """One video of one head."""
+    """True labels and logits float32 [C] of one video by output, for one head."""
 
     truth: dict[str, str]
     logits: dict[str, NDArray[np.float32]]
 
 
 def evaluate(folder: JobFolder) -> dict[str, Any] | None:
-    """Compare all rows, of all shards, with their truths; None when there are no truths.
+    """Compare all rows, of all shards, with their true labels; None when the list has no labels.
 
-    Writes ``metrics.json`` (what is returned: {head: ``Evaluation.summary``}) and the files of
-    ``Evaluation.write``. Videos without an answer do not count.
+    Writes the files of ``Evaluation.write``, and ``metrics.json`` with the value that is returned:
+    {head: ``Evaluation.summary``}. Videos with errors do not count.
 
     Raises:
         ScoringError: a part cannot be read, or the folder cannot be written.
     """
     heads = folder.record()["heads"]
     evaluations = {head: Evaluation(entry["labels"]) for head, entry in heads.items()}
-    labelled = set()
+    labelled: set[str] = set()
     for part in part_files(folder.path):
         for head, scored in _videos(read_part(part, _COLUMNS)):
             evaluations[head].add(scored.truth, scored.logits)
@@ -51,7 +51,7 @@ def evaluate(folder: JobFolder) -> dict[str, Any] | None:
 
 
 def _videos(table: pa.Table) -> Iterator[tuple[str, _Scored]]:
-    """Head, truth and logits of every video and head of a part."""
+    """Yield every head and video of a part."""
     table = table.filter(table["error_kind"].is_null()).combine_chunks()
     logits = table["logits"].combine_chunks()
     values, ends = logits.values.to_numpy(), logits.offsets.to_numpy()

@@ -1,15 +1,15 @@
-"""Videos -> rows on a Ray cluster, by Ray Data.
+"""Scoring on a Ray cluster, by Ray Data.
 
     this process   items ──► Ray Data ──► actors with the models ──► rows, as they come ──► parts (job.py)
                                             │ ▲
-                                           one ledger of who began what
+                                    one ledger of the videos begun
 
-An actor has two videos in hand, each in a thread of its own, so that one is opened and decoded while the
-other is answered. An error that is to end the job comes back as data: Ray would wrap it in its tracebacks.
+An actor has two videos in flight, each in a thread of its own, so that one is opened and decoded while the
+other is scored. An error that is to end the job comes back as data: Ray would wrap it in its tracebacks.
 
-When an actor dies, Ray starts it again, with the same videos, as often as it dies. So it is the ledger that
-knows when to stop: a video that was begun before, and not ended, is now tried with no other one beside it,
-and becomes rows with an error when its actor dies of that, too.
+When an actor dies, Ray starts it again, with the same videos, as often as it dies. So the ledger decides when
+to stop: a video that was begun before and has not ended is tried again with no other one beside it, and
+becomes rows with an error when its actor dies of that, too.
 """
 
 from __future__ import annotations
@@ -28,22 +28,23 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
 from sfavivit.engines import TRITON_SCHEME
 from sfavivit.errors import EngineError, SfaVivitError, WorkerDiedError
-from sfavivit.recognizer import Recognizer
-from sfavivit.repository import Catalog
-from sfavivit.scoring.options import ModelLocation, ScoreOptions
+from sfavivit.inference.recognizer import Recognizer
+from sfavivit.repository.manifest import Catalog
+from sfavivit.scoring.job_options import ModelLocation, ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
 from sfavivit.scoring.scorer import score_items
-from sfavivit.scoring.workers import IN_HAND, MOST_DEATHS, TICK_SECONDS
+from sfavivit.scoring.workers import MAX_DEATHS, MAX_IN_FLIGHT, TICK_SECONDS
+from sfavivit.utils.text import error_line
 
-MOST_TRIES = 2
-_AHEAD = 100
+MAX_TRIES = 2
+_MAX_QUEUED = 100
 _COLUMN = "pickled"
 
 _Outcome = tuple[VideoItem, list[Row] | SfaVivitError]
-"""A video and its rows. ``WorkerDiedError``: why there are none; any other error ends the job."""
+"""A video and its rows; a ``WorkerDiedError`` becomes rows with an error, any other error ends the job."""
 
 
 def score_on_ray(
@@ -55,12 +56,19 @@ def score_on_ray(
     workers: int,
     gpus: float = 0.0,
 ) -> Generator[list[Row], None, None]:
-    """The rows of each video, as they come; an empty list whenever nothing has come for a moment.
+    """Yield the rows of each video as they come, and an empty list whenever nothing has come for a moment.
 
-    This process is connected to the cluster (``machines.ray_cluster``); the end disconnects it, as does
-    closing the generator. Each of the ``workers`` gets ``models.threads`` cores and ``gpus``, which may be a
-    part of one. Paths mean the same on every machine of the cluster: of the models, of the store, and of
-    videos that are no URLs. Raises as ``score_items`` and ``Recognizer.load``, and:
+    This process must be connected to the cluster (``machines.ray_cluster``); the end, or closing the
+    generator, disconnects it. The paths of the models, of the store and of videos must be valid on every
+    machine of the cluster. Raises as ``score_items`` and ``Recognizer.load``, and:
+
+    Args:
+        items: videos to score.
+        models: models to load; each worker gets ``models.threads`` cores.
+        catalog: manifest and labels of these models.
+        options: how to score.
+        workers: number of actors.
+        gpus: GPUs of each worker, possibly a fraction of one.
 
     Raises:
         EngineError: actors die one after another; the cluster fails.
@@ -69,7 +77,7 @@ def score_on_ray(
         if items:
             dataset = _dataset(items, models, options, workers, gpus)
             with closing(_outcomes(dataset)) as outcomes:
-                yield from _rows(outcomes, RowBuilder(catalog, options.heads))
+                yield from _rows(outcomes, RowBuilder(catalog, options.classify.heads))
     finally:
         ray.shutdown()
 
@@ -85,7 +93,7 @@ def _rows(outcomes: Iterator[_Outcome | None], builder: RowBuilder) -> Generator
             result = builder.error(item, result)
         if isinstance(result, SfaVivitError):
             raise result
-        if item.id not in done:  # a machine that is lost may have Ray do again what was done
+        if item.id not in done:  # Ray repeats finished work of a machine that is lost
             done.add(item.id)
             yield result
 
@@ -93,9 +101,9 @@ def _rows(outcomes: Iterator[_Outcome | None], builder: RowBuilder) -> Generator
 def _dataset(
     items: Sequence[VideoItem], models: ModelLocation, options: ScoreOptions, workers: int, gpus: float
 ) -> ray.data.Dataset:
-    """The outcomes of videos, a block each, that are made when they are read."""
+    """Return a lazy dataset of the outcomes, one block per video."""
     if models.repository.startswith(TRITON_SCHEME):
-        gpus = 0.0  # it is Triton that has them
+        gpus = 0.0  # Triton has them
     else:
         models = replace(models, repository=str(Path(models.repository).absolute()))
     if options.store:
@@ -109,12 +117,12 @@ def _dataset(
         fn_constructor_args=(models, options, ledger),
         batch_size=1,
         batch_format="pyarrow",
-        # One more in flight than in hand, so that an actor need not wait for this process.
+        # One task more than runs at a time, so that an actor need not wait for this process.
         compute=ray.data.ActorPoolStrategy(
             size=min(workers, len(items)),
-            max_concurrent_calls_per_actor=IN_HAND,
+            max_concurrent_calls_per_actor=MAX_IN_FLIGHT,
             enable_true_multi_threading=True,
-            max_tasks_in_flight_per_actor=IN_HAND + 1,
+            max_tasks_in_flight_per_actor=MAX_IN_FLIGHT + 1,
         ),
         num_cpus=models.threads or 1,
         num_gpus=gpus or None,
@@ -122,8 +130,8 @@ def _dataset(
 
 
 def _outcomes(dataset: ray.data.Dataset) -> Generator[_Outcome | None, None, None]:
-    """Outcomes as they come, read in a thread; None whenever nothing has come for a moment."""
-    queue: Queue[_Outcome | Exception | None] = Queue(_AHEAD)
+    """Yield outcomes as they come, read in a thread; None whenever nothing has come for a moment."""
+    queue: Queue[_Outcome | Exception | None] = Queue(_MAX_QUEUED)
     closed = Event()
 
     def put(outcome: _Outcome | Exception | None) -> None:
@@ -158,46 +166,47 @@ def _outcomes(dataset: ray.data.Dataset) -> Generator[_Outcome | None, None, Non
             if outcome is None:
                 return
             if isinstance(outcome, Exception):
-                raise EngineError(f"the Ray cluster failed: {_one_line(outcome)}") from outcome
+                raise EngineError(f"the Ray cluster failed: {error_line(outcome)}") from outcome
             yield outcome
     finally:
         closed.set()
-        # With the next outcome at the latest. Ray would end this process if it were shut down before.
+        # The thread ends with the next outcome. Ray would end this process if it were shut down before.
         thread.join()
 
 
 class Ledger:
-    """An actor that knows what was begun and did not end, since it outlives those who began it."""
+    """Actor that counts the videos begun and not ended; it outlives the actors that score."""
 
     def __init__(self) -> None:
         self._begun: Counter[str] = Counter()
         self._deaths = 0
 
     def tries(self, video: str) -> int:
-        """How often it was begun and did not end."""
+        """Return how often a video was begun and did not end."""
         return self._begun[video]
 
     def begin(self, video: str) -> int:
-        """How many were begun again, since one has ended the last time."""
+        """Note a video as begun; returns how many were begun again since the last one that ended."""
         self._deaths += video in self._begun
         self._begun[video] += 1
         return self._deaths
 
     def end(self, video: str) -> None:
+        """Note a video as ended."""
         self._begun.pop(video, None)
         self._deaths = 0
 
 
 class Scorer:
-    """What an actor runs, in ``IN_HAND`` threads. It loads the models with the first video."""
+    """Actor that scores videos in ``MAX_IN_FLIGHT`` threads. It loads the models with the first video."""
 
     def __init__(self, models: ModelLocation, options: ScoreOptions, ledger: Any) -> None:
         self._models = models
         self._options = options
         self._ledger = ledger
         self._recognizer: Recognizer | None = None
-        self._loading, self._queueing = Lock(), Lock()
-        self._places = Semaphore(IN_HAND)
+        self._loading, self._taking = Lock(), Lock()
+        self._slots = Semaphore(MAX_IN_FLIGHT)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         outcomes = [self._outcome(pickle.loads(item)) for item in batch[_COLUMN].to_pylist()]  # noqa: S301
@@ -205,11 +214,11 @@ class Scorer:
 
     def _outcome(self, item: VideoItem) -> _Outcome:
         tries = ray.get(self._ledger.tries.remote(item.id))
-        if tries >= MOST_TRIES:
+        if tries >= MAX_TRIES:
             return item, WorkerDiedError(f"{item.video!r}: ended {tries} workers; Ray's logs tell how")
-        with self._places_for(IN_HAND if tries else 1):
+        with self._slots_taken(MAX_IN_FLIGHT if tries else 1):
             deaths = ray.get(self._ledger.begin.remote(item.id))
-            if deaths >= MOST_DEATHS:
+            if deaths >= MAX_DEATHS:
                 return item, EngineError(
                     f"{deaths} workers of the Ray cluster ended one after another (Ray's logs tell how); "
                     "if memory is short, use fewer workers"
@@ -224,7 +233,7 @@ class Scorer:
         except SfaVivitError as error:
             return error
         except Exception as error:
-            return WorkerDiedError(f"{item.video!r}: internal error: {_one_line(error)}")
+            return WorkerDiedError(f"{item.video!r}: internal error: {error_line(error)}")
 
     def _loaded(self) -> Recognizer:
         with self._loading:
@@ -233,15 +242,11 @@ class Scorer:
             return self._recognizer
 
     @contextmanager
-    def _places_for(self, count: int) -> Iterator[None]:
-        with self._queueing:  # or two would wait for each other's places
+    def _slots_taken(self, count: int) -> Iterator[None]:
+        with self._taking:  # one thread at a time, or two would wait for each other's slots
             for _ in range(count):
-                self._places.acquire()
+                self._slots.acquire()
         try:
             yield
         finally:
-            self._places.release(count)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            self._slots.release(count)

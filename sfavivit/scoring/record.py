@@ -1,4 +1,4 @@
-"""``job.json``: what all rows of a folder have in common, without which they could not be compared."""
+"""The record of a job, ``job.json``: what all rows of a folder must have in common to be comparable."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from sfavivit.repository import ENGINE_FILES, Catalog, Manifest, temporal_model
-from sfavivit.scoring.options import ScoreOptions
+from sfavivit.repository.manifest import ENGINE_FILES, Catalog, Manifest, temporal_model
+from sfavivit.scoring.job_options import ScoreOptions
 
 FORMAT_VERSION = 1
 
 Record = dict[str, Any]
-"""The content of job.json.
+"""Content of job.json.
 
     format_version   1
     model            name of the repository's model
@@ -22,16 +22,16 @@ Record = dict[str, Any]
     heads            {head: {version, sha256, labels: {output: [label of each class]}}}
     stride_seconds   null: each head's default
     top_k, views     views: null or "4x3"
-    snap             true where parts were widened to whole tubelets, else null
+    align_to_tubelets             true where segments were widened to whole tubelets, else null
 """
 
 
 def record_of(catalog: Catalog, options: ScoreOptions) -> Record:
-    """The record of a job.
+    """Return the record of a job.
 
     Raises:
         HeadNotFoundError: the repository lacks one of the heads.
-        RepositoryError: it does not know its files' digests.
+        RepositoryError: the manifest lacks digests of the engines' files.
     """
     manifest = catalog.manifest
     heads = {
@@ -40,7 +40,7 @@ def record_of(catalog: Catalog, options: ScoreOptions) -> Record:
             "sha256": head_sha256(manifest, head),
             "labels": {output: list(labels) for output, labels in catalog.labels[head].items()},
         }
-        for head in options.heads
+        for head in options.classify.heads
     }
     return {
         "format_version": FORMAT_VERSION,
@@ -48,15 +48,15 @@ def record_of(catalog: Catalog, options: ScoreOptions) -> Record:
         "spatial_sha256": manifest.spatial_sha256,
         "sampling": asdict(manifest.sampling),
         "heads": heads,
-        "stride_seconds": options.stride_seconds,
-        "top_k": options.top_k,
-        "views": str(options.views) if options.views else None,
-        "snap": options.snap or None,
+        "stride_seconds": options.classify.stride_seconds,
+        "top_k": options.classify.top_k,
+        "views": str(options.classify.views) if options.classify.views else None,
+        "align_to_tubelets": options.align_to_tubelets or None,
     }
 
 
 def head_sha256(manifest: Manifest, head: str) -> str | None:
-    """Digest over the engine files of a head; None when the manifest does not know them."""
+    """Return the digest over the engine files of a head; None when the manifest lacks theirs."""
     folder = f"{temporal_model(head)}/{manifest.head(head).version}"
     files = [manifest.files.get(f"{folder}/{name}") for name in ENGINE_FILES]
     digests = [file.sha256 for file in files if file]
@@ -64,7 +64,7 @@ def head_sha256(manifest: Manifest, head: str) -> str | None:
 
 
 def differences(old: Record, new: Record) -> list[str]:
-    """What differs, as ``views (none before, 4x3 now)``."""
+    """Return the differences of two records, such as ``views (none before, 4x3 now)``."""
     return [
         f"{name} ({_short(before)} before, {_short(now)} now)"
         for name, before, now in _pairs("", old, new)

@@ -1,4 +1,4 @@
-"""The rows of a job: their columns, and what an answer or an error becomes."""
+"""Rows of a job: their columns, and the rows of an answer or an error."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
 from sfavivit.errors import SfaVivitError
-from sfavivit.repository import Catalog
-from sfavivit.results import OutputResult, Recognition
+from sfavivit.inference.results import OutputResult, Recognition
+from sfavivit.repository.manifest import Catalog
 from sfavivit.scoring.record import head_sha256
 
 Row = dict[str, Any]
-"""One row, by the names of ``SCHEMA``; what is left out is null."""
+"""One row: {column of ``SCHEMA``: value}; a missing column is null."""
 
 _SEGMENT = pa.struct(
     [
@@ -54,22 +54,23 @@ SCHEMA = pa.schema(
     id, video                 as in the list of videos
     labels, confidences       the top-k classes, best first; confidences in [0, 1]
     logits                    [C], mean over windows or views, in the order of the labels in job.json
-    timeline                  stretches with one label and its mean confidence; seconds of the whole video;
-                              empty when views were asked for
-    truth                     what the list says, a name or an index; null when it does not
-    frames_used               by all heads; duration_seconds: what they are long
-    error_kind, _message      null, or why there is no answer: labels, logits ... are empty then, and what
-                              was not measured is null
-    warning                   null, or what was damaged in a video of which a part could be read
-    decode_seconds ...        of the video; the same in all its rows; zero decode and spatial: from the store
-    spatial_sha256, head_sha256   of the engines' files, as far as they are known
+    timeline                  segments with one label and its mean confidence, in seconds of the whole video;
+                              empty for views
+    truth                     label in the list, a name or an index; null when it has none
+    frames_used               number of sampled frames, and duration_seconds: their length
+    error_kind, _message      null, or the reason for having no answer: labels, logits ... are empty then, and
+                              unmeasured values null
+    warning                   null, or the damage of a video of which only a part could be read
+    decode_seconds ...        timings of the video, the same in all its rows; features from the store have
+                              zero decode and spatial seconds
+    spatial_sha256, head_sha256   digests of the engines' files, where the manifest has them
 
-A byte of a file name that is no UTF-8 is written as ``\\udcXX``.
+A byte of a file name that is not UTF-8 is written as ``\\udcXX``.
 """
 
 
 def text(value: str) -> str:
-    """The string as Parquet can hold it; every string goes through here, so ids can be compared."""
+    """Return the string as Parquet can hold it; every string goes through here, so ids can be compared."""
     return value.encode("utf-8", "backslashreplace").decode()
 
 
@@ -86,7 +87,7 @@ class RowBuilder:
         }
 
     def answer(self, item: VideoItem, answer: Recognition) -> list[Row]:
-        """The rows of a video that was recognized."""
+        """Return the rows of a video that was classified."""
         shared = {
             "frames_used": answer.frames_used,
             "duration_seconds": answer.duration_seconds,
@@ -96,7 +97,7 @@ class RowBuilder:
         return [row | shared | _result(answer.heads[row["head"]][row["output"]]) for row in self._rows(item)]
 
     def error(self, item: VideoItem, error: SfaVivitError) -> list[Row]:
-        """The rows of a video that there is no answer for."""
+        """Return the rows of a video that could not be classified."""
         nothing: Row = {"labels": [], "confidences": [], "logits": [], "timeline": []}
         shared = nothing | {"error_kind": error.kind, "error_message": text(str(error))}
         return [row | shared for row in self._rows(item)]

@@ -1,4 +1,4 @@
-"""Videos -> rows in this process."""
+"""Scoring of videos in this process."""
 
 from __future__ import annotations
 
@@ -6,73 +6,65 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
+from sfavivit.datasets.fetch import open_video
 from sfavivit.errors import InvalidInputError, VideoError
-from sfavivit.feature_parts import snapped, tubelet_rate
-from sfavivit.feature_source import FeatureSource
-from sfavivit.fetch import open_video
-from sfavivit.recognizer import Recognizer
-from sfavivit.scoring.options import ScoreOptions
+from sfavivit.features.reader import FeatureReader
+from sfavivit.features.slicing import align_to_tubelets, tubelet_rate
+from sfavivit.inference.recognizer import Recognizer
+from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
+from sfavivit.video.source import VideoSegment
 
 
-class _Opening(NamedTuple):
-    """A video on its way: fetched if need be, its hash and its first frames in the making."""
+class _PendingVideo(NamedTuple):
+    """A video that is being opened in the background: downloaded if need be, hashed, decoding begun."""
 
     item: VideoItem
-    source: Future[FeatureSource]
+    source: Future[FeatureReader]
 
 
 def score_items(
     recognizer: Recognizer, items: Iterable[VideoItem], options: ScoreOptions
 ) -> Generator[list[Row], None, None]:
-    """The rows of each video, in order. The next item is taken, and opened, before a video is answered.
+    """Yield the rows of each video, in order.
 
-    What is wrong with a video becomes its rows; everything else is raised.
+    The next item is taken, and its decoding begun, before a video is scored, so the two overlap. An error of
+    a video becomes its rows; every other error is raised.
 
     Raises:
-        HeadNotFoundError, UsageError: options that cannot be.
-        RepositoryError: it does not know its files' digests.
+        HeadNotFoundError, UsageError: the repository lacks a head; an option is invalid.
+        RepositoryError: the manifest lacks digests of the engines' files.
         FeatureStoreError: the store cannot be used.
         EngineError: the engine failed.
     """
-    recognizer.session(options.heads, stride_seconds=options.stride_seconds, top_k=options.top_k)
-    builder = RowBuilder(recognizer.catalog, options.heads)
+    options.classify.resolve(recognizer.manifest)
+    builder = RowBuilder(recognizer.model.catalog, options.classify.heads)
     store = options.open_store()
 
     manifest = recognizer.manifest
     rate = tubelet_rate(manifest.sampling, manifest.dimensions.tubelet_frames)
 
-    def open_source(item: VideoItem) -> FeatureSource:
-        part = snapped(item, rate) if options.snap else item
-        return recognizer.source(
-            open_video(item.video, options.fetch_bytes),
-            options.limits,
-            start_seconds=part.start_seconds,
-            end_seconds=part.end_seconds,
-            views=options.views,
-            store=store,
-        )
+    def open_source(item: VideoItem) -> FeatureReader:
+        aligned = align_to_tubelets(item, rate) if options.align_to_tubelets else item
+        video = open_video(item.video, options.fetch_bytes)
+        segment = VideoSegment(video, aligned.start_seconds, aligned.end_seconds)
+        crops = options.classify.crops
+        return FeatureReader(recognizer.model, segment, options.limits, crops=crops, store=store)
 
-    def score(opening: _Opening) -> list[Row]:
+    def score(pending: _PendingVideo) -> list[Row]:
         try:
-            with opening.source.result() as source:
-                answer = recognizer.recognize(
-                    source,
-                    options.heads,
-                    stride_seconds=options.stride_seconds,
-                    top_k=options.top_k,
-                    views=options.views,
-                )
+            with pending.source.result() as source:
+                answer = recognizer.recognize(source, options.classify)
         except (VideoError, InvalidInputError) as error:
-            return builder.error(opening.item, error)
-        return builder.answer(opening.item, answer)
+            return builder.error(pending.item, error)
+        return builder.answer(pending.item, answer)
 
-    upcoming: _Opening | None = None
+    upcoming: _PendingVideo | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="sfavivit-open") as opener:
         try:
             for item in items:
-                present, upcoming = upcoming, _Opening(item, opener.submit(open_source, item))
+                present, upcoming = upcoming, _PendingVideo(item, opener.submit(open_source, item))
                 if present:
                     yield score(present)
             if upcoming:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a job in good order: what has been scored is written first."""
+"""Orderly end of a job on Ctrl-C or SIGTERM: the rows that have come are written first."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """While the context lasts, the first signal is only noted in ``number``; a second ends the process.
+    """Context in which the first signal is only noted in ``number``; a second one ends the process.
 
-    That loses no more than what is not in a part yet, since parts are written all at once or not at all. No
-    exception is raised, as it could come between a part's renaming and the note that it is written.
+    A second one loses only rows that are in no Parquet part yet, since parts are written atomically. No
+    exception is raised: it could come between the renaming of a part and the note that it is written.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
-        """As shells report a signal's; 0 when there was none."""
+        """Exit code as shells report it for a signal; 0 when there was none."""
         return 128 + self.number if self.number else 0
 
     def _note(self, number: int, _frame: FrameType | None) -> None:

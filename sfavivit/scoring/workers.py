@@ -1,14 +1,14 @@
-"""Videos -> rows in several processes, any of which may die.
+"""Scoring in several worker processes, any of which may die.
 
 Each worker has a pipe of its own and shares nothing with the others, so one that is killed in the middle of
-anything breaks only its own pipe. It says when its models are loaded; then it takes two videos, and one more
-with each video that is done, the next one being opened while the present one is answered:
+anything breaks only its own pipe. It reports when its models are loaded, then gets two videos, and one more
+with each that is done, so that the next one is opened while the present one is scored:
 
     parent   ──A──B──────────C──────────D──►      worker: open A, open B, score A, open C, score B ...
              ◄─────rows of A────rows of B───
 
-When a worker dies, the videos in its hands are tried again, each by a worker of its own. One that takes that
-worker with it, too, becomes rows with an error.
+When a worker dies, the videos that it had are tried again, each by a worker of its own. One that ends that
+worker, too, becomes rows with an error.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from sfavivit.annotations import VideoItem
+from sfavivit.datasets import VideoItem
 from sfavivit.errors import EngineError, SfaVivitError, WorkerDiedError
-from sfavivit.repository import Catalog
-from sfavivit.scoring.options import ModelLocation, ScoreOptions
+from sfavivit.repository.manifest import Catalog
+from sfavivit.scoring.job_options import ModelLocation, ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
 from sfavivit.scoring.scorer import score_items
 from sfavivit.scoring.stop import STOP_SIGNALS
+from sfavivit.utils.text import error_line
 
 TICK_SECONDS = 0.2
-IN_HAND = 2
-# Not one video but the machine is to blame when so many workers die with no video done in between.
-MOST_DEATHS = 20
+MAX_IN_FLIGHT = 2  # videos a worker has at a time
+MAX_DEATHS = 20  # workers that died with no video done in between: the machine is at fault, not one video
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -48,50 +48,61 @@ def score_in_workers(
     *,
     workers: int,
 ) -> Generator[list[Row], None, None]:
-    """The rows of each video, as they come; an empty list whenever nothing has come for a moment.
+    """Yield the rows of each video as they come, and an empty list whenever nothing has come for a moment.
 
     Closing the generator kills the workers. Raises as ``score_items`` and ``Recognizer.load``, and:
 
     Raises:
         EngineError: workers die before they have loaded the models, or one after another.
     """
-    crew = _Crew(items, models, RowBuilder(catalog, options.heads), options, workers)
+    pool = _WorkerPool(items, models, RowBuilder(catalog, options.classify.heads), options, workers)
     try:
-        yield from crew.run()
+        yield from pool.run()
     finally:
-        crew.dismiss()
+        pool.close()
 
 
 @dataclass
 class _Worker:
-    """``alone``: it has one video, which it is to answer on its own. ``ended``: it gets no more."""
+    """A worker process, and the videos it has.
+
+    Attributes:
+        retried: the only video of a worker that was started to try it again.
+        ready: whether it has loaded the models.
+        ended: whether it has been told that no more videos come.
+        in_flight: videos it was sent and has not answered.
+        reported: error that it reported before it ended.
+    """
 
     process: SpawnProcess
     pipe: Connection
-    alone: VideoItem | None = None
+    retried: VideoItem | None = None
     ready: bool = False
     ended: bool = False
-    in_hand: deque[VideoItem] = field(default_factory=deque)
-    last_words: str = ""
+    in_flight: deque[VideoItem] = field(default_factory=deque)
+    reported: str = ""
 
-    def give(self, item: VideoItem | None) -> None:
-        """A video, or None: no more. A worker that has just died is found out when its pipe is read."""
+    def send(self, item: VideoItem | None) -> None:
+        """Send a video, or None for the end. That a worker has just died shows when its pipe is read."""
         self.ended = item is None
         if item is not None:
-            self.in_hand.append(item)
+            self.in_flight.append(item)
         try:
             self.pipe.send(item)
         except OSError:
             self.ended = True
 
-    def cause_of_death(self) -> str:
+    def exit_reason(self) -> str:
+        """Wait for the process to end; returns the error it reported, or else its signal or exit code."""
         self.process.join()
         code = self.process.exitcode or 0
-        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-        return self.last_words or how
+        reason = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+        return self.reported or reason
 
 
-class _Crew:
+class _WorkerPool:
+    """Up to ``size`` workers, replaced as they die, until all items are done."""
+
     def __init__(
         self,
         items: Sequence[VideoItem],
@@ -101,7 +112,7 @@ class _Crew:
         size: int,
     ) -> None:
         self._waiting = deque(items)
-        self._suspects: deque[VideoItem] = deque()
+        self._retries: deque[VideoItem] = deque()
         self._models = models
         self._builder = builder
         self._options = options
@@ -110,17 +121,18 @@ class _Crew:
         self._deaths = 0
 
     def run(self) -> Generator[list[Row], None, None]:
-        while self._waiting or self._suspects or self._workers:
-            self._hire()
+        """Yield as ``score_in_workers``."""
+        while self._waiting or self._retries or self._workers:
+            self._spawn()
             pipes = wait(list(self._workers), TICK_SECONDS)
             if not pipes:
                 yield []
             for pipe in pipes:
                 assert isinstance(pipe, Connection)
-                yield from self._hear(self._workers[pipe])
+                yield from self._receive(self._workers[pipe])
 
-    def dismiss(self) -> None:
-        """Kill who is left; their decoders die with them."""
+    def close(self) -> None:
+        """Kill the workers that are left; their decoders die with them."""
         for worker in self._workers.values():
             worker.process.kill()
         for worker in self._workers.values():
@@ -128,12 +140,12 @@ class _Crew:
             worker.pipe.close()
         self._workers.clear()
 
-    def _hire(self) -> None:
-        """Start workers as long as there are videos that nobody has and places that nobody takes."""
-        unready = sum(not worker.ready and not worker.alone for worker in self._workers.values())
-        while len(self._workers) < self._size and (self._suspects or len(self._waiting) > unready):
-            alone = self._suspects.popleft() if self._suspects else None
-            unready += not alone
+    def _spawn(self) -> None:
+        """Start workers while videos wait that no starting worker will take, and there is room for them."""
+        starting = sum(not worker.ready and not worker.retried for worker in self._workers.values())
+        while len(self._workers) < self._size and (self._retries or len(self._waiting) > starting):
+            retried = self._retries.popleft() if self._retries else None
+            starting += not retried
             pipe, other = multiprocessing.Pipe()
             context = multiprocessing.get_context("spawn")
             process = context.Process(
@@ -142,66 +154,64 @@ class _Crew:
             with _signals_blocked():
                 process.start()
             other.close()
-            self._workers[pipe] = _Worker(process, pipe, alone)
+            self._workers[pipe] = _Worker(process, pipe, retried)
 
-    def _hear(self, worker: _Worker) -> Generator[list[Row], None, None]:
-        """One message of a worker: None when it is ready, rows, an error that ends the job, or its end."""
+    def _receive(self, worker: _Worker) -> Generator[list[Row], None, None]:
+        """Handle one message of a worker: None when it is ready, rows, an error, or the end of its pipe."""
         try:
             message = worker.pipe.recv()
         except (EOFError, OSError):
-            yield from self._bury(worker)
+            yield from self._reap(worker)
             return
         if isinstance(message, WorkerDiedError):
-            worker.last_words = str(message)
+            worker.reported = str(message)
         elif isinstance(message, SfaVivitError):
             raise message
         elif message is None:
             worker.ready = True
-            for _ in range(IN_HAND):
-                self._feed(worker)
+            for _ in range(MAX_IN_FLIGHT):
+                self._send_next(worker)
         else:
             self._deaths = 0
-            worker.in_hand.popleft()
+            worker.in_flight.popleft()
             yield message
-            self._feed(worker)
+            self._send_next(worker)
 
-    def _feed(self, worker: _Worker) -> None:
+    def _send_next(self, worker: _Worker) -> None:
         if worker.ended:
             return
-        if worker.alone:
-            worker.give(None if worker.in_hand else worker.alone)
+        if worker.retried:
+            worker.send(None if worker.in_flight else worker.retried)
         else:
-            worker.give(self._waiting.popleft() if self._waiting else None)
+            worker.send(self._waiting.popleft() if self._waiting else None)
 
-    def _bury(self, worker: _Worker) -> Generator[list[Row], None, None]:
-        """A worker has gone: because it was done, or with videos in its hands."""
+    def _reap(self, worker: _Worker) -> Generator[list[Row], None, None]:
+        """Remove a worker that has ended; the videos it had are tried again, or become errors."""
         del self._workers[worker.pipe]
         worker.pipe.close()
-        cause = worker.cause_of_death()
+        reason = worker.exit_reason()
         if not worker.ready:
             raise EngineError(
-                f"a worker ended while it loaded the models: {cause}; if memory is short, use fewer workers"
+                f"a worker ended while it loaded the models: {reason}; if memory is short, use fewer workers"
             )
-        if not worker.in_hand:
+        if not worker.in_flight:
             return
         self._deaths += 1
-        if self._deaths >= MOST_DEATHS:
+        if self._deaths >= MAX_DEATHS:
             raise EngineError(
-                f"{self._deaths} workers ended one after another, the last by {cause}; if memory is short, "
+                f"{self._deaths} workers ended one after another, the last by {reason}; if memory is short, "
                 "use fewer workers"
             )
-        if worker.alone:
-            item = worker.in_hand[0]
-            yield self._builder.error(
-                item, WorkerDiedError(f"{item.video!r}: ended two workers, the second by {cause}")
-            )
+        if worker.retried:
+            error = WorkerDiedError(f"{worker.retried.video!r}: ended two workers, the second by {reason}")
+            yield self._builder.error(worker.retried, error)
         else:
-            self._suspects += worker.in_hand
+            self._retries += worker.in_flight
 
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """What is started in here never gets Ctrl-C or SIGTERM, which may be sent to all: the parent decides."""
+    """Context for starting processes that never get Ctrl-C or SIGTERM: the parent handles these."""
     resource_tracker.ensure_running()  # a process of multiprocessing, whose start would unblock them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
@@ -211,11 +221,11 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def work(pipe: Connection, models: ModelLocation, options: ScoreOptions) -> None:
-    """What a worker process runs."""
+    """Run a worker process: score the videos that come through ``pipe`` until None comes."""
     _die_with_parent()
     try:
         recognizer = models.load()
-        recognizer.session(options.heads, stride_seconds=options.stride_seconds, top_k=options.top_k)
+        options.classify.resolve(recognizer.manifest)
         pipe.send(None)
         for rows in score_items(recognizer, iter(pipe.recv, None), options):
             pipe.send(rows)
@@ -224,8 +234,7 @@ def work(pipe: Connection, models: ModelLocation, options: ScoreOptions) -> None
     except SfaVivitError as error:
         pipe.send(error)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        pipe.send(WorkerDiedError(f"internal error: {reason:.500}"))
+        pipe.send(WorkerDiedError(f"internal error: {error_line(error)}"))
 
 
 def _die_with_parent() -> None:

@@ -17,7 +17,8 @@ import pytest
 from client.__main__ import app
 from serving.settings import Security
 from sfavivit import Recognizer
-from sfavivit.cli import app as sfavivit
+from sfavivit.cli.main import app as sfavivit
+from sfavivit.video.reader import VideoReader
 from tests.commands import run_here
 from tests.serving.support import address_of, encode_videos, running_service
 
@@ -105,7 +106,7 @@ def test_features(run: Any, repository: Path, video: Path, tmp_path: Path) -> No
     answer = json.loads(done.stdout)
     assert (answer["shape"], answer["frames_used"]) == ([20, 32], 40)
     local = Recognizer.load(repository)
-    with local.reader(video) as reader:
+    with VideoReader(video, local.manifest.sampling, chunk_frames=local.model.chunk_frames) as reader:
         expected = local.features(np.concatenate(list(reader)))
     assert np.array_equal(np.load(answer["features"]), expected)
     assert [file.name for file in tmp_path.iterdir()] == ["0.mp4.npy"]

@@ -24,9 +24,10 @@ from export.exporter import ExportOptions, export_model
 from export.outputs import label_outputs
 from serving.triton import TritonServer
 from sfavivit import Recognizer, Repository
-from sfavivit.cli import app as cli
+from sfavivit.cli.main import app as cli
 from sfavivit.engines import open_models
 from sfavivit.engines import triton as triton_engine
+from sfavivit.engines.model import LoadedModel
 from sfavivit.engines.triton import TritonEngine, TritonOptions, server_of
 from sfavivit.errors import (
     CancelledRequestError,
@@ -38,8 +39,8 @@ from sfavivit.errors import (
     RepositoryVersionError,
     UsageError,
 )
-from sfavivit.model_parameters import head_parameter, parse_catalog, spatial_parameter
-from sfavivit.repository import Precision, logits_tensor
+from sfavivit.repository.manifest import Precision, logits_tensor
+from sfavivit.repository.triton_parameters import head_parameter, parse_catalog, spatial_parameter
 from tests.conftest import SIDE, build_model, random_frames
 from tests.serving.support import eventually, triton_executions
 from tests.video_files import encode
@@ -52,7 +53,7 @@ QUICK = TritonOptions(timeout_seconds=5, retry_seconds=0.5)
 
 def remote(server: TritonServer, options: TritonOptions | None = None) -> Recognizer:
     engine = TritonEngine(server.url, options)
-    return Recognizer(engine.catalog, engine, chunk_tubelets=3)
+    return Recognizer(LoadedModel(engine.catalog, engine, chunk_tubelets=3))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_the_catalog_comes_from_triton_alone(
     engines = {name: file for name, file in expected.files.items() if name.count("/") == 2}
     assert found.files == {name: file for name, file in engines.items() if not name.endswith(".gitkeep")}
     assert found.spatial_sha256 == expected.spatial_sha256
-    assert recognizer_of_triton.labels == recognizer.labels
+    assert recognizer_of_triton.model.labels == recognizer.model.labels
 
 
 def test_a_video_gets_the_same_answer(
@@ -164,9 +165,9 @@ def test_requests_of_different_shapes_in_one_go(
     """The shim answers each request with its own rows, whatever else Triton hands it."""
     clips = [random_frames(2 * (1 + seed % 3), seed=seed)[None] for seed in range(24)]
     with ThreadPoolExecutor(len(clips)) as pool:
-        together = list(pool.map(recognizer_of_triton.engine.spatial, clips))
+        together = list(pool.map(recognizer_of_triton.model.engine.spatial, clips))
     for mine, clip in zip(together, clips, strict=True):
-        np.testing.assert_allclose(mine, recognizer.engine.spatial(clip), atol=1e-5)
+        np.testing.assert_allclose(mine, recognizer.model.engine.spatial(clip), atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +200,7 @@ def test_deadline(frozen: Recognizer) -> None:
 def test_a_check_of_a_server_that_stands_still(frozen: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_engine, "CHECK_SECONDS", 0.3)
     with pytest.raises(EngineTimeoutError, match=r"did not answer within 0\.3 s"):
-        frozen.engine.check()  # type: ignore[attr-defined]
+        frozen.model.engine.check()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("retrying", [False, True])
@@ -228,7 +229,7 @@ def test_cancelling_ends_a_request_at_once_and_no_other(
                 own_server.start()
             else:
                 own_server.process.send_signal(signal.SIGCONT)
-            np.testing.assert_allclose(patient.result(30), recognizer.engine.spatial(frames), atol=1e-5)
+            np.testing.assert_allclose(patient.result(30), recognizer.model.engine.spatial(frames), atol=1e-5)
     finally:
         own_server.process.send_signal(signal.SIGCONT)
 
@@ -255,7 +256,7 @@ def test_killed_and_back_again(own_server: TritonServer, recognizer: Recognizer)
     own_server.process.kill()
     own_server.process.wait()
     start = time.monotonic()
-    for call in (lambda: there.features(frames), there.engine.check):  # type: ignore[attr-defined]
+    for call in (lambda: there.features(frames), there.model.engine.check):  # type: ignore[attr-defined]
         with pytest.raises(EngineUnavailableError, match="is unavailable: .*; is it running?"):
             call()
     assert time.monotonic() - start < 3
@@ -266,7 +267,7 @@ def test_killed_and_back_again(own_server: TritonServer, recognizer: Recognizer)
 
     def is_back() -> bool:
         try:
-            there.engine.check()  # type: ignore[attr-defined]
+            there.model.engine.check()  # type: ignore[attr-defined]
         except EngineUnavailableError:
             return False
         return True
@@ -287,7 +288,7 @@ def test_a_request_waits_for_a_server_that_restarts(own_server: TritonServer, re
 
 
 def test_what_triton_refuses_is_an_engine_error_of_one_line(recognizer_of_triton: Recognizer) -> None:
-    engine = recognizer_of_triton.engine
+    engine = recognizer_of_triton.model.engine
     for frames in (random_frames(3), random_frames(2)[:, :8]):
         with pytest.raises(EngineError, match="failed: .*INTERNAL|failed: .*INVALID_ARGUMENT") as caught:
             engine.spatial(frames[None])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from serving.scheduler import EngineScheduler, ScheduledEngine
-from sfavivit.engines.base import Features, Frames, Logits
 from sfavivit.errors import CancelledRequestError
+from sfavivit.types import Features, Frames, Logits
 from tests.serving.support import eventually
 
 
@@ -70,19 +70,23 @@ class CountingEngine:
         return {"": np.full((1, 1), self._scheduler.running, np.float32)}
 
 
-def test_calls_that_share_a_slot_wait_once_and_are_cancelled_in_between() -> None:
+def test_a_request_waits_once_for_its_slot_and_holds_it_until_release() -> None:
     scheduler, cancelled = EngineScheduler(1), threading.Event()
     engine = ScheduledEngine(CountingEngine(scheduler), scheduler, cancelled)
     frames, features = np.zeros((1, 2, 1, 1, 3), np.uint8), np.zeros((1, 1, 1), np.float32)
-    with engine.shared_slot():
-        assert scheduler.running == 0, "no call, no slot"
-        assert engine.spatial(frames) == 1
-        assert scheduler.running == 1, "kept for the windows"
-        assert engine.temporal("default", features)[""] == 1
-        cancelled.set()
-        with pytest.raises(CancelledRequestError):
-            engine.temporal("default", features)
+    assert scheduler.running == 0, "no call, no slot"
+    assert engine.spatial(frames) == 1
+    assert scheduler.running == 1, "kept for the windows"
+    assert engine.temporal("default", features)[""] == 1
+    cancelled.set()
+    with pytest.raises(CancelledRequestError):
+        engine.temporal("default", features)
+    engine.release()
     assert scheduler.running == scheduler.waiting == 0
+    engine.release()
+    assert scheduler.running == 0, "a second release gives nothing back"
     cancelled.clear()
     assert engine.spatial(frames) == 1
-    assert scheduler.running == 0, "outside, a call takes a slot"
+    engine.release()
+    assert scheduler.running == 0
+    assert set(engine.timer.seconds) == {"queue", "spatial", "temporal"}

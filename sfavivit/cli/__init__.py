@@ -1,0 +1,1 @@
+"""The ``sfavivit`` command line, one file per command."""

@@ -1,0 +1,115 @@
+"""The ``sfavivit classify`` command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfavivit.cli.options import (
+    DEFAULT_REPOSITORY,
+    MIB,
+    EngineOption,
+    FeaturesOption,
+    HeadOption,
+    LimitDurationOption,
+    LimitMemoryOption,
+    LimitPixelsOption,
+    LimitStallOption,
+    RepositoryOption,
+    StrideOption,
+    ThreadsOption,
+    TopKOption,
+    err,
+    limits_of,
+    out,
+)
+from sfavivit.cli.progress import progress_bar
+from sfavivit.cli.render import print_error, recognition_view, terminal_width
+from sfavivit.errors import SfaVivitError, UsageError
+from sfavivit.features.store import FeatureStore
+from sfavivit.inference.options import ClassifyOptions
+from sfavivit.inference.recognizer import Recognizer
+from sfavivit.inference.results import Recognition
+from sfavivit.reports.request import ReportRequest
+from sfavivit.reports.video_report import VideoReport, recorder_for, video_report
+from sfavivit.video.reader import Limits
+
+
+def classify(
+    videos: Annotated[list[str], typer.Argument(metavar="VIDEO...", help="Video files.")],
+    repository: RepositoryOption = DEFAULT_REPOSITORY,
+    head: HeadOption = None,
+    top_k: TopKOption = 5,
+    stride: StrideOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per video.")] = False,
+    engine: EngineOption = None,
+    threads: ThreadsOption = None,
+    limit_duration_seconds: LimitDurationOption = Limits.duration_seconds,
+    limit_pixels: LimitPixelsOption = Limits.pixels,
+    limit_stall_seconds: LimitStallOption = Limits.stall_seconds,
+    limit_memory_mib: LimitMemoryOption = Limits.memory_bytes // MIB,
+    features: FeaturesOption = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write an HTML page with the videos and their timelines."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw the timelines as .png, .svg or .pdf."),
+    ] = None,
+    export: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="Write the segments as .srt, .vtt, .csv or .json (ActivityNet); repeatable."
+        ),
+    ] = None,
+) -> None:
+    """Show the actions in videos: labels for the whole video, and a timeline."""
+    request = ReportRequest(report, plot, tuple(export or ()))
+    request.check(len(videos))
+    limits = limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
+    recognizer = Recognizer.load(repository, engine=engine, threads=threads)
+    options = ClassifyOptions(tuple(head or ()), stride_seconds=stride, top_k=top_k)
+    options.resolve(recognizer.manifest)  # invalid options are refused before any video is opened
+    store = FeatureStore(features) if features else None
+    failures, reports = 0, []
+    for video in videos:
+        recorder = recorder_for(recognizer) if request else None
+        try:
+            with progress_bar(Path(video).name, err, unit="s") as progress:
+                answer = recognizer.classify(
+                    video,
+                    options,
+                    store=store,
+                    limits=limits,
+                    on_progress=progress,
+                    on_window=recorder,
+                )
+            _show(answer, as_json=as_json)
+            if recorder:
+                reports.append(video_report(recognizer, answer, recorder))
+        except UsageError:
+            raise
+        except SfaVivitError as error:
+            failures += 1
+            _show_failure(video, error, as_json=as_json)
+            reports.append(VideoReport(video, error=error))
+    request.write(reports, recognizer, limits)
+    raise typer.Exit(1 if failures else 0)
+
+
+def _show(answer: Recognition, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(answer.to_json()), flush=True)
+    else:
+        out.print(recognition_view(answer, terminal_width(out)))
+
+
+def _show_failure(video: str, error: SfaVivitError, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"video": video, "error": {"kind": error.kind, "message": str(error)}}), flush=True)
+    else:
+        print_error(err, error)

@@ -1,0 +1,197 @@
+"""The forms of lists: our own manifest, and the annotation files of the paper's datasets, as published.
+
+Kinetics-400/600/700    CSV label,youtube_id,time_start,time_end,split(,is_cc), or JSON {youtube_id:
+                        {annotations: {label, segment}, subset}}; test files have no label
+Moments in Time         CSV without header: path,label,agree,disagree (the README of the release)
+Something-Something v2  JSON [{id, label, template, placeholders}]; test.json has ids only; its answers are
+                        CSV without header, id;label. Something-Else has the same form (dataset_splits/ of
+                        github.com/joaanna/something_else)
+EPIC-KITCHENS-55        CSV uid,participant_id,video_id,start_timestamp,stop_timestamp, and in training files
+                        verb_class,noun_class (the README of github.com/epic-kitchens/annotations)
+EPIC-KITCHENS-100       as that, with narration_id (epic-kitchens-100-annotations)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any
+
+from sfavivit.datasets.item import VideoFolder, VideoItem
+from sfavivit.datasets.tables import Row, is_unicode
+from sfavivit.video.source import VideoSegment
+
+_TIMESTAMP = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form is known by the columns it has; ``only`` when it may have no others.
+
+    ``item`` makes an item of a row, and raises ``ValueError`` or ``UsageError`` when it cannot.
+    """
+
+    name: str
+    columns: frozenset[str]
+    item: Callable[[Row, VideoFolder], VideoItem]
+    only: bool = False
+
+
+def form_of(columns: Collection[str]) -> Form | None:
+    """The first form that has these columns."""
+    present = frozenset(columns)
+    return next((f for f in FORMS if f.columns == present or (f.columns < present and not f.only)), None)
+
+
+def _manifest(row: Row, folder: VideoFolder) -> VideoItem:
+    video = _text(row, "video")
+    start, end = _seconds(row, "start_seconds") or 0.0, _seconds(row, "end_seconds")
+    labels = _labels(row, {"": "label", "verb": "verb", "noun": "noun"})
+    part = f"@{_short(start)}-{'' if end is None else _short(end)}" if start or end is not None else ""
+    name = f"{video}{part}" if _is_empty(row.get("id")) else _text(row, "id")
+    return VideoItem(name, folder.path(video), labels, start, end)
+
+
+def _kinetics_csv(row: Row, folder: VideoFolder) -> VideoItem:
+    return _kinetics(row, folder, row["time_start"], row["time_end"], str(row.get("split") or ""))
+
+
+def _kinetics_json(row: Row, folder: VideoFolder) -> VideoItem:
+    match row["annotations"]:
+        case {"segment": [start, end], **rest}:
+            label = {"label": rest.get("label")}
+            return _kinetics({**row, **label}, folder, start, end, str(row.get("subset") or ""))
+        case other:
+            raise ValueError(f"annotations must hold a segment [start, end], got {other!r:.80}")
+
+
+def _kinetics(row: Row, folder: VideoFolder, start: object, end: object, split: str) -> VideoItem:
+    """A clip cut from the YouTube video and named after it and the cut; else the cut of the whole video."""
+    video, labels = _text(row, "youtube_id"), _labels(row, {"": "label"})
+    span = {"time_start": start, "time_end": end}
+    start_seconds, end_seconds = _given_seconds(span, "time_start"), _given_seconds(span, "time_end")
+    VideoSegment(video, start_seconds, end_seconds)
+    name = f"{video}_{round(start_seconds):06d}_{round(end_seconds):06d}"
+    label = str(labels.get("", ""))
+    classes = ["", *dict.fromkeys((f"{label}/", f"{label.replace(' ', '_')}/"))] if label else [""]
+    folders = [f"{top}{below}" for top, below in product(["", f"{split}/"] if split else [""], classes)]
+    clip = folder.find(f"{place}{name}.mp4" for place in folders)
+    if not clip and (whole := folder.find(f"{place}{video}.mp4" for place in folders)):
+        return VideoItem(name, whole, labels, start_seconds, end_seconds)
+    return VideoItem(name, clip or folder.path(f"{name}.mp4"), labels)
+
+
+def _moments(row: Row, folder: VideoFolder) -> VideoItem:
+    path = _text(row, "path")
+    video = folder.find_or_first([path, f"training/{path}", f"validation/{path}"])
+    return VideoItem(path, video, _labels(row, {"": "label"}))
+
+
+def _something(row: Row, folder: VideoFolder) -> VideoItem:
+    name = _text(row, "id")
+    files = [f"{name}.webm", f"20bn-something-something-v2/{name}.webm", f"{name}.mp4"]
+    labels = _labels(row, {"": "template"})
+    if labels:  # the class is the template without its brackets: "Holding [something]" -> "Holding something"
+        labels[""] = str(labels[""]).replace("[", "").replace("]", "")
+    return VideoItem(name, folder.find_or_first(files), labels)
+
+
+def _epic(row: Row, folder: VideoFolder, *, id_column: str) -> VideoItem:
+    """Folders as the downloader of EPIC-KITCHENS-100 makes them, or as in the release of -55."""
+    participant, video = _text(row, "participant_id"), _text(row, "video_id")
+    of_55 = [f"videos/{split}/{participant}/" for split in ("train", "test")]
+    places = [f"{participant}/videos/", f"{participant}/", "", *of_55]
+    path = folder.find_or_first([f"{place}{video}{end}" for end, place in product((".MP4", ".mp4"), places)])
+    indexes = {"verb": "verb_class", "noun": "noun_class"}
+    labels: dict[str, str | int] = {
+        output: _class_index(row, column)
+        for output, column in indexes.items()
+        if not _is_empty(row.get(column))
+    }
+    start, end = _timestamp(row, "start_timestamp"), _timestamp(row, "stop_timestamp")
+    return VideoItem(_text(row, id_column), path, labels, start, end)
+
+
+_EPIC_COLUMNS = frozenset({"participant_id", "video_id", "start_timestamp", "stop_timestamp"})
+
+FORMS = (
+    Form("manifest", frozenset({"video"}), _manifest),
+    Form("Kinetics CSV", frozenset({"youtube_id", "time_start", "time_end"}), _kinetics_csv),
+    Form("Kinetics JSON", frozenset({"youtube_id", "annotations"}), _kinetics_json),
+    Form("Moments in Time", frozenset({"path", "label", "agree", "disagree"}), _moments, only=True),
+    Form("Something-Something v2", frozenset({"id", "template"}), _something),
+    Form("Something-Something v2 test", frozenset({"id"}), _something, only=True),
+    Form("EPIC-KITCHENS-100", _EPIC_COLUMNS | {"narration_id"}, partial(_epic, id_column="narration_id")),
+    Form("EPIC-KITCHENS-55", _EPIC_COLUMNS | {"uid"}, partial(_epic, id_column="uid")),
+)
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _text(row: Row, column: str) -> str:
+    """A field that must be there; whole numbers count as text, since ids are often numbers."""
+    value = row.get(column)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{column} must be given, as text; got {value!r:.80}")
+    if "\0" in value or not is_unicode(value):
+        raise ValueError(f"{column} has a null or half a character: {value!r:.80}")
+    return value
+
+
+def _labels(row: Row, columns: dict[str, str]) -> dict[str, str | int]:
+    """{output: label} of the columns that say something."""
+    labels: dict[str, str | int] = {}
+    for output, column in columns.items():
+        value = row.get(column)
+        if _is_empty(value):
+            continue
+        labels[output] = value if type(value) is int else _text(row, column).strip()
+    return labels
+
+
+def _class_index(row: Row, column: str) -> int:
+    value = str(row[column]).strip()
+    if not (value.isascii() and value.isdigit() and len(value) < 10):
+        raise ValueError(f"{column} must be the number of a class, got {row[column]!r:.80}")
+    return int(value)
+
+
+def _seconds(row: Row, column: str) -> float | None:
+    """Seconds of a field, of any value; None when it is empty."""
+    value: Any = row.get(column)
+    if _is_empty(value):
+        return None
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{column} must be a number of seconds, got {value!r:.80}") from None
+
+
+def _given_seconds(row: Row, column: str) -> float:
+    seconds = _seconds(row, column)
+    if seconds is None:
+        raise ValueError(f"{column} must be a number of seconds, got nothing")
+    return seconds
+
+
+def _timestamp(row: Row, column: str) -> float:
+    """Seconds of ``HH:mm:ss.SSS``."""
+    value = row[column]
+    if not isinstance(value, str) or not (match := _TIMESTAMP.fullmatch(value.strip())):
+        raise ValueError(f"{column} must be HH:mm:ss.SSS, got {value!r:.80}")
+    hours, minutes, seconds = match.groups()
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def _short(seconds: float) -> str:
+    """To the microsecond, as the decoder cuts: 12.5, 3."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")

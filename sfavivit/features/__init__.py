@@ -1,0 +1,1 @@
+"""Features of the frozen spatial transformer: extracted, stored and read back."""

@@ -1,0 +1,1 @@
+"""Recognition: windows over features, their scores, and the answer for a video or a stream."""

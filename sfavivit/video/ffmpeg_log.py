@@ -1,0 +1,134 @@
+"""What ffmpeg says on its log, and what that means for the video. Bounded, whatever a file makes it say."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sfavivit.errors import (
+    DecodeError,
+    NotAVideoError,
+    NoVideoStreamError,
+    TruncatedVideoError,
+    VideoError,
+    VideoLimitError,
+)
+
+MAX_LINE_BYTES = 4096
+MAX_QUOTED_CHARACTERS = 160
+
+# With ``-loglevel level+info`` a line is "[part @ 0x55..] [level] text", with any number of parts.
+_LINE = re.compile(r"(?:\[[^\]]*? @ 0x[0-9a-f]+\] )*\[(?P<level>[a-z]+)\] (?P<text>.*)", re.DOTALL)
+_DURATION = re.compile(r"  Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?),")
+
+# ffmpeg's own words -> what they mean. Of all that match, the first of this table decides. \1 and \2 are
+# groups of the words; \0 is the whole line.
+_MEANINGS: tuple[tuple[str, type[VideoError], str], ...] = (
+    # libavutil/imgutils.c, because of -max_pixels
+    (
+        r"Picture size (\d+x\d+) exceeds specified max pixel count (\d+)",
+        VideoLimitError,
+        r"pictures of \1, the limit is \2 pixels",
+    ),
+    # libavcodec/get_buffer.c: a broken header that asks for an impossible picture. Before the next, since
+    # "get_buffer() failed" follows it.
+    (r"image parameters invalid", DecodeError, r"a picture of impossible size (\0)"),
+    # strerror(ENOMEM), but not of a demuxer, which a broken file asks for an impossible packet; how h264 says
+    # it; C++ libraries; EAGAIN: no room for the stack of a thread
+    (
+        r"(?<!demuxing: )Cannot allocate memory|get_buffer\(\) failed|bad_alloc"
+        r"|Resource temporarily unavailable",
+        VideoLimitError,
+        r"decoding needs more memory than the limit (\0)",
+    ),
+    # libavformat/mov.c: the index of an mp4, written last, is not there
+    (r"moov atom not found", TruncatedVideoError, "cut off before its index (moov); get the whole file"),
+    # fftools: [0:V:0] finds no moving pictures; cover art does not count
+    (r"matches no streams", NoVideoStreamError, "it has no video track"),
+    (r"does not contain any stream", NoVideoStreamError, "it has no tracks"),
+    # libavformat/demux.c, because of -format_whitelist
+    (r"Format not on whitelist", NotAVideoError, "not one of the video containers that are read here"),
+    # libavformat/mov.c, matroskadec.c, and AVERROR_EOF: the end inside of something
+    (r"partial file|ended prematurely|: End of file", TruncatedVideoError, r"cut off before a picture (\0)"),
+    # libavformat: no demuxer knows the content
+    (r"Error opening input.*: Invalid data found", NotAVideoError, "not a known video container"),
+)
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    rank: int
+    error: type[VideoError]
+    message: str
+
+
+class FfmpegLog:
+    """Takes the log as it comes; keeps the facts of the header, an error to quote, and counts.
+
+    ``duration_seconds``: the container's, None while or when unknown. ``errors``: lines at level error or
+    worse. ``quotable_error``: of these the one that sorts first, fit for a one-line message; which one comes
+    first is chance, since the decoder's threads all write.
+    """
+
+    def __init__(self) -> None:
+        self.duration_seconds: float | None = None
+        self.quotable_error: str | None = None
+        self.errors = 0
+        self._last_line = "it gives no reason"
+        self._rest = b""
+        self._in_header = True
+        self._meaning: _Meaning | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Take the next part of the log."""
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[:MAX_LINE_BYTES]
+        for line in lines:
+            self._take(line[:MAX_LINE_BYTES].decode(errors="replace"))
+
+    def limit_error(self) -> VideoError | None:
+        """The limit that ffmpeg ran into, if it did."""
+        found = self._meaning
+        return found.error(found.message) if found and found.error is VideoLimitError else None
+
+    def failure(self) -> VideoError:
+        """Why there was not one frame."""
+        if self._meaning:
+            return self._meaning.error(self._meaning.message)
+        return DecodeError(f"ffmpeg could not decode one picture: {self.quotable_error or self._last_line}")
+
+    def _take(self, line: str) -> None:
+        self._last_line = quoted(line) or self._last_line
+        match = _LINE.match(line)
+        if not match:
+            return
+        level, text = match["level"], match["text"]
+        if level in ("error", "fatal", "panic"):
+            error = quoted(text)
+            self.quotable_error = min(self.quotable_error or error, error)
+            self.errors += 1
+            self._explain(text)
+        elif self._in_header:
+            self._read_header(text)
+
+    def _read_header(self, text: str) -> None:
+        if found := _DURATION.match(text):
+            hours, minutes, seconds = found.groups()
+            self.duration_seconds = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        # A duration guessed from the bitrate is often wildly wrong; after the mapping come the outputs.
+        if "Estimating duration from bitrate" in text or text.startswith("Stream mapping:"):
+            self._in_header = False
+
+    def _explain(self, text: str) -> None:
+        for rank, (words, error, message) in enumerate(_MEANINGS):
+            if self._meaning and self._meaning.rank <= rank:
+                return
+            if match := re.search(words, text):
+                told = message.replace(r"\0", quoted(text).replace("\\", "/"))
+                self._meaning = _Meaning(rank, error, match.expand(told))
+                return
+
+
+def quoted(text: str) -> str:
+    """Foreign text made fit for a one-line message: printable and short."""
+    return "".join(c if c.isprintable() else "?" for c in text.strip())[:MAX_QUOTED_CHARACTERS]
