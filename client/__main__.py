@@ -57,15 +57,19 @@ def connect(
     ] = None,
 ) -> None:
     """Use a video service (`python -m serving`)."""
-    encrypted = tls or tls_ca or tls_cert or tls_key
-    context.obj = context.with_resource(
-        VideoRecognitionClient(
-            server,
-            tls=Tls(tls_ca, tls_cert, tls_key) if encrypted else None,
-            token=_token(token_file),
-            timeout_seconds=timeout,
+
+    def open_client() -> VideoRecognitionClient:
+        encrypted = tls or tls_ca or tls_cert or tls_key
+        return context.with_resource(
+            VideoRecognitionClient(
+                server,
+                tls=Tls(tls_ca, tls_cert, tls_key) if encrypted else None,
+                token=_token(token_file),
+                timeout_seconds=timeout,
+            )
         )
-    )
+
+    context.obj = open_client  # not opened yet: a command may be asked for its help only
 
 
 @app.command()
@@ -81,11 +85,12 @@ def classify(
     as_json: Json = False,
 ) -> None:
     """Upload videos and show their actions."""
+    client: VideoRecognitionClient = context.obj()
     query = Query(tuple(head or ()), top_k, min_confidence, stride, start, end)
 
     def one(video: str) -> None:
         with progress_bar(Path(video).name, err, unit="bytes") as progress:
-            answer = context.obj.classify(video, query, progress=progress)
+            answer = client.classify(video, query, progress=progress)
         _show(answer, as_json=as_json)
 
     _each(videos, one, as_json=as_json)
@@ -109,10 +114,11 @@ def stream(
     as_json: Json = False,
 ) -> None:
     """Stream videos (`-`: standard input) and show answers while they are sent."""
+    client: VideoRecognitionClient = context.obj()
     query = Query(tuple(head or ()), top_k, min_confidence, stride)
 
     def one(video: str) -> None:
-        for answer in context.obj.stream(_pieces(video), query, provisional_seconds=interval):
+        for answer in client.stream(_pieces(video), query, provisional_seconds=interval):
             if isinstance(answer, ServedRecognition):
                 _show(ServedRecognition(**vars(answer) | {"video": video}), as_json=as_json)
             elif as_json:
@@ -133,10 +139,11 @@ def features(
     as_json: Json = False,
 ) -> None:
     """Upload videos and save their features, one float32 [T, D] array each."""
+    client: VideoRecognitionClient = context.obj()
 
     def one(video: str) -> None:
         with progress_bar(Path(video).name, err, unit="bytes") as progress:
-            answer = context.obj.extract_features(
+            answer = client.extract_features(
                 video, Query(start_seconds=start, end_seconds=end), progress=progress
             )
         file = folder / f"{Path(video).name}.npy"
@@ -161,7 +168,7 @@ def features(
 @app.command()
 def heads(context: typer.Context, as_json: Json = False) -> None:
     """List the heads of the service and their classes."""
-    info = context.obj.list_heads()
+    info = context.obj().list_heads()
     if as_json:
         rows = {
             name: {"version": head.version, "window_seconds": head.window_seconds, "outputs": head.outputs}
