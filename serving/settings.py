@@ -11,17 +11,7 @@ from sfavivit.errors import UsageError
 from sfavivit.video.reader import Limits
 
 MAX_CHUNK_TUBELETS = 1024
-POSITIVE = (
-    "max_upload_bytes",
-    "max_streams",
-    "idle_seconds",
-    "min_bytes_per_second",
-    "health_seconds",
-    "engine_slots",
-    "chunk_tubelets",
-    "engine_timeout_seconds",
-    "engine_silent_seconds",
-)
+ZERO_ALLOWED = ("port", "metrics_port", "max_waiting", "drain_seconds")
 
 
 @dataclass(frozen=True)
@@ -98,16 +88,17 @@ class Settings:
     otlp_endpoint: str | None = None
 
     def __post_init__(self) -> None:
-        for name in POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
+        for name, value in vars(self).items():
+            if not isinstance(value, int | float):
+                continue
+            if name in ZERO_ALLOWED and not value >= 0:
+                raise UsageError(f"{name} must be at least 0, got {value}")
+            if name not in ZERO_ALLOWED and not value > 0:
                 raise UsageError(f"{name} must be more than 0, got {value}")
         if (self.chunk_tubelets or 0) > MAX_CHUNK_TUBELETS:
             raise UsageError(
                 f"chunk_tubelets must be at most {MAX_CHUNK_TUBELETS}, got {self.chunk_tubelets}"
             )
-        if self.max_waiting < 0 or not self.drain_seconds >= 0:
-            raise UsageError("max_waiting and drain_seconds must be at least 0")
         self.security.check(self.host)
 
     @property
