@@ -1,4 +1,4 @@
-"""Files of a confusion matrix: as a table, as a picture, and class by class."""
+"""Files of a confusion matrix: a table, a picture, and accuracies by class."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Counts = NDArray[np.int64]
 
-MAX_NAMED_CLASSES = 48  # more names than that cannot be read in a picture
+MAX_NAMED_CLASSES = 48  # more names cannot be read in a picture
 MAX_NUMBERED_CLASSES = 16
 MAX_NAME_CHARACTERS = 36
 NAMED_CELL_INCHES = 0.27
@@ -32,9 +32,15 @@ DPI = 120
 
 
 def write_confusion(folder: Path, stem: str, confusion: Counts, labels: Sequence[str]) -> list[Path]:
-    """``confusion_<stem>.csv``, ``per_class_<stem>.csv`` and ``confusion_<stem>.png``; returns them.
+    """Write ``confusion_<stem>.csv``, ``per_class_<stem>.csv`` and ``confusion_<stem>.png``; returns them.
 
-    ``confusion``: int64 [C, C], truth by prediction. The picture leaves out classes that never occur.
+    The picture leaves out classes that never occur.
+
+    Args:
+        folder: folder to write to.
+        stem: end of the files' names.
+        confusion: int64 [C, C], truth by prediction.
+        labels: names of the classes.
 
     Raises:
         UsageError: a file cannot be written, or matplotlib is not installed (the CSV files are written).
@@ -70,9 +76,9 @@ def _write(path: Path, content: bytes) -> Path:
 
 
 def confusion_picture(confusion: Counts, labels: Sequence[str], title: str) -> bytes:
-    """A PNG: rows are truths, columns predictions, colour the share of the row.
+    """Draw a PNG: rows are true classes, columns predictions, and colours the share of the row.
 
-    Names of the classes while they can be read, shares in the cells while they fit; then class indexes.
+    Classes are named while that can be read, else numbered; cells have numbers while these fit.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -91,8 +97,8 @@ def confusion_picture(confusion: Counts, labels: Sequence[str], title: str) -> b
     margin = 1.0 + 0.08 * max(map(len, names)) if len(seen) <= MAX_NAMED_CLASSES else 1.0
     figure = Figure(figsize=(side + margin + 1.3, side + margin + 0.1), dpi=DPI, layout="constrained")
     axis = figure.subplots()
-    # The power shows the few per cent off the diagonal that a linear scale would hide.
-    # Averaging neighbours would pale the diagonal; it is for matrices with more cells than there are pixels.
+    # The power scale shows the few per cent off the diagonal that a linear one would hide.
+    # Averaging neighbours pales the diagonal; it is only for matrices with more cells than pixels.
     interpolation = "nearest" if side * DPI > 1.5 * len(seen) else "auto"
     image = axis.imshow(shares, "Blues", norm=PowerNorm(0.4, 0, 1), interpolation=interpolation)
     bar = figure.colorbar(image, ax=axis, shrink=0.6, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1], aspect=30)
