@@ -17,13 +17,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from sfavivit.cli.render import clock, recognition_view, terminal_width
+from sfavivit.cli.render import recognition_view, terminal_width
 from sfavivit.cli.run import run_app
 from sfavivit.errors import HeadNotFoundError, SfaVivitError, UsageError
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import Tls, VideoRecognitionClient
 from sfavivit.protocol.requests import PIECE_BYTES
-from sfavivit.utils.text import printable
+from sfavivit.utils.text import clock, printable
 from sfavivit.video.source import open_source
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sfavivit.cli.main import app
-from sfavivit.cli.render import clock
+from sfavivit.utils.text import clock
 from tests.commands import run_here
 from tests.conftest import random_frames
 from tests.video_files import encode

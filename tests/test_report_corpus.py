@@ -15,8 +15,8 @@ from PIL import Image
 from playwright.sync_api import Browser, expect
 
 from sfavivit.errors import UsageError
-from sfavivit.reports import corpus
-from sfavivit.reports.corpus import STRIP_SLOTS, write_scores_report
+from sfavivit.reports import corpus_page
+from sfavivit.reports.corpus_page import STRIP_SLOTS, write_scores_report
 from sfavivit.scoring.parquet_parts import write_part
 from sfavivit.scoring.rows import SCHEMA, Row
 from tests.browser import chromium, visit
@@ -180,7 +180,7 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, job: Path) -> None:
 def test_a_table_with_a_bound_says_so(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "MAX_VIDEOS", 20)
+    monkeypatch.setattr(corpus_page, "MAX_VIDEOS", 20)
     write_scores_report(tmp_path / "r.html", write_job(tmp_path, range(VIDEOS)))
     with visit(browser, tmp_path / "r.html") as visited:
         expect(visited.page.locator("#found")).to_contain_text(f"20 of 20 (the first of {VIDEOS} videos")

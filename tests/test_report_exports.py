@@ -21,11 +21,9 @@ from sfavivit.errors import DecodeError, UsageError
 from sfavivit.inference.results import LabelScore, OutputResult, Recognition, Segment, Timings
 from sfavivit.reports import plot
 from sfavivit.reports.curves import Lane, OutputCurves
-from sfavivit.reports.export import check_export, write_export
+from sfavivit.reports.export import CSV_COLUMNS, check_export, vtt, write_export
 from sfavivit.reports.files import write_file
 from sfavivit.reports.plot import PALETTE, write_plot
-from sfavivit.reports.subtitles import vtt
-from sfavivit.reports.tables import CSV_COLUMNS
 from sfavivit.reports.video_report import OutputReport, VideoReport
 from sfavivit.video.ffmpeg import find_ffmpeg
 

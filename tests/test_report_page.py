@@ -19,9 +19,9 @@ from playwright.sync_api import Browser, Page, expect
 from sfavivit import Recognizer
 from sfavivit.cli.main import app
 from sfavivit.errors import NotAVideoError
-from sfavivit.reports import html, page
+from sfavivit.reports import page, video_page
 from sfavivit.reports.curves import MAX_BINS, MAX_LANES, Lane, OutputCurves
-from sfavivit.reports.html import write_report
+from sfavivit.reports.video_page import write_report
 from sfavivit.reports.video_report import VideoReport, recorder_for, video_report
 from sfavivit.repository.manifest import Catalog
 from sfavivit.video.reader import Limits
@@ -202,7 +202,7 @@ def test_a_large_video_is_linked_by_a_quoted_relative_path(
     video: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(html, "EMBED_BYTES", 0)
+    monkeypatch.setattr(video_page, "EMBED_BYTES", 0)
     file = written()
     assert file.stat().st_size < 200_000
     with visit(browser, file) as visited:

@@ -37,6 +37,7 @@ from sfavivit.cli.options import (
 )
 from sfavivit.cli.progress import JobMonitor
 from sfavivit.cli.render import print_score_summary
+from sfavivit.cli.run import debugging
 from sfavivit.datasets import read_items
 from sfavivit.datasets.fetch import check_schemes
 from sfavivit.errors import UsageError
@@ -105,7 +106,7 @@ def score(
     limits = limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
     items = read_items(manifest, root=root, split=split)
     check_schemes(item.video for item in items)
-    machines = ray_cluster(ray) if ray else this_machine()
+    machines = ray_cluster(ray, debug=debugging()) if ray else this_machine()
     workers = workers or machines.default_workers
     models = ModelLocation(repository, engine, threads or machines.cores_each(workers))
     catalog = models.catalog()
@@ -122,7 +123,7 @@ def score(
     options.open_store()  # a store that cannot be used ends this before any worker starts
     try:
         # pyarrow is heavy, and an extra
-        from sfavivit.reports.corpus import check_scores_report, write_scores_report  # noqa: PLC0415
+        from sfavivit.reports.corpus_page import check_scores_report, write_scores_report  # noqa: PLC0415
         from sfavivit.scoring.job import score_list  # noqa: PLC0415
         from sfavivit.scoring.workers import score_in_workers  # noqa: PLC0415
     except ModuleNotFoundError as error:

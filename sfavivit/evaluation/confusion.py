@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +12,8 @@ from numpy.typing import NDArray
 
 from sfavivit.errors import UsageError
 from sfavivit.utils.atomic import write_durably
-from sfavivit.utils.text import plain_text, printable
+from sfavivit.utils.figures import figure_bytes
+from sfavivit.utils.text import csv_text, plain_text, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,24 +45,17 @@ def write_confusion(folder: Path, stem: str, confusion: Counts, labels: Sequence
     """
     counts, right = confusion.sum(1), confusion.diagonal()
     names = [plain_text(label) for label in labels]
-    table = ([name, *row] for name, row in zip(names, confusion.tolist(), strict=True))
+    matrix = ([name, *row] for name, row in zip(names, confusion.tolist(), strict=True))
     per_class = (
         [name, count, hits, f"{hits / count:.6f}" if count else ""]
         for name, count, hits in zip(names, counts.tolist(), right.tolist(), strict=True)
     )
-    return [
-        _write(folder / f"confusion_{stem}.csv", _csv(["truth \\ prediction", *names], table)),
-        _write(folder / f"per_class_{stem}.csv", _csv(["label", "count", "correct", "top1"], per_class)),
-        _write(folder / f"confusion_{stem}.png", confusion_picture(confusion, labels, stem)),
-    ]
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    files = {
+        f"confusion_{stem}.csv": csv_text(["truth \\ prediction", *names], matrix).encode(),
+        f"per_class_{stem}.csv": csv_text(["label", "count", "correct", "top1"], per_class).encode(),
+    }
+    written = [_write(folder / name, content) for name, content in files.items()]
+    return [*written, _write(folder / f"confusion_{stem}.png", confusion_picture(confusion, labels, stem))]
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -112,11 +103,7 @@ def confusion_picture(confusion: Counts, labels: Sequence[str], title: str) -> b
     shown = f"{len(seen)} of {len(labels)} classes"
     text = f"{printable(title)}: top-1 {top_1:.1%} of {matrix.sum():,} videos, {shown}"
     figure.suptitle(text, fontsize=11, parse_math=False)
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a box is drawn: that is clear
-        figure.savefig(picture, format="png")
-    return picture.getvalue()
+    return figure_bytes(figure, "png")
 
 
 def _draw_axes(axis: Axes, names: Sequence[str], seen: NDArray[np.intp]) -> None:

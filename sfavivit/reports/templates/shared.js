@@ -12,6 +12,17 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
+function svg(tag, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+/* A drawing as wide as its cell, with a description for screen readers. */
+const drawing = (width, label, attributes, ...children) => svg("svg",
+  { viewBox: `0 0 ${width} 1`, preserveAspectRatio: "none", role: "img", "aria-label": label, ...attributes }, ...children);
+
 function clock(seconds, digits = 1) {
   const parts = [seconds / 3600, (seconds / 60) % 60].map(Math.floor);
   const rest = (seconds % 60).toFixed(digits).padStart(digits ? 3 + digits : 2, "0");
