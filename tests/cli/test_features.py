@@ -11,10 +11,10 @@ import pytest
 from sfavivit import Recognizer
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.views import Views
+from tests.cli.support import run
 from tests.conftest import random_frames
 from tests.features.videos import entries, essence, forbid_decoders
-from tests.test_cli import run
-from tests.test_score import rows_in
+from tests.scoring.support import rows_in
 from tests.video_files import encode
 
 SAME = ("id", "head", "logits", "labels", "timeline", "frames_used")

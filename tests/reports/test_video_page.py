@@ -8,7 +8,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,19 +25,13 @@ from sfavivit.reports.video_page import write_report
 from sfavivit.reports.video_report import VideoReport, recorder_for, video_report
 from sfavivit.repository.manifest import Catalog
 from sfavivit.video.reader import Limits
-from tests.browser import chromium, visit, wait_until
 from tests.commands import run_here
 from tests.conftest import random_frames
+from tests.reports.browser import visit, wait_until
 from tests.video_files import encode
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"> & {{data}}"
 AT_TIME = "Math.abs(document.getElementById('video').currentTime - {}) < 0.05"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,11 @@ from sfavivit.reports import corpus_page
 from sfavivit.reports.corpus_page import STRIP_SLOTS, write_scores_report
 from sfavivit.scoring.parquet_parts import write_part
 from sfavivit.scoring.rows import SCHEMA, Row
-from tests.browser import chromium, visit
+from tests.reports.browser import visit
 
 LABELS = {"verb": ["Cut", "wash <b>up", "=take"], "noun": ["cup", "pan"]}
 PAGE_ROWS = 25
 WRONG_EVERY, BROKEN_EVERY, DAMAGED_EVERY, VIDEOS = 5, 7, 9, 60
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 def timeline(*stretches: tuple[float, str]) -> list[dict[str, object]]:

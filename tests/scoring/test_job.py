@@ -31,10 +31,8 @@ from sfavivit.scoring.rows import SCHEMA, Row
 from sfavivit.scoring.scorer import score_items
 from sfavivit.types import Features, Frames, Logits
 from tests.conftest import random_frames
+from tests.scoring.support import BOTH, DEFAULT, rows_in
 from tests.video_files import encode
-
-BOTH = ScoreOptions(("default", "long"))
-DEFAULT = ScoreOptions(("default",))
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +66,6 @@ def score(
 ) -> JobProgress:
     with folder_of(recognizer, output, options) as folder:
         return run_job(folder, items, partial(score_items, recognizer, options=options))
-
-
-def rows_in(folder: Path) -> list[Row]:
-    return [row for part in part_files(folder) for row in read_part(part).to_pylist()]
 
 
 def videos_in(folder: Path) -> Counter[str]:
