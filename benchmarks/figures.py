@@ -25,7 +25,7 @@ from rich.text import Text
 from benchmarks import machine
 from sfavivit.config import validation_summary
 from sfavivit.errors import UsageError
-from sfavivit.utils.atomic import write_durably
+from sfavivit.utils.atomic import atomic_write
 
 RESULTS = machine.ROOT / "benchmarks" / "results"
 
@@ -77,7 +77,7 @@ def report(name: str, rows: Sequence[Row], out: Path = RESULTS, *, command: str 
     """Write ``OUT/NAME.json`` and print its table. ``command``: default, the present one."""
     result = Result(name, command or machine.command_line(), machine.describe(), tuple(rows))
     out.mkdir(parents=True, exist_ok=True)
-    write_durably(out / f"{name}.json", (json.dumps(_plain(result), indent=1) + "\n").encode())
+    atomic_write(out / f"{name}.json", (json.dumps(_plain(result), indent=1) + "\n").encode())
     Console().print(_table(rows))
     return result
 

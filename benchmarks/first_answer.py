@@ -16,6 +16,9 @@ from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
+from sfavivit.inference.streaming import Session
+from sfavivit.video.reader import VideoReader
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -59,8 +62,10 @@ def _answer(location: str, video: str, engine: str, chunk_tubelets: str) -> None
     moments = [time.perf_counter()]
     recognizer = Recognizer.load(location, engine=engine, chunk_tubelets=int(chunk_tubelets))
     moments.append(time.perf_counter())
-    session = recognizer.session()
-    with recognizer.reader(video) as reader:
+    session = Session(recognizer.model)
+    with VideoReader(
+        video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames
+    ) as reader:
         for frames in decoded_ahead(reader):
             if len(moments) == 2:
                 moments.append(time.perf_counter())

@@ -19,7 +19,7 @@ from benchmarks.long_order import SIGNS as VIDEO_SIGNS
 from benchmarks.long_order import SIZE, Clips, Scene, dots_of
 from benchmarks.long_order_training import MODEL, batch_of, in_order
 from sfavivit.models.vivit import SpatialTransformer
-from sfavivit.utils.atomic import write_durably
+from sfavivit.utils.atomic import atomic_write
 from training.batches import Share, training_parts
 from training.clips import ClipBatch
 from training.config import OptimiserConfig
@@ -118,4 +118,4 @@ def write_image_checkpoint(model: ImageModel, path: Path) -> None:
         **{f"norm.{name}": tensor for name, tensor in encoder.norm.named_parameters()},
         **{f"head.{name}": tensor for name, tensor in model.head.named_parameters()},
     }
-    write_durably(path, save({name: tensor.detach().contiguous() for name, tensor in weights.items()}))
+    atomic_write(path, save({name: tensor.detach().contiguous() for name, tensor in weights.items()}))

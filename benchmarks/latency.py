@@ -27,18 +27,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from serving.gate import EngineGate, GatedEngine
 
 from benchmarks.figures import Figure, Row
 from benchmarks.first_answer import first_answer
 from benchmarks.models import random_repository
 from benchmarks.videos import write_video
 from export.exporter import DEFAULT_FPS
-from serving.gate import EngineGate, GatedEngine
 from serving.models import Models, slots_in_process
 from serving.triton import TritonServer
 from sfavivit import Recognizer
 from sfavivit.engines.base import Engine
+from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import EngineError
+from sfavivit.inference.streaming import Session
 from sfavivit.repository.manifest import Precision
 from sfavivit.types import Features, Frames, Logits
 
@@ -163,7 +165,7 @@ def _round(
 def _warm_up(recognizer: Recognizer) -> None:
     """The first calls of an engine are slow: one to each half."""
     dims = recognizer.manifest.dimensions
-    session = recognizer.session()
+    session = Session(recognizer.model)
     session.push(np.zeros((dims.tubelet_frames, dims.image_size, dims.image_size, 3), np.uint8))
     session.finish()
 
@@ -189,8 +191,8 @@ def _clips(
     recognizer: Recognizer, clip: Path, setting: Setting, seconds: float
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds of each stage of each clip, and tubelets a second; the clip is one window."""
-    calls = _Calls(recognizer.engine)
-    timed = Recognizer(recognizer.catalog, calls, chunk_tubelets=setting.chunk)
+    calls = _Calls(recognizer.model.engine)
+    timed = Recognizer(LoadedModel(recognizer.model.catalog, calls, chunk_tubelets=setting.chunk))
     values: dict[str, list[float]] = {"decode": [], "spatial": [], "temporal": [], "total": []}
     begin = time.perf_counter()
     while not values["total"] or time.perf_counter() - begin < seconds:
@@ -211,7 +213,7 @@ def _streams(
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds of each stage of each chunk of each stream, and tubelets a second of all."""
     in_process = setting.engine != "triton"
-    models = Models(recognizer.catalog, recognizer.engine, setting.chunk)
+    models = Models(recognizer.model.catalog, recognizer.model.engine, setting.chunk)
     gate = EngineGate(slots_in_process(models) if in_process else count)  # as the service has it
     barrier = threading.Barrier(count)
 
@@ -234,12 +236,12 @@ def _stream(
     seconds: float,
 ) -> tuple[dict[str, list[float]], float, float]:
     """One stream: the stages of each of its chunks, its begin and its end."""
-    engine = GatedEngine(recognizer.engine, gate, threading.Event())
-    own = Recognizer(recognizer.catalog, engine, chunk_tubelets=setting.chunk)
+    engine = GatedEngine(recognizer.model.engine, gate, threading.Event())
+    own = Recognizer(LoadedModel(recognizer.model.catalog, engine, chunk_tubelets=setting.chunk))
     dims, rng = recognizer.manifest.head("first").dimensions, np.random.default_rng(seed)
     side = dims.image_size
     frames = rng.integers(0, 256, (setting.chunk * dims.tubelet_frames, side, side, 3), np.uint8)
-    session = own.session()
+    session = Session(own.model)
     session.push_features(rng.normal(size=(dims.max_tubelets, dims.hidden_size)).astype(np.float32))
     values: dict[str, list[float]] = {"queue": [], "spatial": [], "temporal": [], "total": []}
     barrier.wait()

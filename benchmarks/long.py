@@ -21,8 +21,11 @@ from benchmarks.figures import Figure, Row
 from benchmarks.videos import write_video
 from sfavivit import Recognizer
 from sfavivit.errors import UsageError
-from sfavivit.inference.windows import SHORT_CLIP, all_windows
+from sfavivit.inference.options import ClassifyOptions
+from sfavivit.inference.streaming import Session
+from sfavivit.inference.windows import PADDING, all_windows
 from sfavivit.types import Frames
+from sfavivit.video.reader import VideoReader
 
 HEAD = "first"
 TOLERANCE = 1e-4
@@ -41,7 +44,11 @@ def measure(
     recognizer = Recognizer.load(repository)
     length = recognizer.manifest.head(HEAD).dimensions.max_tubelets
     strides = {overlap: _stride(overlap, length) for overlap in overlaps}
-    with recognizer.reader(write_video(folder / "long.mp4", video_seconds)) as reader:
+    with VideoReader(
+        write_video(folder / "long.mp4", video_seconds),
+        recognizer.manifest.sampling,
+        chunk_frames=recognizer.model.chunk_frames,
+    ) as reader:
         frames = np.concatenate(list(reader))
     for compute in (_once, _recomputed):  # the first calls of an engine are slow
         compute(recognizer, frames[: length * recognizer.manifest.dimensions.tubelet_frames], length)
@@ -77,7 +84,9 @@ def _stride(overlap: float, length: int) -> int:
 def _once(recognizer: Recognizer, frames: Frames, stride: int) -> NDArray[np.float32]:
     """float32 [windows, C]."""
     sampling, dims = recognizer.manifest.sampling, recognizer.manifest.dimensions
-    session = recognizer.session(stride_seconds=stride * dims.tubelet_frames / sampling.fps)
+    session = Session(
+        recognizer.model, ClassifyOptions(stride_seconds=stride * dims.tubelet_frames / sampling.fps)
+    )
     return np.stack([window.logits[""] for window in (*session.push(frames), *session.finish())])
 
 
@@ -89,7 +98,7 @@ def _recomputed(recognizer: Recognizer, frames: Frames, stride: int) -> NDArray[
     for window in all_windows(-(-len(frames) // tubelet_frames), length, stride):
         features = recognizer.features(frames[window.start * tubelet_frames : window.stop * tubelet_frames])
         if len(features) < length:
-            features = SHORT_CLIP[entry.short_clip](features, length)
+            features = PADDING[entry.padding](features, length)
         logits.append(recognizer.logits(features, HEAD)[""])
     return np.stack(logits)
 

@@ -15,7 +15,9 @@ from benchmarks.figures import Figure, Row
 from benchmarks.videos import write_video
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
+from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.scoring.rows import Row as ScoreRow
 from sfavivit.scoring.scorer import score_items
@@ -39,7 +41,7 @@ def measure(repository: Path, folder: Path, seconds: float, parts: int, rounds: 
         VideoItem(str(k), video, {}, float(start), float(end))
         for k, (start, end) in enumerate(zip(starts, ends, strict=True))
     ]
-    plain = ScoreOptions(recognizer.heads, align_to_tubelets=True)
+    plain = ScoreOptions(ClassifyOptions(recognizer.heads), align_to_tubelets=True)
     decoding, storing, slicing = [], [], []
     for turn in range(rounds):
         store = FeatureStore(folder / f"store {turn}")
@@ -83,6 +85,6 @@ def _scored(recognizer: Recognizer, items: list[VideoItem], options: ScoreOption
 
 
 def _fill(recognizer: Recognizer, video: str, store: FeatureStore) -> None:
-    with recognizer.source(video, store=store) as source:
+    with FeatureReader(recognizer.model, video, store=store) as source:
         for _ in source:
             pass

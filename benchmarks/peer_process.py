@@ -22,8 +22,8 @@ from benchmarks.operations import counted_operations, product_rate, timed
 from benchmarks.peer_models import HUGGING_FACE_FRAMES, FactorisedEncoder, factorised_encoder, hugging_face
 from sfavivit import Recognizer
 from sfavivit.config import named_dimensions
+from sfavivit.engines.model import LoadedModel, default_chunk_tubelets
 from sfavivit.errors import EngineError, SfaVivitError, UsageError
-from sfavivit.inference.recognizer import default_chunk_tubelets
 from sfavivit.repository.manifest import Repository
 from sfavivit.types import Frames
 
@@ -184,7 +184,7 @@ def _over_openvino(peer: Peer, settings: Settings) -> Recognizer:
     repository = Repository.load(settings.folder / "fp32")
     chunk_tubelets = default_chunk_tubelets(repository.manifest.dimensions)
     engine = OpenVinoEngine(repository, peer.precision, settings.threads, chunk_tubelets)
-    return Recognizer(repository, engine, chunk_tubelets=chunk_tubelets)
+    return Recognizer(LoadedModel(repository, engine, chunk_tubelets=chunk_tubelets))
 
 
 def _open_recognizer(recognizer: Recognizer, settings: Settings) -> tuple[Facts, Callable[[], Logits]]:

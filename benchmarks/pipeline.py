@@ -18,6 +18,8 @@ from pathlib import Path
 from benchmarks.figures import Case, Figure, Row
 from benchmarks.videos import write_video
 from sfavivit import Recognizer
+from sfavivit.inference.streaming import Session
+from sfavivit.video.reader import VideoReader
 
 
 @dataclass
@@ -50,7 +52,9 @@ def measure(
     """
     recognizer = Recognizer.load(repository)
     video = write_video(folder / "video.mp4", video_seconds, picture)
-    with recognizer.reader(video) as reader:
+    with VideoReader(
+        video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames
+    ) as reader:
         chunks = list(reader)
     frames = sum(map(len, chunks))
 
@@ -58,11 +62,13 @@ def measure(
         return recognizer.classify(video).frames_used
 
     def decode() -> int:
-        with recognizer.reader(video) as reader:
+        with VideoReader(
+            video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames
+        ) as reader:
             return sum(map(len, reader))
 
     def infer() -> int:
-        session = recognizer.session()
+        session = Session(recognizer.model)
         for chunk in chunks:
             session.push(chunk)
         session.finish()

@@ -14,8 +14,9 @@ from benchmarks.videos import write_video
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
 from sfavivit.engines.base import Engine
-from sfavivit.inference.views import CROPS, Views
-from sfavivit.inference.windows import SHORT_CLIP, view_windows
+from sfavivit.engines.model import LoadedModel
+from sfavivit.inference.options import CROPS, ClassifyOptions, Views
+from sfavivit.inference.windows import PADDING, view_windows
 from sfavivit.repository.manifest import Repository
 from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.scoring.rows import Row as ScoreRow
@@ -37,16 +38,16 @@ def measure(repository: Path, folder: Path, videos: int, view_videos: int) -> li
     Many views are measured on the first ``view_videos`` of the ``videos`` clips, since they take so long.
     """
     engine = _Counting(Recognizer.load(repository).engine)
-    recognizer = Recognizer(Repository.load(repository), engine)
+    recognizer = Recognizer(LoadedModel(Repository.load(repository), engine))
     first, second = recognizer.heads[:2]
     clips = [
         write_video(folder / f"{k}.mp4", CLIP_SECONDS, look=f"hue=h={40 * k}")  # no two are alike
         for k in range(videos)
     ]
     items = [VideoItem(str(k), str(clip), {}) for k, clip in enumerate(clips)]
-    one, other = ScoreOptions((first,)), ScoreOptions((second,))
+    one, other = ScoreOptions(ClassifyOptions((first,))), ScoreOptions(ClassifyOptions((second,)))
     store = str(folder / "store")
-    many = ScoreOptions((first,), views=VIEWS, store=str(folder / "views"))
+    many = ScoreOptions(ClassifyOptions((first,), views=VIEWS), store=str(folder / "views"))
     results: list[Row] = []
 
     def scored(what: str, options: ScoreOptions, count: int = videos) -> list[Logits]:
@@ -111,7 +112,7 @@ def _unshared_views(recognizer: Recognizer, item: VideoItem, head: str) -> Logit
         for window in view_windows(-(-len(frames) // tubelet_frames), length, VIEWS.clips):
             clip = recognizer.features(frames[window.start * tubelet_frames : window.stop * tubelet_frames])
             if len(clip) < length:
-                clip = SHORT_CLIP[entry.short_clip](clip, length)
+                clip = PADDING[entry.padding](clip, length)
             views.append(recognizer.logits(clip, head)[""])
     return {"": np.mean(views, axis=0)}
 

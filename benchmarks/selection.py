@@ -14,7 +14,7 @@ from benchmarks.new_head import HELD_OUT_SEED, TRAINING_SEED, write_videos
 from benchmarks.operations import timed
 from sfavivit.datasets import read_items
 from sfavivit.features.store import FeatureStore
-from sfavivit.inference.windows import SHORT_CLIP, all_windows
+from sfavivit.inference.windows import PADDING, all_windows
 from sfavivit.models.vivit import TemporalTransformer
 from sfavivit.repository.manifest import Repository
 from training.classes import number_labels
@@ -94,7 +94,7 @@ def _top1(
     for example in data.examples:
         features = cache.get(example.keys[0])
         windows = [
-            SHORT_CLIP["loop"](features[window.start : window.stop], length)
+            PADDING["loop"](features[window.start : window.stop], length)
             for window in all_windows(len(features), length, length // 8)
         ]
         batch = torch.from_numpy(np.stack(windows))

@@ -40,6 +40,8 @@ from serving.models import Models, slots_in_process
 from serving.triton import TritonServer
 from sfavivit import Recognizer
 from sfavivit.engines import open_models
+from sfavivit.engines.model import LoadedModel
+from sfavivit.inference.streaming import Session
 from sfavivit.protocol.answers import Query, ServedWindow
 from sfavivit.protocol.client import VideoRecognitionClient
 
@@ -112,7 +114,7 @@ def _compare(
         )
         callers = stack.enter_context(ThreadPoolExecutor(at_once))
         clients = stack.enter_context(ThreadPoolExecutor(STREAMS))
-        idle = Recognizer(recognizer.catalog, EmptyEngine(recognizer.catalog))
+        idle = Recognizer(LoadedModel(recognizer.model.catalog, EmptyEngine(recognizer.model.catalog)))
         windows = STREAMS * _alone(recognizer, frames)  # also a warm-up
         alone, served = _Meter(processes), _Meter([*processes, service.process])
         session, transport = _Meter([]), _Meter([empty.process])
@@ -127,7 +129,7 @@ def _compare(
     sent = STREAMS * len(frames)
     meters = {"alone": alone, "served": served, "session": session, "transport": transport}
     case: Case = {"engine": engine, "streams": STREAMS, "seconds a stream": seconds}
-    return Row(case, _figures(meters, sent, sent / recognizer.chunk_frames))
+    return Row(case, _figures(meters, sent, sent / recognizer.model.chunk_frames))
 
 
 def _figures(meters: Mapping[str, _Meter], frames: int, chunks: float) -> dict[str, Figure]:
@@ -160,7 +162,7 @@ def _together(pool: ThreadPoolExecutor, work: Callable[..., int], *arguments: An
 
 
 def _alone(recognizer: Recognizer, frames: NDArray[np.uint8]) -> int:
-    session = recognizer.session()
+    session = Session(recognizer.model)
     return len([*session.push(frames), *session.finish()])
 
 

@@ -18,6 +18,7 @@ from benchmarks.figures import Figure, Row
 from benchmarks.videos import RATE, write_video
 from sfavivit import Recognizer
 from sfavivit.types import Features, Frames
+from sfavivit.video.reader import VideoReader
 
 PICTURE = "640x360"
 
@@ -32,7 +33,11 @@ def measure(
     """
     recognizer = Recognizer.load(repository)
     held = f"fps=1/{slide_seconds:g},fps={RATE}"
-    with recognizer.reader(write_video(folder / "slides.mp4", video_seconds, PICTURE, look=held)) as reader:
+    with VideoReader(
+        write_video(folder / "slides.mp4", video_seconds, PICTURE, look=held),
+        recognizer.manifest.sampling,
+        chunk_frames=recognizer.model.chunk_frames,
+    ) as reader:
         frames = np.concatenate(list(reader))
     every = _every_call(recognizer, frames)
     ways: dict[str, Callable[[Frames], Features]] = {
@@ -61,9 +66,11 @@ def measure(
 
 def _every_call(recognizer: Recognizer, frames: Frames) -> Features:
     """As ``Recognizer.features``, each chunk through the engine."""
-    size, tubelet = recognizer.chunk_frames, recognizer.manifest.dimensions.tubelet_frames
+    size, tubelet = recognizer.model.chunk_frames, recognizer.manifest.dimensions.tubelet_frames
     padded = np.concatenate([frames, np.repeat(frames[-1:], -len(frames) % size, axis=0)])
-    calls = [recognizer.engine.spatial(padded[None, at : at + size])[0] for at in range(0, len(padded), size)]
+    calls = [
+        recognizer.model.engine.spatial(padded[None, at : at + size])[0] for at in range(0, len(padded), size)
+    ]
     features: Features = np.concatenate(calls)[: -(-len(frames) // tubelet)]
     return features
 

@@ -30,7 +30,7 @@ from benchmarks.long_order_training import Chain, StageTraining, kind, recipe_of
 from benchmarks.training_scale import Scale
 from sfavivit.errors import UsageError
 from sfavivit.models.checkpoints import load_checkpoint, save_checkpoint
-from sfavivit.utils.atomic import write_durably
+from sfavivit.utils.atomic import atomic_write
 from training.config import StageConfig
 from training.record import EpochRow, near_peak_epoch
 from training.stages import stage_model
@@ -64,7 +64,7 @@ class TrainingTable:
         work.mkdir(parents=True, exist_ok=True)
         settings = work / SETTINGS
         if not settings.exists():
-            write_durably(settings, json.dumps(asdict(scale)).encode())
+            atomic_write(settings, json.dumps(asdict(scale)).encode())
         if (found := json.loads(settings.read_text())) != asdict(scale):
             raise UsageError(f"{work} holds runs with {found}, not {asdict(scale)}: name another --work")
 
@@ -95,7 +95,7 @@ class TrainingTable:
         folder.mkdir(parents=True, exist_ok=True)
         model, top1 = train_image_model(seed, self.scale.pictures, self.scale.image_epochs)
         write_image_checkpoint(model, folder / MODEL)
-        write_durably(folder / TOP1, json.dumps(top1).encode())
+        atomic_write(folder / TOP1, json.dumps(top1).encode())
         say(f"seed {seed}, {IMAGE}: top-1 {top1:.1%}")
 
     def _train_stage(self, chain: Chain, seed: int, training: Clips, held_out: Clips, say: Say) -> None:
@@ -109,7 +109,7 @@ class TrainingTable:
         stage = StageTraining(recipe, chain[-1], previous, training, image_checkpoint)
         rows = [stage.epoch(number, held_out) for number in range(stage.epochs)]
         save_checkpoint(stage.model, folder / MODEL)
-        write_durably(folder / EPOCHS, json.dumps([row._asdict() for row in rows]).encode())
+        atomic_write(folder / EPOCHS, json.dumps([row._asdict() for row in rows]).encode())
         say(
             f"seed {seed}, {folder.name}: top-1 {rows[-1].top1:.1%}, near-peak epoch {near_peak_epoch(rows)} "
             f"of {len(rows)}, {sum(row.seconds for row in rows):.0f} s"
@@ -144,7 +144,7 @@ class TrainingTable:
                 costs[name].memory_bytes.append(memory)
                 say(f"{name}: {seconds:.2f} s an epoch, {memory >> 20} MiB")
         text = json.dumps({name: cost._asdict() for name, cost in costs.items()})
-        write_durably(self.work / COSTS, text.encode())
+        atomic_write(self.work / COSTS, text.encode())
 
     def costs(self) -> dict[str, Cost]:
         """By kind of stage; empty before they are measured."""

@@ -18,7 +18,7 @@ from export.exporter import SAMPLE_VIDEO, ExportOptions, ExportSummary, export_m
 from export.source import read_source
 from export.versions import prune, rewrite_configs, roll_back
 from sfavivit.cli.run import run_app
-from sfavivit.repository.manifest import Backend, Manifest, Precision, ShortClip
+from sfavivit.repository.manifest import Backend, Manifest, Padding, Precision
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True)
@@ -56,8 +56,8 @@ def export(
         int | None,
         typer.Option(help="Pixels of the shortest side (default: crop x 256/224)."),
     ] = None,
-    short_clip: Annotated[
-        ShortClip | None, typer.Option(help="What becomes of a video shorter than a window (default: loop).")
+    padding: Annotated[
+        Padding | None, typer.Option(help="Padding of a video shorter than a window (default: loop).")
     ] = None,
     backend: Annotated[Backend | None, typer.Option(help="Triton backend (default: python).")] = None,
     from_head: Annotated[
@@ -81,7 +81,7 @@ def export(
             shortest_side=shortest_side or (source.sampling.shortest_side if source.sampling else None),
             precision=precision,
             backend=backend,
-            short_clip=short_clip or source.short_clip,
+            padding=padding or source.padding,
             parity_video=parity_video,
             calibration_videos=tuple(calibration_video or ()),
         )

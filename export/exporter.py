@@ -35,9 +35,9 @@ from sfavivit.repository.manifest import (
     HeadEntry,
     Labels,
     Manifest,
+    Padding,
     Precision,
     Repository,
-    ShortClip,
     SpatialEntry,
     check_head_name,
     temporal_model,
@@ -69,7 +69,7 @@ class ExportOptions:
     shortest_side: int | None = None
     precision: Precision | None = None
     backend: Backend | None = None
-    short_clip: ShortClip | None = None
+    padding: Padding | None = None
     parity_video: Source = SAMPLE_VIDEO
     calibration_videos: tuple[Source, ...] = ()
 
@@ -133,7 +133,7 @@ def export_model(
             version=SPATIAL_VERSION, precision=precision, weights_sha256=digest, parity=report.spatial
         )
         entry = HeadEntry(
-            version=version, dimensions=dims, short_clip=options.short_clip or "loop", parity=report.temporal
+            version=version, dimensions=dims, padding=options.padding or "loop", parity=report.temporal
         )
         first = Manifest(
             format_version=FORMAT_VERSION,
@@ -174,7 +174,7 @@ def export_head(
     target: Path,
     head: str,
     parity_features: Sequence[Features],
-    short_clip: ShortClip = "loop",
+    padding: Padding = "loop",
 ) -> HeadEntry:
     """Write ``temporal`` as a head of the repository at ``target``, without any spatial half.
 
@@ -196,7 +196,7 @@ def export_head(
         engine = OnnxModel(file)
         parity = measure_temporal(temporal, lambda x: engine.run({FEATURES: x}), parity_features)
         require(ParityReport(manifest.spatial.parity, parity), "fp32")
-        entry = HeadEntry(version=version, dimensions=temporal.dims, short_clip=short_clip, parity=parity)
+        entry = HeadEntry(version=version, dimensions=temporal.dims, padding=padding, parity=parity)
         try:
             manifest = with_version(manifest, head, entry)
         except ValidationError as error:

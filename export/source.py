@@ -13,7 +13,7 @@ from sfavivit.config import Sampling
 from sfavivit.errors import ExportError
 from sfavivit.models.checkpoints import load_checkpoint
 from sfavivit.models.vivit import SfaVivit
-from sfavivit.repository.manifest import Labels, Repository, ShortClip
+from sfavivit.repository.manifest import Labels, Padding, Repository
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ModelSource:
     model: SfaVivit
     labels: Labels
     sampling: Sampling | None = None
-    short_clip: ShortClip | None = None
+    padding: Padding | None = None
 
 
 def read_source(path: Path, label_files: list[str], from_head: str | None) -> ModelSource:
@@ -63,4 +63,4 @@ def _read_repository(path: Path, files: dict[str, Path], from_head: str | None) 
             reason = " ".join(str(error).split())
             raise ExportError(f"{file} does not hold this model's weights: {reason}") from error
     labels = label_outputs(model, files) if files else repository.labels[head]
-    return ModelSource(model.eval(), labels, manifest.sampling, entry.short_clip)
+    return ModelSource(model.eval(), labels, manifest.sampling, entry.padding)

@@ -1,4 +1,4 @@
-"""The work of one request: blocking, in threads, and over within a second once it is cancelled."""
+"""Blocking work of one request, in threads; it ends within a second of its cancellation."""
 
 from __future__ import annotations
 
@@ -8,58 +8,73 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from typing import TypeVar
 
-from serving.gate import EngineGate, GatedEngine
-from serving.models import Models, RemoteEngine
+from serving.models import RemoteEngine
+from serving.scheduler import EngineScheduler, ScheduledEngine
+from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import CancelledRequestError
+from sfavivit.features.extractor import FeatureChunk
+from sfavivit.features.reader import FeatureReader
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.results import Timings
 from sfavivit.inference.streaming import Session
 from sfavivit.protocol.answers import Query
-from sfavivit.types import Frames
-from sfavivit.video.reader import Limits, decoded_ahead
-from sfavivit.video.source import Source
+from sfavivit.video.reader import Limits
+from sfavivit.video.source import Source, VideoSegment
 
 Result = TypeVar("Result")
 _END = object()
 
 
 class Job:
-    """One request's share of the service: threads of ``pool``, turns at ``gate``, a decoder of its own."""
+    """Share of the service that one request uses: threads of ``pool``, engine slots, a decoder of its own.
 
-    def __init__(self, models: Models, gate: EngineGate, pool: ThreadPoolExecutor, limits: Limits) -> None:
+    ``frames_used``: frames decoded so far. ``warning``: what was wrong with a video that could be decoded
+    in part.
+    """
+
+    def __init__(
+        self, model: LoadedModel, scheduler: EngineScheduler, pool: ThreadPoolExecutor, limits: Limits
+    ) -> None:
         self._cancelled = threading.Event()
-        self._gate = gate
+        self._scheduler = scheduler
         self._pool = pool
         self.limits = limits
         self._closers: list[Callable[[], None]] = []
-        self.models = models
-        engine = models.engine
+        engine = model.engine
         if isinstance(engine, RemoteEngine):
-            engine = engine.for_one()
+            engine = engine.scoped()
             self.on_cancel(engine.cancel)
-        self.engine = GatedEngine(engine, gate, self._cancelled)
-        self.recognizer = models.recognizer(self.engine)
-        self.decode_seconds = 0.0
+        self.engine = ScheduledEngine(engine, scheduler, self._cancelled)
+        self.model = model.with_engine(self.engine)
+        self.frames_used = 0
         self.warning: str | None = None
-        self._started: float | None = None
+        self._start: float | None = None
 
     def cancel(self) -> None:
-        """Stop the decoder, drop the chunk that waits for the engine. From any thread."""
+        """Stop the decoder and drop the chunk that waits for the engine. Callable from any thread."""
         self._cancelled.set()
-        self._gate.wake()
+        self._scheduler.wake()
         for close in list(self._closers):
             close()
 
+    def close(self) -> None:
+        """Cancel what still runs, and give back the engine's slot. All work has ended by then."""
+        self.cancel()
+        self.engine.release()
+
     def on_cancel(self, close: Callable[[], None]) -> None:
-        """Have ``close`` called by ``cancel``; at once when that was before."""
+        """Have ``cancel`` call ``close``; call it at once if the job is already cancelled."""
         self._closers.append(close)
         if self._cancelled.is_set():
             close()
 
     async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """The result of blocking work. When the caller is cancelled so is the job, and its end awaited."""
+        """Return the result of blocking work in the pool.
+
+        When the caller is cancelled, the job is cancelled too, and the end of the work awaited.
+        """
         loop = asyncio.get_running_loop()
         context = contextvars.copy_context()
         future = loop.run_in_executor(self._pool, context.run, work, *arguments)
@@ -69,11 +84,11 @@ class Job:
             await loop.run_in_executor(None, self.cancel)
             await asyncio.wait([future])
             if not future.cancelled():
-                future.exception()  # seen, and of no interest
+                future.exception()  # retrieved, so that asyncio does not log it
             raise
 
     async def iterate(self, items: Iterator[Result]) -> AsyncGenerator[Result, None]:
-        """The items of a blocking iterator, each made when the last one has been taken."""
+        """Yield the items of a blocking iterator, each made when the one before has been consumed."""
         try:
             while (item := await self.run(next, items, _END)) is not _END:
                 yield item
@@ -82,43 +97,46 @@ class Job:
                 await self.run(close)
 
     def session(self, query: Query) -> Session:
-        """A session for ``query``. Raises what is wrong with it."""
-        return self.recognizer.session(
-            query.heads or None,
-            stride_seconds=query.stride_seconds,
-            top_k=query.top_k,
-            start_seconds=query.start_seconds,
-        )
-
-    def frames(self, source: Source, query: Query) -> Iterator[Frames]:
-        """Chunks of frames of a video, decoded ahead.
+        """Return a session for ``query``.
 
         Raises:
-            VideoError: no frames.
+            HeadNotFoundError, UsageError: the query does not fit the model.
+        """
+        options = ClassifyOptions(tuple(query.heads), query.stride_seconds, query.top_k)
+        return Session(self.model, options, query.start_seconds)
+
+    def features(self, source: Source, query: Query) -> Iterator[FeatureChunk]:
+        """Yield the features of a video, decoded ahead. The engine's slot is held at each of them.
+
+        Raises:
+            VideoError: the video gives no frames.
             CancelledRequestError: ``cancel`` was called.
         """
         self.start_clock()
-        reader = self.recognizer.reader(
-            source, self.limits, start_seconds=query.start_seconds, end_seconds=query.end_seconds
-        )
-        with reader:
+        segment = VideoSegment(source, query.start_seconds, query.end_seconds)
+        with FeatureReader(self.model, segment, self.limits) as reader:
             self.on_cancel(reader.close)
             try:
-                with closing(decoded_ahead(reader)) as chunks:
-                    yield from chunks
+                yield from reader
             finally:
-                self.decode_seconds = reader.decode_seconds
+                self.engine.timer.seconds["decode"] = reader.decode_seconds
+                self.frames_used = reader.frames_used
                 self._closers.remove(reader.close)
             if self._cancelled.is_set():
                 raise CancelledRequestError("the request was cancelled")
-            self.warning = reader.damage
+            self.warning = reader.warning
 
     def start_clock(self) -> None:
-        """The total time starts when the work does."""
-        self._started = self._started or time.perf_counter()
+        """Start the total time: with the work, not with the wait for the upload."""
+        self._start = self._start or time.perf_counter()
 
     def timings(self) -> Timings:
-        """So far."""
-        total = time.perf_counter() - self._started if self._started else 0.0
-        engine = self.engine
-        return Timings(self.decode_seconds, engine.spatial_seconds, engine.temporal_seconds, total)
+        """Return the time of each stage so far."""
+        seconds = self.engine.timer.seconds
+        total = time.perf_counter() - self._start if self._start else 0.0
+        return Timings(seconds["decode"], seconds["spatial"], seconds["temporal"], total)
+
+    @property
+    def queue_seconds(self) -> float:
+        """Time spent waiting for engine slots so far."""
+        return self.engine.timer.seconds["queue"]

@@ -1,4 +1,4 @@
-"""Logs as JSON, one object a line, on stderr."""
+"""JSON logs on stderr, one object a line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FIELDS = "fields"
 
 
 def log(message: str, *, level: int = logging.INFO, error: bool = False, **fields: object) -> None:
-    """Log ``message`` with ``fields`` beside it; ``error``: with the traceback of the current exception."""
+    """Log ``message`` with ``fields`` beside it. ``error``: add the traceback of the current exception."""
     logger.log(level, message, extra={_FIELDS: fields}, exc_info=error)
 
 
@@ -27,7 +27,7 @@ def configure() -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """time (RFC 3339), level, message, the fields, and a traceback if there is one."""
+    """Formats a record as time (RFC 3339), level, message, the fields, and a traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {

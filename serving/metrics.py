@@ -1,4 +1,4 @@
-"""What Prometheus may ask."""
+"""Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ STAGE_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
 class Metrics:
-    """The service's own registry, so that several can live in one process."""
+    """Metrics of one service, in a registry of its own, so that several services can share a process."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         self.requests = Counter(
-            "sfavivit_requests", "Requests that ended.", ("method", "code"), registry=registry
+            "sfavivit_requests", "Completed requests.", ("method", "code"), registry=registry
         )
         self.stage_seconds = Histogram(
             "sfavivit_stage_seconds",
-            "Time of a request in each stage.",
+            "Seconds of a request in each stage.",
             ("stage",),
             buckets=STAGE_BUCKETS,
             registry=registry,
         )
         self.received_bytes = Counter(
-            "sfavivit_received_bytes", "Bytes of videos and frames received.", registry=registry
+            "sfavivit_received_bytes", "Bytes of video and frames received.", registry=registry
         )
 
     def gauge(self, name: str, documentation: str, value: Callable[[], float]) -> None:
-        """A number that is asked for when it is scraped."""
+        """Add a gauge whose ``value`` is called at every scrape."""
         Gauge(f"sfavivit_{name}", documentation, registry=self.registry).set_function(value)
 
     def stages(self, timings: Timings, queue_seconds: float) -> None:
-        """Count a request's time in each stage."""
+        """Observe the seconds of one request in each stage."""
         stages = {
             "decode": timings.decode_seconds,
             "queue": queue_seconds,
@@ -48,7 +48,11 @@ class Metrics:
 
 
 class MetricsServer:
-    """Serves ``metrics`` over HTTP in a thread. Raises ``UsageError`` when the port is taken."""
+    """HTTP server of the metrics, in a thread.
+
+    Raises:
+        UsageError: the port is in use.
+    """
 
     def __init__(self, metrics: Metrics, host: str, port: int) -> None:
         try:
@@ -58,7 +62,7 @@ class MetricsServer:
         self.port = int(self._server.server_port)
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening and end the thread."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

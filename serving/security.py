@@ -1,4 +1,4 @@
-"""Who may enter: certificates for the port, bearer tokens for the calls."""
+"""Authentication: TLS certificates for the port, bearer tokens for the calls."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ import grpc
 from serving.settings import Security
 from sfavivit.errors import UnauthenticatedError, UsageError
 
-LEAST_TOKEN_CHARACTERS = 16
+MIN_TOKEN_CHARACTERS = 16
 RELOAD_SECONDS = 1.0
 _SCHEME = "bearer "
 
 
 def server_credentials(security: Security) -> grpc.ServerCredentials | None:
-    """None for plaintext. Raises ``UsageError`` when a file cannot be read."""
+    """Return the TLS credentials of the port, None for plaintext.
+
+    Raises:
+        UsageError: a file cannot be read.
+    """
     if security.tls_certificate is None or security.tls_key is None:
         return None
     pair = (_read(security.tls_key), _read(security.tls_certificate))
@@ -27,40 +31,44 @@ def server_credentials(security: Security) -> grpc.ServerCredentials | None:
 
 
 class Tokens:
-    """The tokens of a file, one a line (``#`` begins a comment); read again when the file changes.
+    """Bearer tokens from a file, one a line (``#`` begins a comment), reloaded when the file changes.
 
-    A change that cannot be used leaves the tokens as they were.
+    A changed file that is invalid leaves the tokens as they were.
 
     Raises:
-        UsageError: at the start, a file without tokens, or with one too short to be secret.
+        UsageError: the file cannot be read, has no token, or one too short to be secret.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._seen = self._signature()
+        self._loaded = self._signature()
         self._tokens = self._load()
-        self._looked = time.monotonic()
+        self._checked_at = time.monotonic()
 
     def check(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-        """Raises ``UnauthenticatedError`` unless the metadata of a call hold one of the tokens."""
+        """Check that the metadata of a call hold one of the tokens.
+
+        Raises:
+            UnauthenticatedError: they do not.
+        """
         self._reload()
         value = next((value for key, value in metadata if key == "authorization"), "")
         given = value.encode() if isinstance(value, str) else value
         if given[: len(_SCHEME)].lower() != _SCHEME.encode():
             raise UnauthenticatedError("no token: send the metadata `authorization: Bearer TOKEN`")
         token = given[len(_SCHEME) :].strip()
-        # All of them, so that the time tells nothing about which one, or how much of it, was right.
+        # Compare all of them, so that the time does not tell which one, or how much of it, was right.
         if not sum(hmac.compare_digest(token, known) for known in self._tokens):
             raise UnauthenticatedError("the token is not one that this service knows")
 
     def _reload(self) -> None:
-        if time.monotonic() - self._looked < RELOAD_SECONDS:
+        if time.monotonic() - self._checked_at < RELOAD_SECONDS:
             return
-        self._looked = time.monotonic()
+        self._checked_at = time.monotonic()
         try:
-            if (signature := self._signature()) != self._seen:
+            if (signature := self._signature()) != self._loaded:
                 self._tokens = self._load()
-                self._seen = signature
+                self._loaded = signature
         except UsageError:
             return
 
@@ -74,9 +82,9 @@ class Tokens:
     def _load(self) -> tuple[bytes, ...]:
         lines = (line.partition(b"#")[0].strip() for line in _read(self._file).splitlines())
         tokens = tuple(line for line in lines if line)
-        if not tokens or min(map(len, tokens)) < LEAST_TOKEN_CHARACTERS:
+        if not tokens or min(map(len, tokens)) < MIN_TOKEN_CHARACTERS:
             raise UsageError(
-                f"token file {self._file} must hold tokens of {LEAST_TOKEN_CHARACTERS} characters or more, "
+                f"token file {self._file} must hold tokens of {MIN_TOKEN_CHARACTERS} characters or more, "
                 "one a line"
             )
         return tokens

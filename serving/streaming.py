@@ -1,4 +1,4 @@
-"""Answers while a video is still arriving, as bytes of a file or as frames."""
+"""Answers to a video that is still arriving, as bytes of a file or as frames."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import aclosing
 from serving.job import Job
 from serving.uploads import NAME
 from sfavivit.errors import UsageError, VideoError, VideoLimitError
+from sfavivit.features.extractor import FeatureChunk, FeatureExtractor
 from sfavivit.inference.results import WindowScores
 from sfavivit.inference.streaming import Session
 from sfavivit.protocol.answers import Query
@@ -21,116 +22,122 @@ from sfavivit.video.pipe import VideoPipe
 async def answer_bytes(
     job: Job, session: Session, query: Query, chunks: AsyncIterator[bytes], interval: float | None
 ) -> AsyncGenerator[pb.WindowResult, None]:
-    """Feeds the decoder and reads from it at the same time. Raises what either side finds wrong."""
-    answers = _Answers(job, session, query, interval)
+    """Yield the answers to a video file: feeds the decoder and reads from it at the same time.
 
-    def windows() -> Iterator[pb.WindowResult]:
-        for frames in job.frames(pipe.source, query):
-            yield from answers.push(frames)
-        yield from answers.finish()
+    ``interval``: seconds of video between provisional answers (None: until the first window is full).
+    Raises the error of whichever side fails.
+    """
+    windows = _Windows(job, session, query, interval)
+    errors: list[Exception] = []
+
+    def answers() -> Iterator[pb.WindowResult]:
+        for chunk in job.features(pipe.source, query):
+            yield from windows.add_features(chunk)
+        yield from windows.finish()
+
+    async def feed() -> None:
+        """Write until the end of the bytes, or until the decoder wants no more."""
+        try:
+            async for data in chunks:
+                if not await job.run(pipe.write, data):
+                    return
+            await job.run(pipe.finish)
+        except Exception as error:
+            errors.append(error)
+            await job.run(pipe.end)
 
     with VideoPipe(NAME) as pipe:
         job.on_cancel(pipe.close)
-        feed = _Feed(job, pipe)
-        feeding = asyncio.create_task(feed.run(chunks))
+        feeding = asyncio.create_task(feed())
         try:
-            async with aclosing(job.iterate(windows())) as results:
+            async with aclosing(job.iterate(answers())) as results:
                 async for window in results:
                     yield window
         except VideoError:
-            if feed.error:  # what was wrong with the bytes explains why there were no frames
-                raise feed.error from None
+            if errors:  # what was wrong with the bytes explains why there were no frames
+                raise errors[0] from None
             raise
         finally:
             feeding.cancel()
             await asyncio.wait([feeding])
-        if feed.error:
-            raise feed.error
-
-
-class _Feed:
-    """The bytes of a call on their way to the decoder, and what was wrong with them."""
-
-    def __init__(self, job: Job, pipe: VideoPipe) -> None:
-        self._job = job
-        self._pipe = pipe
-        self.error: Exception | None = None
-
-    async def run(self, chunks: AsyncIterator[bytes]) -> None:
-        """Until the end of the bytes, or until the decoder wants no more."""
-        try:
-            async for data in chunks:
-                if not await self._job.run(self._pipe.write, data):
-                    return
-            await self._job.run(self._pipe.finish)
-        except Exception as error:
-            self.error = error
-            await self._job.run(self._pipe.end)
+        if errors:
+            raise errors[0]
 
 
 async def answer_frames(
     job: Job, session: Session, query: Query, chunks: AsyncIterator[pb.FrameChunk], interval: float | None
 ) -> AsyncGenerator[pb.WindowResult, None]:
-    """Answers to raw frames.
+    """Yield the answers to raw frames. ``interval``: as for ``answer_bytes``.
 
     Raises:
-        UsageError: a part of a video was asked for, which only a file has.
-        InvalidInputError: frames of another form than the model's.
-        VideoLimitError: a longer video than the service takes.
+        UsageError: the query selects a time range, which only a file has.
+        InvalidInputError: frames whose shape is not the model's.
+        VideoLimitError: the video is longer than the service accepts.
     """
     if query.start_seconds or query.end_seconds is not None:
         raise UsageError("start_offset and end_offset are for video files; send only the frames that count")
-    answers = _Answers(job, session, query, interval)
+    windows, extractor = _Windows(job, session, query, interval), FeatureExtractor(job.model)
+    frames_sent, fps = 0, job.model.manifest.sampling.fps
+    chunk_frames = job.model.chunk_frames
+
+    def push(frames: Frames) -> list[pb.WindowResult]:
+        """One engine call at a time, since other streams take their turns in between."""
+        answers: list[pb.WindowResult] = []
+        for at in range(0, len(frames), chunk_frames):
+            for chunk in extractor.push(frames[at : at + chunk_frames]):
+                answers += windows.add_features(chunk)
+        return answers
+
+    def finish() -> list[pb.WindowResult]:
+        answers = [answer for chunk in extractor.finish() for answer in windows.add_features(chunk)]
+        return [*answers, *windows.finish()]
+
     job.start_clock()
-    async for chunk in chunks:
-        for window in await job.run(lambda frames: list(answers.push(frames)), frames_of(chunk)):
+    async for message in chunks:
+        frames = frames_of(message)
+        for window in await job.run(push, frames):
             yield window
-        if session.seconds > job.limits.duration_seconds:
+        frames_sent += len(frames)
+        if frames_sent / fps > job.limits.duration_seconds:
             raise VideoLimitError(f"frames: longer than the limit of {job.limits.duration_seconds:g} s")
-    for window in await job.run(lambda: list(answers.finish())):
+    for window in await job.run(finish):
         yield window
 
 
-class _Answers:
-    """What a session answers, and what it says provisionally in between."""
+class _Windows:
+    """Messages for the windows of a session, and for its partial results in between."""
 
     def __init__(self, job: Job, session: Session, query: Query, interval: float | None) -> None:
-        self._chunk_frames = job.recognizer.chunk_frames
         self._engine = job.engine
         self._session = session
         self._min_confidence = query.min_confidence
         self._interval = interval
         self._answered_seconds = 0.0
 
-    def push(self, frames: Frames) -> Iterator[pb.WindowResult]:
-        """Answers of the windows that ``frames`` complete, or provisional ones when it is time for them."""
-        for at in range(0, len(frames), self._chunk_frames):
-            yield from self._push(frames[at : at + self._chunk_frames])
-
-    def _push(self, frames: Frames) -> Iterator[pb.WindowResult]:
-        """As ``push``, for no more than the frames of one engine call."""
-        with self._engine.one_turn():
-            tubelets = self._session.tubelets
-            windows = self._session.push(frames)
-            provisional = self._provisional() if self._session.tubelets > tubelets else []
-        yield from self._messages(windows, provisional=False)
-        yield from self._messages(provisional, provisional=True)
-
-    def _provisional(self) -> list[WindowScores]:
-        """What is to be said before the next window."""
-        if self._interval is None:
-            return self._session.provisional(until_first=True)
-        if self._session.seconds - self._answered_seconds < self._interval:
-            return []
-        self._answered_seconds = self._session.seconds
-        return self._session.provisional()
+    def add_features(self, chunk: FeatureChunk) -> Iterator[pb.WindowResult]:
+        """Yield the windows that ``chunk`` completes, and partial results when they are due."""
+        windows = self._session.add_features(chunk)
+        partial = self._partial_results()
+        self._engine.release()
+        yield from self._messages(windows)
+        yield from self._messages(partial, provisional=True)
 
     def finish(self) -> Iterator[pb.WindowResult]:
-        """Answers of the windows that were still open."""
-        with self._engine.one_turn():
-            windows = self._session.finish()
-        yield from self._messages(windows, provisional=False)
+        """Yield the windows that were still open."""
+        windows = self._session.finish()
+        self._engine.release()
+        yield from self._messages(windows)
 
-    def _messages(self, windows: list[WindowScores], *, provisional: bool) -> Iterator[pb.WindowResult]:
+    def _partial_results(self) -> list[WindowScores]:
+        if self._interval is None:
+            return self._session.partial_results(before_first_window=True)
+        if self._session.duration_seconds - self._answered_seconds < self._interval:
+            return []
+        self._answered_seconds = self._session.duration_seconds
+        return self._session.partial_results()
+
+    def _messages(
+        self, windows: list[WindowScores], *, provisional: bool = False
+    ) -> Iterator[pb.WindowResult]:
         for scores in windows:
             yield window_message(scores, provisional=provisional, min_confidence=self._min_confidence)

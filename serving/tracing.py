@@ -1,4 +1,4 @@
-"""OpenTelemetry, if it is asked for; otherwise nothing, and nothing imported."""
+"""OpenTelemetry traces; without an endpoint nothing is traced, and nothing imported."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sfavivit.inference.results import Timings
 from sfavivit.protocol.messages import timings_message
 
 SERVICE = "sfavivit"
-EXPORT_SECONDS = 2  # how long a collector that is away may hold up the end of the service
+EXPORT_SECONDS = 2  # longest delay of the shutdown by a collector that does not answer
 
 
 class Tracing:
-    """Spans of calls, sent to an OTLP collector at ``endpoint`` (None: no tracing).
+    """Spans of gRPC calls, sent to the OTLP collector at ``endpoint`` (None: no tracing).
 
     Raises:
-        UsageError: the packages are not installed.
+        UsageError: the OpenTelemetry packages are not installed.
     """
 
     def __init__(self, endpoint: str | None) -> None:
@@ -44,7 +44,7 @@ class Tracing:
 
     @contextmanager
     def call(self, method: str, metadata: Iterable[tuple[str, Any]]) -> Iterator[None]:
-        """A span of a call, under the caller's if it told."""
+        """Trace the block as a span of ``method``, under the span that the caller's metadata name, if any."""
         if self._tracer is None:
             yield
             return
@@ -56,7 +56,7 @@ class Tracing:
             yield
 
     def stages(self, timings: Timings, queue_seconds: float) -> None:
-        """Note on the current span how long each stage took, in nanoseconds."""
+        """Set the nanoseconds of each stage as attributes of the current span."""
         if self._tracer is None:
             return
         from opentelemetry.trace import get_current_span  # noqa: PLC0415
@@ -66,7 +66,7 @@ class Tracing:
         get_current_span().set_attributes(attributes)
 
     def outgoing(self) -> tuple[tuple[str, str], ...]:
-        """gRPC metadata that carry the current span on, for calls to Triton."""
+        """Return gRPC metadata that propagate the current span, for calls to Triton."""
         if self._tracer is None:
             return ()
         from opentelemetry.propagate import inject  # noqa: PLC0415
@@ -76,6 +76,6 @@ class Tracing:
         return tuple(carrier.items())
 
     def close(self) -> None:
-        """Send what has not been sent."""
+        """Send the remaining spans and stop."""
         if self._tracer is not None:
             self._provider.shutdown()

@@ -1,4 +1,4 @@
-"""Uploaded bytes on disk, in a file that has no name: whatever ends this process ends it too."""
+"""Uploaded bytes on disk, in a file without a name: it is gone when this process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -7,18 +7,31 @@ import os
 import tempfile
 from pathlib import Path
 
-from sfavivit.errors import EmptyVideoError, ServiceError, VideoLimitError
+from sfavivit.errors import EmptyVideoError, InvalidInputError, ServiceError, VideoLimitError
 from sfavivit.video.source import OpenSource
 
 NAME = "uploaded video"
 
 
 class Spool:
-    """A context manager: write to it, then read the video from ``source``. Needs one thread at a time."""
+    """Uploaded file: write to it, then read the video from ``source``.
 
-    def __init__(self, folder: Path | None, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
+    A context manager; for one thread at a time.
+    ``declared_bytes``: size that the client announced, 0 when it did not.
+
+    Raises:
+        InvalidInputError: a negative size.
+        VideoLimitError: a size above ``max_bytes``.
+        ServiceError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path | None, max_bytes: int, declared_bytes: int) -> None:
+        if declared_bytes < 0:
+            raise InvalidInputError(f"content_size must be at least 0, got {declared_bytes}")
+        self._max_bytes = max_bytes
+        self._declared_bytes = declared_bytes
         self._bytes = 0
+        self._check_limit(declared_bytes)
         try:
             self._descriptor = _unnamed_file(str(folder or tempfile.gettempdir()))
         except OSError as error:
@@ -31,14 +44,17 @@ class Spool:
         os.close(self._descriptor)
 
     def write(self, data: bytes) -> None:
-        """Append.
+        """Append bytes to the file.
 
         Raises:
-            VideoLimitError: more than ``limit_bytes``.
+            VideoLimitError: more than ``max_bytes``.
+            InvalidInputError: more than the declared size.
             ServiceError: the disk is full.
         """
         self._bytes += len(data)
-        check_upload_size(self._bytes, self._limit_bytes)
+        self._check_limit(self._bytes)
+        if 0 < self._declared_bytes < self._bytes:
+            raise self._wrong_size(f"{self._bytes} bytes or more")
         view = memoryview(data)
         try:
             while view:
@@ -47,17 +63,27 @@ class Spool:
             raise _disk_error(error) from None
 
     def source(self) -> OpenSource:
-        """The file from its start, to be taken over by a video reader. Raises ``EmptyVideoError``."""
+        """Return the complete file from its start, for a video reader, which takes it over.
+
+        Raises:
+            InvalidInputError: less than the declared size was written.
+            EmptyVideoError: nothing was written.
+        """
+        if self._declared_bytes not in (0, self._bytes):
+            raise self._wrong_size(f"{self._bytes} bytes")
         if not self._bytes:
             raise EmptyVideoError(f"{NAME}: no bytes were sent after the config")
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         return OpenSource(os.dup(self._descriptor), NAME)
 
+    def _check_limit(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise VideoLimitError(
+                f"{NAME}: {size} bytes or more, the limit of this service is {self._max_bytes}"
+            )
 
-def check_upload_size(size: int, limit_bytes: int) -> None:
-    """Raises ``VideoLimitError``."""
-    if size > limit_bytes:
-        raise VideoLimitError(f"{NAME}: {size} bytes or more, the limit of this service is {limit_bytes}")
+    def _wrong_size(self, came: str) -> InvalidInputError:
+        return InvalidInputError(f"{NAME}: {came} came, but content_size is {self._declared_bytes}")
 
 
 def _unnamed_file(folder: str) -> int:

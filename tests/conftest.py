@@ -73,7 +73,7 @@ def parity_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory, parity_video: Path) -> Path:
-    """Heads: ``default`` (7 classes, 16 frames), ``long`` (verb and noun, 24 frames, prefix)."""
+    """Heads: ``default`` (7 classes, 16 frames), ``long`` (verb and noun, 24 frames, no padding)."""
     target = tmp_path_factory.mktemp("export") / "model_repository"
     default = build_model()
     export_model(
@@ -83,7 +83,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, parity_video: Path) -> 
         ExportOptions(shortest_side=SIDE, parity_video=parity_video),
     )
     long = build_model({"verb": 5, "noun": 3}, frames=24, seed=1)
-    options = ExportOptions(head="long", short_clip="prefix", parity_video=parity_video)
+    options = ExportOptions(head="long", padding="none", parity_video=parity_video)
     export_model(long, label_outputs(long, {}), target, options)
     return target
 

@@ -18,6 +18,7 @@ from benchmarks.models import random_repository
 from benchmarks.videos import write_video
 from sfavivit import Recognizer
 from sfavivit.errors import SfaVivitError
+from sfavivit.video.reader import VideoReader
 
 ROUNDS = 2
 
@@ -149,7 +150,11 @@ def test_the_peak_is_that_of_the_program() -> None:
 
 
 def test_a_video_that_repeats_itself(recognizer: Recognizer, tmp_path: Path) -> None:
-    with recognizer.reader(write_video(tmp_path / "long.mp4", 40, "32x32")) as reader:
+    with VideoReader(
+        write_video(tmp_path / "long.mp4", 40, "32x32"),
+        recognizer.manifest.sampling,
+        chunk_frames=recognizer.model.chunk_frames,
+    ) as reader:
         frames = np.concatenate(list(reader)).astype(int)
     assert len(frames) == 40 * recognizer.manifest.sampling.fps
     assert np.abs(frames[:250] - frames[250:]).max() < 8

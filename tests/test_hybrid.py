@@ -383,7 +383,7 @@ def test_from_export_to_recognition_and_back(model: SfaVivit, tmp_path: Path) ->
     clip = frames[:8, :SIDE, :SIDE]
     expected = model(torch.from_numpy(clip)[None])[""].detach().numpy()[0]
     features = recognizer.features(clip)
-    found = recognizer.engine.temporal("default", features[None])[""][0]
+    found = recognizer.model.engine.temporal("default", features[None])[""][0]
     np.testing.assert_allclose(found, expected, atol=1e-4)
     reference = Recognizer.load(target, engine="torch").features(clip)
     np.testing.assert_allclose(features, reference, atol=1e-4)

@@ -56,6 +56,19 @@ def test_manifest_text_round_trips(repository: Path) -> None:
     assert Manifest.model_validate_json(text).to_json() == text
 
 
+@pytest.mark.parametrize(("old", "new"), [("loop", "loop"), ("prefix", "none")])
+def test_a_manifest_from_before_padding_had_its_name(own_copy: Path, old: str, new: str) -> None:
+    def rename(fields: Any) -> None:
+        for entry in fields["heads"].values():
+            del entry["padding"]
+            entry["short_clip"] = old
+
+    edit(own_copy, rename)
+    loaded = Repository.load(own_copy).manifest
+    assert {entry.padding for entry in loaded.heads.values()} == {new}
+    assert "short_clip" not in loaded.to_json()
+
+
 def test_every_single_file_is_checked(own_copy: Path) -> None:
     for name in Repository.load(own_copy).manifest.files:
         file = own_copy / name
@@ -83,6 +96,11 @@ def test_a_newer_format_is_refused_whatever_else_it_holds(own_copy: Path, versio
     ("change", "message"),
     [
         (lambda m: m.pop("sampling"), "sampling: Field required"),
+        (lambda m: m["heads"]["long"].update(short_clip="loop"), "heads.long.short_clip: Extra inputs"),
+        (
+            lambda m: m["heads"]["long"].update(short_clip=m["heads"]["long"].pop("padding") + "s"),
+            "short_clip: Input should be 'loop' or 'none'",
+        ),
         (lambda m: m.update(extra=1), "extra: Extra inputs are not permitted"),
         (lambda m: m.update(heads={}), "at least one head"),
         (lambda m: m["sampling"].update(fps=-1), "sampling.fps"),

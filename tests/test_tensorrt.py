@@ -30,6 +30,7 @@ from export.plan_profiles import spatial_profiles, temporal_profiles
 from export.tensorrt import PlanOptions, app, export_plans
 from sfavivit import Recognizer
 from sfavivit.engines import load_engine
+from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import EngineError, ExportError, ParityError
 from sfavivit.repository.manifest import Repository
 from tests import gpu
@@ -121,7 +122,7 @@ def test_the_engine_answers_like_the_others(fake: FakeTensorRt, loaded: Reposito
 
 
 def test_recognizer_runs_on_it(fake: FakeTensorRt, loaded: Repository, recognizer: Recognizer) -> None:
-    own = Recognizer(loaded, load_engine("tensorrt", loaded), chunk_tubelets=3)
+    own = Recognizer(LoadedModel(loaded, load_engine("tensorrt", loaded), chunk_tubelets=3))
     frames = random_frames(20)
     np.testing.assert_allclose(own.features(frames), recognizer.features(frames), atol=1e-5)
 

@@ -24,10 +24,13 @@ from sfavivit.datasets import VideoItem, read_items
 from sfavivit.engines.onnxruntime import CPU, OnnxModel
 from sfavivit.errors import AnnotationError, ExportError, FeatureStoreError, SfaVivitError, UsageError
 from sfavivit.features.entry import FeatureKey
-from sfavivit.features.slicing import snapped, tubelet_rate
+from sfavivit.features.reader import FeatureReader
+from sfavivit.features.slicing import align_to_tubelets, tubelet_rate
 from sfavivit.features.store import FeatureStore
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.models.vivit import SpatialTransformer, TemporalTransformer
 from sfavivit.video.reader import VideoReader
+from sfavivit.video.source import VideoSegment
 from tests.conftest import SIDE, WINDOW_FRAMES, build_model
 from tests.features.videos import entries, forbid_decoders
 from tests.video_files import encode
@@ -100,7 +103,7 @@ def test_from_videos_to_a_served_head(own: Path, videos: Path, tmp_path: Path) -
     assert after.manifest.spatial == before.spatial
     assert {name: after.manifest.heads[name] for name in before.heads} == before.heads
     assert after.manifest.heads["mine"].parity.max_abs_error < 1e-4
-    served = Recognizer.load(own).classify(videos / "1.mp4", ["mine", "default"])
+    served = Recognizer.load(own).classify(videos / "1.mp4", ClassifyOptions(heads=("mine", "default")))
     assert served.heads["mine"][""].labels[0].label == "gets light"
 
 
@@ -186,9 +189,8 @@ def test_a_variant_is_what_its_key_says(repository: Path, videos: Path, tmp_path
     assert not broken
     assert len({(key.sampling.shortest_side, key.crop) for key in stored.keys}) == 3
     for key in stored.keys:
-        with VideoReader(
-            item.video, key.sampling, chunk_frames=16, start_seconds=0.2, end_seconds=1.0, crops=(key.crop,)
-        ) as reader:
+        segment = VideoSegment(item.video, 0.2, 1.0)
+        with VideoReader(segment, key.sampling, chunk_frames=16, crops=(key.crop,)) as reader:
             frames = np.concatenate(list(reader))
         entry = store.get(key)
         assert entry is not None
@@ -200,12 +202,14 @@ def test_parts_of_a_stored_video_are_not_extracted(repository: Path, videos: Pat
     filler = FeatureFiller(open_on_demand(repository), store, VariantConfig(), threads=1)
     manifest = filler.recognizer.manifest
     rate = tubelet_rate(manifest.sampling, manifest.dimensions.tubelet_frames)
-    parts = [snapped(replace(whole, id=f"part {k}", start_seconds=k / 5), rate) for k in range(3)]
+    parts = [align_to_tubelets(replace(whole, id=f"part {k}", start_seconds=k / 5), rate) for k in range(3)]
     stored, broken = filler.fill([whole, *parts], [0], lambda _: None)
     assert (len(stored), broken, filler.computed, len(entries(store))) == (4, [], 1, 1)
     features = FeatureCache(store, bytes_kept=0)
     for part in stored:
-        decoded = filler.recognizer.source(whole.video, start_seconds=part.item.start_seconds)
+        decoded = FeatureReader(
+            filler.recognizer.model, VideoSegment(whole.video, start_seconds=part.item.start_seconds)
+        )
         expected = np.concatenate([chunk.features for chunk in decoded])
         np.testing.assert_array_equal(features.get(part.keys[0]), expected)
 

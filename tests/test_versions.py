@@ -159,7 +159,7 @@ def test_a_running_triton_follows(own_copy: Path, parity_video: Path) -> None:
         asking.wait_for(second)
         new = Recognizer.load(server.url)
         assert new.manifest.heads["default"].version == 2
-        assert new.labels["default"][""][0] == "seed 9 class 0"
+        assert new.model.labels["default"][""][0] == "seed 9 class 0"
         features = new.features(FRAMES)
         np.testing.assert_allclose(new.logits(features)[""], second, atol=1e-5)
         deadline = time.monotonic() + 10
@@ -204,7 +204,7 @@ def test_a_repository_is_a_source(repository: Path, parity_video: Path, tmp_path
     old, new = Repository.load(repository), Repository.load(target)
     assert new.manifest.sampling == old.manifest.sampling
     assert new.manifest.spatial.weights_sha256 == old.manifest.spatial.weights_sha256
-    assert new.manifest.heads["again"].short_clip == "prefix"
+    assert new.manifest.heads["again"].padding == "none"
     assert new.labels["again"] == old.labels["long"]
     features = np.random.default_rng(0).normal(size=(5, 32)).astype(np.float32)
     for output, logits in Recognizer.load(repository).logits(features, "long").items():

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sfavivit.config import Sampling
 from sfavivit.errors import VideoError
 from sfavivit.video.reader import Limits, VideoReader
-from sfavivit.video.source import Source
+from sfavivit.video.source import Source, VideoSegment
 from tests.video_files import (
     H264,
     SIDE,
@@ -335,7 +335,8 @@ def test_damage_is_told_alike_each_time(tmp_path: Path, kind: str) -> None:
     for end in (None, 6.0):
         told = set()
         for pause in (0.0, 0.02, 0.0):
-            with VideoReader(bytes(content), sampling(), chunk_frames=5, end_seconds=end) as reader:
+            segment = VideoSegment(bytes(content), end_seconds=end)
+            with VideoReader(segment, sampling(), chunk_frames=5) as reader:
                 for _ in reader:
                     time.sleep(pause)
             told.add(reader.damage)

@@ -26,7 +26,7 @@ from sfavivit.errors import (
 from sfavivit.types import Frames
 from sfavivit.video.pipe import VideoPipe
 from sfavivit.video.reader import Limits, VideoReader
-from sfavivit.video.source import OpenSource, Source
+from sfavivit.video.source import OpenSource, Source, VideoSegment
 from tests.video_files import H264, encode, ffmpeg, numbered, numbers_shown, sampling
 
 FASTSTART = (*H264, "-movflags", "+faststart")
@@ -38,8 +38,9 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encode(tmp_path_factory.mktemp("video") / "a.mp4", numbered(250), options=FASTSTART)
 
 
-def shown(source: Source, fps: float = 12.5, **options: float) -> list[int]:
-    with VideoReader(source, sampling(fps), chunk_frames=16, **options) as reader:  # type: ignore[arg-type]
+def shown(source: Source, fps: float = 12.5, *, limits: Limits | None = None, **times: float) -> list[int]:
+    segment = VideoSegment(source, **times)
+    with VideoReader(segment, sampling(fps), chunk_frames=16, limits=limits) as reader:
         frames = list(reader)
         assert reader.damage is None
     return numbers_shown(np.concatenate(frames)) if frames else []
@@ -92,7 +93,7 @@ def test_a_start_behind_the_end_is_said(video: Path) -> None:
 def test_skipping_counts_for_the_duration_limit(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.h264", numbered(100))
     with pytest.raises(VideoLimitError, match="longer than the limit of 2 s"):
-        shown(path, start_seconds=3.0, limits=Limits(duration_seconds=2.0))  # type: ignore[arg-type]
+        shown(path, start_seconds=3.0, limits=Limits(duration_seconds=2.0))
 
 
 @pytest.mark.parametrize(
@@ -100,11 +101,11 @@ def test_skipping_counts_for_the_duration_limit(tmp_path: Path) -> None:
 )
 def test_parts_that_cannot_be(video: Path, start: float, end: float | None) -> None:
     with pytest.raises(UsageError, match="the (start|end) must be"):
-        VideoReader(video, sampling(), chunk_frames=1, start_seconds=start, end_seconds=end)
+        VideoSegment(video, start, end)
 
 
 def test_times_of_a_part_are_those_of_the_video(recognizer: Recognizer, parity_video: Path) -> None:
-    answer = recognizer.classify(parity_video, start_seconds=0.4, end_seconds=1.2)
+    answer = recognizer.classify(VideoSegment(parity_video, start_seconds=0.4, end_seconds=1.2))
     assert answer.frames_used == 10
     for outputs in answer.heads.values():
         for result in outputs.values():

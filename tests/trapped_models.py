@@ -54,5 +54,5 @@ class TrappedModels(ModelLocation):
         if self.what == "kill at load":
             os.kill(os.getpid(), signal.SIGKILL)
         recognizer = super().load()
-        recognizer.engine = Trap(recognizer.engine, self.what, self.marks)
+        recognizer.model.engine = Trap(recognizer.model.engine, self.what, self.marks)
         return recognizer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sfavivit.datasets import VideoItem
 from sfavivit.errors import AnnotationError
-from sfavivit.utils.atomic import write_durably
+from sfavivit.utils.atomic import atomic_write
 
 Names = Mapping[str, Sequence[str]]
 
@@ -63,7 +63,7 @@ def write_names(names: Names, folder: Path) -> None:
     """One file an output, as ``python -m export --labels`` reads it: labels.txt, or labels_verb.txt ..."""
     for output, known in names.items():
         file = folder / (f"labels_{output}.txt" if output else "labels.txt")
-        write_durably(file, "".join(f"{name}\n" for name in known).encode())
+        atomic_write(file, "".join(f"{name}\n" for name in known).encode())
 
 
 def _label(item: VideoItem, output: str, source: str) -> str | int:

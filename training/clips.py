@@ -18,6 +18,7 @@ from sfavivit.datasets.fetch import open_video
 from sfavivit.errors import InvalidInputError, VideoError
 from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES
 from sfavivit.video.reader import VideoReader
+from sfavivit.video.source import VideoSegment
 from training.augmentation import augment
 from training.batches import NOTHING, Place
 from training.classes import Example
@@ -142,11 +143,9 @@ def read_clip(
     stop: int | None = None
     read = 0
     with VideoReader(
-        open_video(item.video, DEFAULT_FETCH_BYTES),
+        VideoSegment(open_video(item.video, DEFAULT_FETCH_BYTES), item.start_seconds, item.end_seconds),
         sampling,
         chunk_frames=CHUNK_FRAMES,
-        start_seconds=item.start_seconds,
-        end_seconds=item.end_seconds,
         crops=(crop,),
     ) as reader:
         for chunk in reader:

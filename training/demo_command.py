@@ -10,6 +10,7 @@ import typer
 
 from export.exporter import ExportOptions, export_model
 from sfavivit.errors import UsageError
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.models.checkpoints import load_checkpoint, save_checkpoint
 from sfavivit.models.vivit import SfaVivit
@@ -82,7 +83,7 @@ def judge(repository: Path, clips: int) -> Confusion:
     recognizer = Recognizer.load(repository)
 
     def classify(video: Path) -> str:
-        return recognizer.classify(video, top_k=1).heads["default"][""].labels[0].label
+        return recognizer.classify(video, ClassifyOptions(top_k=1)).heads["default"][""].labels[0].label
 
     with TemporaryDirectory() as folder, work_bar("held-out videos", clips) as progress:
         return measure_held_out(classify, clips, Path(folder), progress)

@@ -11,7 +11,7 @@ import typer
 from sfavivit.cli.options import AlignOption
 from sfavivit.datasets import VideoItem
 from sfavivit.errors import UsageError
-from sfavivit.features.slicing import snapped, tubelet_rate
+from sfavivit.features.slicing import align_to_tubelets, tubelet_rate
 from sfavivit.repository.manifest import read_manifest
 from training.head_config import load_head_recipe
 from training.head_job import BROKEN, HeadJob, HeadLists, HeadPlan, HeadReport
@@ -107,7 +107,7 @@ def head(
 def _snapped(items: Sequence[VideoItem], repository: Path) -> list[VideoItem]:
     manifest = read_manifest(repository)
     rate = tubelet_rate(manifest.sampling, manifest.dimensions.tubelet_frames)
-    return [snapped(item, rate) for item in items]
+    return [align_to_tubelets(item, rate) for item in items]
 
 
 def _start(repository: Path, wanted: str | None) -> str:

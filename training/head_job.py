@@ -17,12 +17,14 @@ from sfavivit.datasets.fetch import check_schemes, open_video
 from sfavivit.errors import InvalidInputError, TrainingError, UsageError, VideoError
 from sfavivit.evaluation.accuracy import Evaluation
 from sfavivit.features.store import FeatureStore
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.inference.results import Recognition
 from sfavivit.models.vivit import TemporalTransformer
 from sfavivit.repository.manifest import HeadEntry, Repository
 from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES
-from sfavivit.utils.atomic import write_durably
+from sfavivit.utils.atomic import atomic_write
+from sfavivit.video.source import VideoSegment
 from training.classes import number_labels
 from training.head import Trained, head_of, new_head, train_head, training_steps
 from training.head_config import HeadRecipe
@@ -191,7 +193,7 @@ class HeadJob:
         if not videos:
             return None
         recognizer, name = open_on_demand(self._plan.repository), self._plan.name
-        evaluation = Evaluation(recognizer.labels[name])
+        evaluation = Evaluation(recognizer.model.labels[name])
         with work_bar("held-out videos", len(videos)) as progress:
             for done, video in enumerate(videos, start=1):
                 try:
@@ -207,17 +209,19 @@ class HeadJob:
 
     def _ask(self, recognizer: Recognizer, item: VideoItem) -> Recognition:
         return recognizer.classify(
-            open_video(item.video, DEFAULT_FETCH_BYTES),
-            [self._plan.name],
-            start_seconds=item.start_seconds,
-            end_seconds=item.end_seconds,
+            VideoSegment(
+                open_video(item.video, DEFAULT_FETCH_BYTES),
+                start_seconds=item.start_seconds,
+                end_seconds=item.end_seconds,
+            ),
+            ClassifyOptions(heads=(self._plan.name,)),
             store=self._store,
         )
 
     @property
     def _repository(self) -> Repository:
-        assert isinstance(self._recognizer.catalog, Repository)
-        return self._recognizer.catalog
+        assert isinstance(self._recognizer.model.catalog, Repository)
+        return self._recognizer.model.catalog
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:
@@ -235,6 +239,6 @@ class HeadJob:
         out = self._plan.out
         try:
             write_broken(out / BROKEN, self._broken)
-            write_durably(out / REPORT, (json.dumps(asdict(report), indent=2) + "\n").encode())
+            atomic_write(out / REPORT, (json.dumps(asdict(report), indent=2) + "\n").encode())
         except OSError as error:
             raise UsageError(f"{str(out)!r} cannot be written: {error.strerror}") from None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sfavivit.features.entry import FeatureKey
-from sfavivit.inference.windows import SHORT_CLIP
+from sfavivit.inference.windows import PADDING
 from sfavivit.types import Features
 from training.batches import Place, Share, training_parts
 from training.head_config import HeadRecipe
@@ -56,7 +56,7 @@ def draw_window(features: Features, length: int, prefix: float, rng: np.random.G
     start = int(rng.integers(len(features) - part + 1))
     if rng.random() < prefix:
         part = int(rng.integers(1, part + 1))
-    return SHORT_CLIP["loop"](features[start : start + part], length)
+    return PADDING["loop"](features[start : start + part], length)
 
 
 class Windows:
@@ -90,4 +90,4 @@ class Windows:
 
 def as_served(features: Features, length: int) -> Tensor:
     """The first window of a video, float32 [1, length, D], a short one repeated."""
-    return torch.from_numpy(SHORT_CLIP["loop"](features[:length], length)[None])
+    return torch.from_numpy(PADDING["loop"](features[:length], length)[None])

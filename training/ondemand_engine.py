@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from sfavivit.engines.model import LoadedModel
 from sfavivit.engines.onnxruntime import CPU, MODEL_FILE, OnnxModel, best_provider
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.repository.manifest import FEATURES, FRAMES, Repository, logits_tensor
@@ -41,4 +42,4 @@ class OnDemandEngine:
 def open_on_demand(repository: Path) -> Recognizer:
     """The recognizer of a repository, verified, nothing of it loaded. Raises ``RepositoryError``."""
     catalog = Repository.load(repository)
-    return Recognizer(catalog, OnDemandEngine(catalog))
+    return Recognizer(LoadedModel(catalog, OnDemandEngine(catalog)))

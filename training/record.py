@@ -9,7 +9,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sfavivit.utils.atomic import write_durably
+from sfavivit.utils.atomic import atomic_write
 from sfavivit.utils.text import plain_text
 from training.trainer import StepFigures
 
@@ -64,7 +64,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    write_durably(path, text.getvalue().encode())
+    atomic_write(path, text.getvalue().encode())
 
 
 def write_broken(path: Path, broken: Mapping[str, str]) -> None:
@@ -132,4 +132,4 @@ def write_curves(path: Path, runs: Mapping[str, Sequence[EpochRow]]) -> None:
     top1_axis.legend(frameon=False)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    write_durably(path, picture.getvalue())
+    atomic_write(path, picture.getvalue())

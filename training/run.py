@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from sfavivit.errors import TrainingError, UsageError
 from sfavivit.models.checkpoints import load_checkpoint, save_checkpoint
 from sfavivit.models.vivit import SfaVivit
-from sfavivit.utils.atomic import write_durably
+from sfavivit.utils.atomic import atomic_write
 from training.batches import Place, Share, training_parts, validation_parts
 from training.classes import Example, Names, write_names
 from training.clips import Clip, ClipBatch, TrainingClips, ValidationClips
@@ -131,7 +131,7 @@ class StageRun:
 
     def _start_records(self) -> StepLog:
         recipe = self._recipe.model_copy(update={"stages": (self._stage,)})
-        write_durably(self._folder / RECIPE, recipe.model_dump_json(indent=2).encode())
+        atomic_write(self._folder / RECIPE, recipe.model_dump_json(indent=2).encode())
         write_names(self._job.names, self._folder)
         if self._progress.rows:  # a run may have died between a state and its records
             self._write_records()

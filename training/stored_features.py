@@ -22,7 +22,7 @@ from sfavivit.datasets.fetch import open_video
 from sfavivit.errors import FeatureStoreError, InvalidInputError, VideoError
 from sfavivit.features.digest import VideoDigest
 from sfavivit.features.entry import FeatureKey
-from sfavivit.features.reader import FeatureSource
+from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES
@@ -71,7 +71,7 @@ class FeatureFiller:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: set[FeatureSource] = set()
+        self._running: set[FeatureReader] = set()
         self._stopped = False
 
     def fill(
@@ -137,7 +137,7 @@ class FeatureFiller:
         return FeatureKey(sha256, manifest.spatial_sha256, sampling, crop, start, end)
 
     def _compute(self, source: OpenSource, key: FeatureKey) -> None:
-        made = FeatureSource(
+        made = FeatureReader(
             self.recognizer,
             source,
             self.limits,
@@ -152,7 +152,7 @@ class FeatureFiller:
                 pass
 
     @contextmanager
-    def _known(self, source: FeatureSource) -> Iterator[None]:
+    def _known(self, source: FeatureReader) -> Iterator[None]:
         """Among those that ``_stop`` closes."""
         with self._lock:
             self._running.add(source)

@@ -25,7 +25,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sfavivit.errors import TrainingError
-from sfavivit.utils.atomic import sync_folder
+from sfavivit.utils.atomic import fsync_path
 from training.config import OptimiserConfig
 from training.optimiser import Schedule, build_optimiser
 
@@ -168,7 +168,7 @@ class Trainer:
                 with part.open("rb") as file:
                     os.fsync(file.fileno())
                 part.replace(path)
-                sync_folder(path.parent)
+                fsync_path(path.parent)
         except (OSError, RuntimeError) as error:  # torch has an error of its own for a full disk
             raise TrainingError(f"{path} cannot be written: {_first_line(error)}") from error
         self.fabric.barrier()

@@ -30,6 +30,7 @@ from sfavivit.cli.progress import progress_bar
 from sfavivit.cli.render import print_error, recognition_view, terminal_width
 from sfavivit.errors import SfaVivitError, UsageError
 from sfavivit.features.store import FeatureStore
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.inference.results import Recognition
 from sfavivit.reports.request import ReportRequest
@@ -71,9 +72,8 @@ def classify(
     request.check(len(videos))
     limits = limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
     recognizer = Recognizer.load(repository, engine=engine, threads=threads)
-    recognizer.session(
-        head, stride_seconds=stride, top_k=top_k
-    )  # invalid options are refused before any video
+    options = ClassifyOptions(tuple(head or ()), stride_seconds=stride, top_k=top_k)
+    options.resolve(recognizer.manifest)  # invalid options are refused before any video is opened
     store = FeatureStore(features) if features else None
     failures, reports = 0, []
     for video in videos:
@@ -82,12 +82,10 @@ def classify(
             with progress_bar(Path(video).name, err, unit="s") as progress:
                 answer = recognizer.classify(
                     video,
-                    head,
-                    stride_seconds=stride,
-                    top_k=top_k,
+                    options,
                     store=store,
                     limits=limits,
-                    progress=progress,
+                    on_progress=progress,
                     on_window=recorder,
                 )
             _show(answer, as_json=as_json)

@@ -39,7 +39,7 @@ from sfavivit.datasets.fetch import check_schemes
 from sfavivit.errors import UsageError
 from sfavivit.features.entry import StoredDtype
 from sfavivit.features.store import FeatureStore
-from sfavivit.inference.views import Views
+from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES, ModelLocation, ScoreOptions, Shard
 from sfavivit.scoring.machines import this_machine
 from sfavivit.scoring.stop import StopSignals
@@ -92,8 +92,9 @@ def features(
     FeatureStore(root, cast("StoredDtype | None", dtype))
     # A store is filled by scoring without keeping the rows: one clip with one head costs next to nothing.
     options = ScoreOptions(
-        tuple(catalog.manifest.heads)[:1],
-        views=Views(1, Views.parse(views).crops if views else 1),
+        ClassifyOptions(
+            tuple(catalog.manifest.heads)[:1], views=Views(1, Views.parse(views).crops if views else 1)
+        ),
         limits=limits,
         store=str(root),
         fetch_bytes=limit_fetch_mib * MIB,

@@ -41,7 +41,7 @@ from sfavivit.cli.run import debugging
 from sfavivit.datasets import read_items
 from sfavivit.datasets.fetch import check_schemes
 from sfavivit.errors import UsageError
-from sfavivit.inference.views import Views
+from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES, ModelLocation, Output, ScoreOptions, Shard
 from sfavivit.scoring.machines import ray_cluster, this_machine
 from sfavivit.scoring.stop import StopSignals
@@ -111,10 +111,12 @@ def score(
     models = ModelLocation(repository, engine, threads or machines.cores_each(workers))
     catalog = models.catalog()
     options = ScoreOptions(
-        _names(heads) or tuple(catalog.manifest.heads),
-        stride_seconds=stride,
-        top_k=top_k,
-        views=Views.parse(views) if views else None,
+        ClassifyOptions(
+            _names(heads) or tuple(catalog.manifest.heads),
+            stride_seconds=stride,
+            top_k=top_k,
+            views=Views.parse(views) if views else None,
+        ),
         limits=limits,
         store=features,
         align_to_tubelets=align_to_tubelets,

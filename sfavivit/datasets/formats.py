@@ -22,7 +22,7 @@ from typing import Any
 
 from sfavivit.datasets.item import VideoFolder, VideoItem
 from sfavivit.datasets.tables import Row, is_unicode
-from sfavivit.video.reader import check_range
+from sfavivit.video.source import VideoSegment
 
 _TIMESTAMP = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)", re.ASCII)
 
@@ -77,7 +77,7 @@ def _kinetics(row: Row, folder: VideoFolder, start: object, end: object, split: 
     video, labels = _text(row, "youtube_id"), _labels(row, {"": "label"})
     span = {"time_start": start, "time_end": end}
     start_seconds, end_seconds = _given_seconds(span, "time_start"), _given_seconds(span, "time_end")
-    check_range(start_seconds, end_seconds)
+    VideoSegment(video, start_seconds, end_seconds)
     name = f"{video}_{round(start_seconds):06d}_{round(end_seconds):06d}"
     label = str(labels.get("", ""))
     classes = ["", *dict.fromkeys((f"{label}/", f"{label.replace(' ', '_')}/"))] if label else [""]

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from sfavivit.datasets.fetch import scheme_of
 from sfavivit.errors import UsageError
-from sfavivit.video.reader import check_range
+from sfavivit.video.source import VideoSegment
 
 _CACHED_FILES = 4096  # files looked up before; EPIC-KITCHENS has thousands of rows per video
 
@@ -36,7 +36,7 @@ class VideoItem:
 
     def __post_init__(self) -> None:
         try:
-            check_range(self.start_seconds, self.end_seconds)
+            VideoSegment(self.video, self.start_seconds, self.end_seconds)
         except UsageError as error:
             raise ValueError(str(error)) from None
 

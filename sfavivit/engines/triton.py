@@ -73,7 +73,7 @@ class TritonOptions:
     """How requests are made.
 
     ``timeout_seconds``: deadline of a request, its wait for a turn and its retries included. A last resort
-    (who gives up earlier cancels, see ``TritonEngine.for_one``): on CPUs a batch of 16 chunks takes ViT-B a
+    (who gives up earlier cancels, see ``TritonEngine.scoped``): on CPUs a batch of 16 chunks takes ViT-B a
     quarter of a minute and ViT-L three quarters, and the next batch waits for it.
     ``retry_seconds``: how long a request is tried again while the server is unavailable.
     ``in_flight``: requests of this engine that the server holds at once; further callers wait.
@@ -131,7 +131,7 @@ class TritonEngine:
                 f"Triton at {self.server} serves other models now; load the recognizer again"
             )
 
-    def for_one(self) -> TritonEngine:
+    def scoped(self) -> TritonEngine:
         """This engine for one user, who may ``cancel`` without a loss to the others."""
         engine = copy(self)
         engine._calls = _Calls()

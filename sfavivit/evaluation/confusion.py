@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfavivit.errors import UsageError
-from sfavivit.utils.atomic import write_durably
+from sfavivit.utils.atomic import atomic_write
 from sfavivit.utils.figures import figure_bytes
 from sfavivit.utils.text import csv_text, plain_text, printable
 
@@ -60,7 +60,7 @@ def write_confusion(folder: Path, stem: str, confusion: Counts, labels: Sequence
 
 def _write(path: Path, content: bytes) -> Path:
     try:
-        write_durably(path, content)
+        atomic_write(path, content)
     except OSError as error:
         raise UsageError(f"{str(path)!r} cannot be written: {error.strerror}") from None
     return path

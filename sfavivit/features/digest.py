@@ -1,4 +1,4 @@
-"""sha256 of a video file's content, and whether it still is that when the file has been used."""
+"""Digest of a video file's content, with a check that the file did not change while it was in use."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from io import FileIO
 READ_BYTES = 1 << 20
 # The clock that dates files stands still for milliseconds, and servers have clocks of their own.
 RECENT_SECONDS = 2.0
-_MOST_REMEMBERED = 4096
+_MAX_REMEMBERED = 4096
 
 _remembered: dict[_Version, str] = {}
 
 
 @dataclass(frozen=True)
 class _Version:
-    """Differs from file to file, and when a file has been written to."""
+    """File identity and times, which differ between files and change when a file is written to."""
 
     device: int
     inode: int
@@ -34,15 +34,15 @@ class _Version:
 
     @property
     def recent(self) -> bool:
-        """Whether the file could be written to again without the version showing it."""
+        """True while the file could be written to again without its times showing it."""
         return time.time() - self.changed_ns / 1e9 < RECENT_SECONDS
 
 
 class VideoDigest:
-    """``sha256`` of a file, read from its start, where it is left again; None when ``stopped`` said so.
+    """SHA-256 of a file, read from its start, where it is left again; None when ``stopped`` returned True.
 
-    A digest is remembered for as long as the process lives and the file stays as it is: lists name many parts
-    of one long video.
+    A digest is remembered for as long as the process lives and the file stays as it is: lists name many
+    segments of one long video.
 
     Raises:
         OSError: the file cannot be read.
@@ -60,7 +60,7 @@ class VideoDigest:
                 _remember(self._version, self.sha256)
 
     def holds(self) -> bool:
-        """Whether the file has not been written to since."""
+        """Return whether the file is unchanged since its digest was taken."""
         if _Version.of(self._file) != self._version:
             return False
         return self._certain or self._read() == self.sha256
@@ -78,6 +78,6 @@ class VideoDigest:
 
 
 def _remember(version: _Version, sha256: str) -> None:
-    if len(_remembered) >= _MOST_REMEMBERED:
+    if len(_remembered) >= _MAX_REMEMBERED:
         _remembered.pop(next(iter(_remembered)), None)
     _remembered[version] = sha256

@@ -1,7 +1,7 @@
-"""One entry of the feature store: a safetensors file that proves itself.
+"""File format of one feature store entry: safetensors with a checksum over everything in it.
 
-Tensors ``features`` [T, D], float32 or float16, and ``timestamps`` float64 [T]. Metadata ``key`` (whose
-features they are), ``frames_used``, ``warning``, and ``sha256`` over all of that. Whatever bit of the file
+Tensors ``features`` [T, D], float32 or float16, and ``timestamps`` float64 [T]. Metadata ``key``,
+``frames_used``, ``warning``, and ``sha256`` over all of that. Whatever bit of the file
 changes, reading it gives the same entry or :class:`DamagedEntryError`.
 
 Format: https://github.com/huggingface/safetensors#format
@@ -32,7 +32,7 @@ MAX_HEADER_BYTES = 1 << 20
 StoredDtype = Literal["float32", "float16"]
 DTYPES: tuple[StoredDtype, ...] = ("float32", "float16")
 
-# What parsing bytes that are not an entry ends in.
+# Errors of parsing bytes that are not an entry.
 _NOT_AN_ENTRY = (
     safetensors.SafetensorError,
     ValueError,
@@ -45,13 +45,12 @@ _NOT_AN_ENTRY = (
 
 @dataclass(frozen=True)
 class FeatureKey:
-    """What features are a function of.
+    """Key of an entry: everything that features are a function of.
 
-    ``video_sha256``: of the file's content. ``spatial_sha256``: of the spatial engine's files
-    (``Manifest.spatial_sha256``), which covers its precision. The part of the video that was looked at
-    counts, because it says which pictures are sampled. Equal keys give equal features, bit for bit, from
-    one set-up; another engine of the same files, another size of its calls (``chunk_tubelets``) or another
-    ffmpeg may round them differently.
+    ``video_sha256``: digest of the file's content. ``spatial_sha256``: digest of the spatial engine's files
+    (``Manifest.spatial_sha256``), which covers its precision. The segment counts, because it determines which
+    pictures are sampled. Equal keys give equal features, bit for bit, from one set-up; another engine of the
+    same files, another size of its calls (``chunk_tubelets``) or another ffmpeg may round them differently.
     """
 
     video_sha256: str
@@ -63,17 +62,17 @@ class FeatureKey:
 
     @property
     def of_whole(self) -> FeatureKey:
-        """The key of the whole video."""
+        """Key of the whole video."""
         return replace(self, start_seconds=0.0, end_seconds=None)
 
     @cached_property
     def text(self) -> str:
-        """The key as JSON, always written the same way."""
+        """Key as JSON with its fields sorted."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of ``text``, in hex."""
+        """Hex SHA-256 of ``text``, which names the entry's file."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
@@ -81,8 +80,8 @@ class FeatureKey:
 class StoredFeatures:
     """Features float32 [T, D] of a video, and float64 [T], the second at which each tubelet starts.
 
-    ``frames_used``: frames that they were made of (the last tubelet may have been filled up). ``warning``:
-    what was wrong with the video, of which these features are the readable part.
+    ``frames_used``: number of frames behind them (the last tubelet may have been filled up). ``warning``:
+    damage of the video, of which these features are the readable part.
     """
 
     features: NDArray[np.float32]
@@ -93,7 +92,7 @@ class StoredFeatures:
 
 @dataclass(frozen=True)
 class EntryHeader:
-    """What an entry says of itself, unproven. ``key``: the fields of its ``FeatureKey``."""
+    """Header of an entry, not verified by the checksum. ``key``: the fields of its ``FeatureKey``."""
 
     key: dict[str, Any]
     tubelets: int
@@ -101,11 +100,11 @@ class EntryHeader:
 
 
 class DamagedEntryError(Exception):
-    """A file of the store that is not the entry it should be. Never leaves the library."""
+    """Raised for a file of the store that is not the entry it should be; never leaves the library."""
 
 
 def encode_entry(key: FeatureKey, entry: StoredFeatures, dtype: StoredDtype) -> bytes:
-    """The file of an entry.
+    """Encode an entry as the content of its file.
 
     Raises:
         ValueError: features that are not finite, or not in ``dtype``.
@@ -122,7 +121,7 @@ def encode_entry(key: FeatureKey, entry: StoredFeatures, dtype: StoredDtype) -> 
 
 
 def read_entry(path: Path) -> StoredFeatures:
-    """An entry whose checksum and form are right, and whose key is the one that the file is named by.
+    """Read an entry and verify its checksum, its form, and that its key is the one the file is named by.
 
     Raises:
         DamagedEntryError: they are not.
@@ -147,7 +146,7 @@ def read_entry(path: Path) -> StoredFeatures:
 
 
 def read_header(path: Path) -> EntryHeader:
-    """What an entry says of itself; its features are not read. Raises as ``read_entry``."""
+    """Read the header of an entry, without its features. Raises as ``read_entry``."""
     with open_regular(path) as file:
         header = _header(file)
     try:
@@ -163,7 +162,7 @@ def read_header(path: Path) -> EntryHeader:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file that is a file: no link is followed, and no pipe waited for.
+    """Open a regular file; no link is followed, and no pipe waited for.
 
     Raises:
         DamagedEntryError: it is something else.
@@ -182,7 +181,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def _header(file: BinaryIO) -> dict[str, Any]:
-    """The header of a safetensors file that is as long as it should be."""
+    """Read the header of a safetensors file whose size matches it."""
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if not 0 < length <= MAX_HEADER_BYTES:
@@ -212,7 +211,7 @@ def _parts(
 
 
 def _checksum(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> str:
-    """Over the metadata, and over every tensor's name, type, shape and bytes."""
+    """Return the SHA-256 of the metadata and of every tensor's name, type, shape and bytes."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())

@@ -1,7 +1,7 @@
-"""Keeping a feature store in order: what is in it, what of that is damaged, and what may go.
+"""Maintenance of a feature store: inventory, verification and pruning.
 
-All of it is safe while others read and write: an entry that is removed under a reader's hands is still read
-to its end, and one that should have stayed is computed again.
+It is safe while others read and write: an entry that is removed while it is being read is still read to its
+end, and one that should have stayed is computed again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Kind = Literal["entry", "leftover", "foreign"]
 
 @dataclass(frozen=True)
 class Place:
-    """Something in a store. ``leftover``: a temporary file whose writer has died. ``foreign``: not its own.
+    """A file in a store: an entry, a ``leftover`` (temporary file of a writer that died), or ``foreign``.
 
     ``modified``: seconds since 1970.
     """
@@ -46,7 +46,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Usage:
-    """Entries, and the bytes, tubelets and seconds of video that they hold."""
+    """Number of entries, and the bytes, tubelets and seconds of video that they hold."""
 
     entries: int = 0
     bytes: int = 0
@@ -64,7 +64,10 @@ class Usage:
 
 @dataclass
 class Stats:
-    """What ``stats`` counts. ``models``: by the digest of the spatial engine. ``others``: of other kinds."""
+    """Contents of a store.
+
+    ``models``: usage by digest of the spatial engine. ``others``: number of files that are no entries.
+    """
 
     total: Usage = Usage()
     videos: int = 0
@@ -77,9 +80,10 @@ class Stats:
 
 @dataclass(frozen=True)
 class Keep:
-    """What ``prune`` leaves. ``models``: digests of spatial engines; None: all of them.
+    """Retention policy of ``to_prune``.
 
-    ``max_age_seconds``: since an entry was written. ``max_bytes``: of all entries; the oldest go first.
+    ``models``: digests of spatial engines whose entries stay; None: all. ``max_age_seconds``: time since an
+    entry was written. ``max_bytes``: size of all entries together; the oldest go first.
     """
 
     models: Collection[str] | None = None
@@ -93,7 +97,7 @@ class Keep:
 
 
 def places(store: FeatureStore) -> list[Place]:
-    """Everything in the store's folder, by path, ``store.json`` aside.
+    """List all files in the store's folder, sorted by path, without ``store.json``.
 
     Raises:
         FeatureStoreError: a folder cannot be read.
@@ -102,7 +106,7 @@ def places(store: FeatureStore) -> list[Place]:
 
 
 def fault(place: Place) -> str | None:
-    """What is wrong with a place, all of it read; None for an entry that is as it should be, or has gone."""
+    """Read a file in full and return its fault; None for an intact entry, or one that has gone."""
     if place.kind == "foreign":
         return "not of the store"
     if place.kind == "leftover":
@@ -119,7 +123,7 @@ def fault(place: Place) -> str | None:
 
 
 def stats(found: list[Place], progress: Callable[[], None] = lambda: None) -> Stats:
-    """Count what entries say of themselves; their features are not read. ``progress``: called for each."""
+    """Sum up the headers of all entries; features are not read. ``progress`` is called for each file."""
     result, videos = Stats(), set()
     for place in found:
         progress()
@@ -146,7 +150,7 @@ def stats(found: list[Place], progress: Callable[[], None] = lambda: None) -> St
 
 
 def to_prune(found: list[Place], keep: Keep, progress: Callable[[], None] = lambda: None) -> list[Place]:
-    """Entries that ``keep`` does not leave, and all leftovers. One whose model cannot be read stays."""
+    """Select the entries outside the retention policy, and all leftovers. An unreadable entry stays."""
     now = time.time()
     doomed: list[Place] = []
     kept: list[Place] = []
@@ -168,7 +172,7 @@ def to_prune(found: list[Place], keep: Keep, progress: Callable[[], None] = lamb
 
 
 def remove(place: Place) -> None:
-    """Remove a file; one that has gone is no error, and one that was written since stays.
+    """Remove a file, unless it has gone or was written to since it was listed.
 
     Raises:
         FeatureStoreError: it cannot be removed.
@@ -183,7 +187,7 @@ def remove(place: Place) -> None:
 
 
 def _of_model(place: Place, models: Collection[str] | None) -> bool:
-    """Whether an entry is to be kept for its model's sake."""
+    """Return whether an entry is of one of ``models``."""
     if models is None:
         return True
     try:
@@ -205,7 +209,7 @@ def _walk(root: Path) -> Iterator[Place]:
 
 
 def _place(path: Path, kind: Kind) -> Iterator[Place]:
-    """Nothing for what has just gone, or is just being written."""
+    """Yield the file, unless it has just gone or is still being written."""
     try:
         status = path.lstat()
     except FileNotFoundError:

@@ -1,43 +1,34 @@
-"""The features of one video, from the store or from its frames."""
+"""Features of one video, read from the feature store or computed from its frames."""
 
 from __future__ import annotations
 
 import os
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from sfavivit.config import CENTER, Crop, Sampling
+from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import UsageError, VideoError
 from sfavivit.features.digest import VideoDigest
 from sfavivit.features.entry import FeatureKey, StoredFeatures
+from sfavivit.features.extractor import FeatureChunk, FeatureExtractor
 from sfavivit.features.store import FeatureStore
-from sfavivit.inference.streaming import FeatureExtractor
 from sfavivit.types import Features, Frames
-from sfavivit.utils.prefetch import ReadAhead
+from sfavivit.utils.prefetch import Prefetcher
 from sfavivit.video.reader import Limits, VideoReader
-from sfavivit.video.source import OpenSource, Source, display_name, open_source
+from sfavivit.video.source import OpenSource, Source, VideoSegment, display_name, open_source
 
-if TYPE_CHECKING:
-    from sfavivit.inference.recognizer import Recognizer
-
-
-@dataclass(frozen=True)
-class FeatureChunk:
-    """The next features float32 [n, D] of one of the crops, and how many frames they were made of."""
-
-    crop: int
-    features: Features
-    frames: int
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
 class _End:
-    """All frames have come. ``keys``: of each crop, when what they became is to be kept."""
+    """End of a video's frames. ``keys``: under which the features of each crop are to be stored, if any."""
 
     damage: str | None
     keys: list[FeatureKey]
@@ -48,17 +39,16 @@ _Item = Frames | list[StoredFeatures] | _End
 
 @dataclass
 class _Reading:
-    """What the thread of a source does: what the store has, or else the frames.
+    """Work of a reader's thread: look features up in the store, or else decode frames.
 
-    It does not know the source, which can therefore be forgotten.
+    It does not know the ``FeatureReader``, which can therefore be garbage-collected.
     """
 
-    recognizer: Recognizer
-    video: Source
+    segment: VideoSegment
     sampling: Sampling
+    spatial_sha256: str
+    chunk_frames: int
     limits: Limits
-    start_seconds: float
-    end_seconds: float | None
     crops: tuple[Crop, ...]
     store: FeatureStore | None
     reader: VideoReader | None = None
@@ -71,134 +61,131 @@ class _Reading:
             self.reader.cancel()
 
     def items(self) -> Iterator[_Item]:
-        """All that is read; called in the thread."""
+        """Yield the stored features of all crops, or the frames and their end; called in the thread."""
         if self.store is None:
-            yield from self._decode(self.video)
+            yield from self._decode(self.segment)
             yield self._end([])
             return
-        name = display_name(self.video)
-        with os.fdopen(open_source(self.video), "rb", buffering=0) as file:
+        name = display_name(self.segment.source)
+        with os.fdopen(open_source(self.segment.source), "rb", buffering=0) as file:
             if not file.seekable():
                 raise UsageError(f"{name}: a stream cannot be looked up in a feature store; give a file")
             try:
                 digest = VideoDigest(file, lambda: self.stopped)
                 if digest.sha256 is None:
                     return
-                keys = self._keys(digest.sha256)
+                keys = [self._key(digest.sha256, crop) for crop in self.crops]
                 entries = [entry for key in keys if (entry := self.store.get(key))]
                 if len(entries) == len(keys):
                     yield entries
                     return
-                yield from self._decode(OpenSource(os.dup(file.fileno()), name))
+                yield from self._decode(replace(self.segment, source=OpenSource(os.dup(file.fileno()), name)))
                 yield self._end(keys if digest.holds() else [])
             except OSError as error:
                 raise VideoError(f"{name}: cannot be read: {error.strerror or error}") from error
 
-    def _keys(self, video_sha256: str) -> list[FeatureKey]:
-        """The key of each crop."""
-        spatial_sha256 = self.recognizer.manifest.spatial_sha256
-        start = float(self.start_seconds)
-        end = None if self.end_seconds is None else float(self.end_seconds)
-        return [
-            FeatureKey(video_sha256, spatial_sha256, self.sampling, crop, start, end) for crop in self.crops
-        ]
+    def _key(self, video_sha256: str, crop: Crop) -> FeatureKey:
+        start, end = float(self.segment.start_seconds), self.segment.end_seconds
+        end = None if end is None else float(end)
+        return FeatureKey(video_sha256, self.spatial_sha256, self.sampling, crop, start, end)
 
     def _end(self, keys: list[FeatureKey]) -> _End:
         assert self.reader is not None
         return _End(self.reader.damage, keys)
 
-    def _decode(self, video: Source) -> Iterator[Frames]:
+    def _decode(self, segment: VideoSegment) -> Iterator[Frames]:
         self.reader = VideoReader(
-            video,
-            self.sampling,
-            chunk_frames=self.recognizer.chunk_frames,
-            limits=self.limits,
-            start_seconds=self.start_seconds,
-            end_seconds=self.end_seconds,
-            crops=self.crops,
+            segment, self.sampling, chunk_frames=self.chunk_frames, limits=self.limits, crops=self.crops
         )
         with self.reader:
             if not self.stopped:
                 yield from self.reader
 
 
-class FeatureSource:
+class FeatureReader:
     """Iterate, once, over the features of a video in chunks; each tubelet of each crop is computed once.
 
-    Looking up the store and decoding begin at once, in a thread of their own. So a source that is made while
+    Looking up the store and decoding begin at once, in a thread of their own. So a reader that is made while
     the one before it is still being used overlaps its decoding with that one's inference.
 
-    With a ``store``, what is not in it is put there when the iteration reaches its end. Until then all
-    features are in memory: with D = 768 it is 3 KB a tubelet, 66 MiB an hour (12.5 fps, two frames a tubelet)
-    for each crop, and three times that while they are written. The file is read twice, once for its digest,
-    so it cannot be a pipe. If it changes meanwhile, nothing is stored.
+    With a ``store``, features that it lacks are put there when the iteration reaches its end. Until then all
+    of them are in memory: with D = 768, 66 MiB an hour (12.5 fps, two frames a tubelet) for each crop, and
+    three times that while they are written. The file is read twice, once for its digest, so it cannot be a
+    pipe. If it changes meanwhile, nothing is stored. Stored features cost no decoding, so no limit applies.
 
-    What comes from the store costs no decoding, so no limit is looked at.
-
-    ``sampling``: another than the repository's, of the same crop size, for features to train on.
-
-    ``decode_seconds``, ``spatial_seconds``: what has been spent. ``frames_used``: frames of a crop so far.
-    ``warning``: what was wrong with the video, at the end. ``from_store``: nothing had to be computed.
-
-    ``close`` may be called from any thread, and ends an iteration there; ``warning`` then says that. A source
+    ``close`` may be called from any thread, and ends an iteration there; ``warning`` then says so. A reader
     that is forgotten ends its thread and its decoder, too, a moment later.
 
+    Args:
+        model: computes the features.
+        video: a video file, or a segment of one.
+        limits: limits of the decoder.
+        crops: crops of the picture; chunks name theirs by its index.
+        store: where features are looked up and kept.
+        sampling: in place of the repository's, of the same crop size; for features to train on.
+
+    Attributes:
+        frames_used: frames of a crop so far.
+        warning: damage of the video, known at the end.
+        from_store: whether the features came from the store.
+
     Raises, from the iteration:
-        VideoError: the video gives no frames, or breaks a limit.
-        InvalidInputError: it ends before ``start_seconds``.
-        UsageError: a pipe, with a store; a part of the video that cannot be.
+        VideoError: the video gives no frames, or exceeds a limit.
+        InvalidInputError: it ends before the segment starts.
+        UsageError: a pipe, with a store.
         FeatureStoreError: the store cannot be written.
         EngineError: the engine failed.
     """
 
     def __init__(
         self,
-        recognizer: Recognizer,
-        video: Source,
-        limits: Limits,
+        model: LoadedModel,
+        video: Source | VideoSegment,
+        limits: Limits = DEFAULT_LIMITS,
         *,
-        start_seconds: float = 0.0,
-        end_seconds: float | None = None,
         crops: tuple[Crop, ...] = CENTER,
         store: FeatureStore | None = None,
         sampling: Sampling | None = None,
     ) -> None:
-        self._extractors = [FeatureExtractor(recognizer) for _ in crops]
-        self._ended = False
-        self._kept: list[list[Features]] = [[] for _ in crops]
-        self._tubelet_frames = recognizer.manifest.dimensions.tubelet_frames
-        self.crops = crops
-        self.start_seconds = start_seconds
+        self.segment = video if isinstance(video, VideoSegment) else VideoSegment(video)
         self.frames_used = 0
         self.warning: str | None = None
         self.from_store = False
-        sampling = sampling or recognizer.manifest.sampling
+        self._ended = False
+        self._crops = len(crops)
+        self._extractors = [FeatureExtractor(model, crop) for crop in range(len(crops))]
+        self._kept: list[list[Features]] = [[] for _ in crops]
+        sampling = sampling or model.manifest.sampling
+        self._tubelet_seconds = model.manifest.dimensions.tubelet_frames / sampling.fps
+        spatial_sha256 = model.manifest.spatial_sha256 if store else ""
         self._reading = _Reading(
-            recognizer, video, sampling, limits, start_seconds, end_seconds, crops, store
+            self.segment, sampling, spatial_sha256, model.chunk_frames, limits, crops, store
         )
-        self._items = ReadAhead(self._reading.items(), self._reading.stop)
+        self._items = Prefetcher(self._reading.items(), self._reading.stop)
         self._forgotten = weakref.finalize(self, self._items.abandon)
 
     @property
     def name(self) -> str:
-        """What to call the video in an answer."""
-        video = self._reading.video
-        if isinstance(video, OpenSource):
-            return video.name
-        return "<bytes>" if isinstance(video, bytes) else str(video)
+        """Name of the video in results."""
+        source = self.segment.source
+        if isinstance(source, OpenSource):
+            return source.name
+        return "<bytes>" if isinstance(source, bytes) else str(source)
 
     @property
     def decode_seconds(self) -> float:
+        """Seconds spent waiting for the decoder."""
         reader = self._reading.reader
         return reader.decode_seconds if reader else 0.0
 
     @property
     def spatial_seconds(self) -> float:
+        """Seconds spent in the spatial engine."""
         return sum(extractor.seconds for extractor in self._extractors)
 
     @property
     def container_duration_seconds(self) -> float | None:
-        """Of the whole file by its header, when that is known."""
+        """Duration of the whole file by its header, when that is known."""
         reader = self._reading.reader
         return reader.container_duration_seconds if reader else None
 
@@ -218,8 +205,9 @@ class FeatureSource:
     def __iter__(self) -> Iterator[FeatureChunk]:
         for item in self._items:
             if isinstance(item, _End):
-                yield from self._last_features()
-                self._keep(item)
+                for extractor in self._extractors:
+                    yield from self._keep(extractor.finish())
+                self._finish(item)
             elif isinstance(item, list):
                 yield from self._stored(item)
             else:
@@ -229,37 +217,30 @@ class FeatureSource:
 
     def _push(self, frames: Frames) -> Iterator[FeatureChunk]:
         self.frames_used += len(frames)
-        squares = frames if len(self.crops) > 1 else frames[:, None]
+        squares = frames if self._crops > 1 else frames[:, None]
         for crop, extractor in enumerate(self._extractors):
-            for features in extractor.push(squares[:, crop]):
-                yield self._computed(crop, features, len(features) * self._tubelet_frames)
-
-    def _last_features(self) -> Iterator[FeatureChunk]:
-        rest = self.frames_used % self._reading.recognizer.chunk_frames
-        for crop, extractor in enumerate(self._extractors):
-            for features in extractor.finish():
-                yield self._computed(crop, features, rest)
+            yield from self._keep(extractor.push(squares[:, crop]))
 
     def _stored(self, entries: list[StoredFeatures]) -> Iterator[FeatureChunk]:
         self.from_store = self._ended = True
         self.frames_used, self.warning = entries[0].frames_used, entries[0].warning
         for crop, entry in enumerate(entries):
-            yield FeatureChunk(crop, entry.features, entry.frames_used)
+            yield FeatureChunk(entry.features, entry.frames_used, crop)
 
-    def _computed(self, crop: int, features: Features, frames: int) -> FeatureChunk:
+    def _keep(self, chunks: list[FeatureChunk]) -> list[FeatureChunk]:
         if self._reading.store is not None:
-            self._kept[crop].append(features)
-        return FeatureChunk(crop, features, frames)
+            for chunk in chunks:
+                self._kept[chunk.crop].append(chunk.features)
+        return chunks
 
-    def _keep(self, end: _End) -> None:
-        """At the end: what the decoder had to say, and the features into the store."""
+    def _finish(self, end: _End) -> None:
+        """Note the decoder's warning, and put the features into the store."""
         self._ended = True
         self.warning = end.damage
         store = self._reading.store
-        tubelet_seconds = self._tubelet_frames / self._reading.sampling.fps
         for key, parts in zip(end.keys, self._kept, strict=False):
             assert store is not None
             features = np.concatenate(parts)
             parts.clear()
-            timestamps = self.start_seconds + np.arange(len(features)) * tubelet_seconds
+            timestamps = self.segment.start_seconds + np.arange(len(features)) * self._tubelet_seconds
             store.put(key, StoredFeatures(features, timestamps, self.frames_used, end.damage))

@@ -1,18 +1,14 @@
-"""The durable feature store: what the frozen spatial transformer made of a video, kept for good.
+"""Durable feature store: features of the frozen spatial transformer on disk, computed once.
 
     store/
-      store.json                        format version, and the type that features are kept in
-      3f/3fa1...c2.safetensors          one entry (feature_entry.py), named by the digest of its key
+      store.json                        format version and dtype of the features
+      3f/3fa1...c2.safetensors          one entry (entry.py), named by the digest of its key
 
 Entries are written beside their place and renamed into it, so a reader sees a whole entry or none, and
-several writers do each other no harm: of one key they write the same. Whatever is found damaged counts as
-absent, is reported, and is replaced when the features have been computed again. Nothing is ever written to
-look something up.
+several writers do each other no harm: for one key they write the same. A damaged entry counts as absent, is
+reported, and is replaced when its features have been computed again. Looking something up never writes.
 
-An entry of a whole video also serves its parts (feature_parts.py).
-
-On two cores and an SSD: 64 x 768 in float32 (0.2 MB) takes 0.4 ms to read with all checks and 1.4 ms to make
-durable, an hour of video (22,500 x 768, 69 MB) 0.2 s and 0.3 s; hashing its file, 1.4 GB/s.
+An entry of a whole video also serves its segments (slicing.py).
 """
 
 from __future__ import annotations
@@ -36,8 +32,8 @@ from sfavivit.features.entry import (
     open_regular,
     read_entry,
 )
-from sfavivit.features.slicing import part_of, slice_of
-from sfavivit.utils.atomic import TEMPORARY_NAME, sync_folder, write_durably
+from sfavivit.features.slicing import segment_slice, slice_features
+from sfavivit.utils.atomic import TEMPORARY_NAME, atomic_write, fsync_path
 from sfavivit.video.ffmpeg import exact_rate
 
 __all__ = ["FeatureKey", "FeatureStore", "StoredDtype", "StoredFeatures"]
@@ -47,16 +43,18 @@ log = logging.getLogger("sfavivit")
 FORMAT_VERSION = 1
 STORE_NAME = "store.json"
 _MAX_STORE_BYTES = 4096
-MOST_KEPT_BYTES = 256 << 20
-"""Of a whole video's entry that stays in memory for its parts: three hours and a half, with D = 768."""
+MAX_KEPT_BYTES = 256 << 20
+"""Largest entry of a whole video that stays in memory for its segments: 3.5 hours with D = 768."""
 
 
 class FeatureStore:
     """Features on disk, by key. Safe with several processes and machines on one file system.
 
-    ``dtype``: what features are kept as; None takes what the store has (float32 for a new one). With float32
-    the scores from the store are those from the video, bit for bit; float16 takes half the room.
-    ``create``: make a new store of a folder that is empty or absent.
+    Args:
+        root: folder of the store.
+        dtype: type of the features on disk; None takes the store's (float32 for a new one). With float32,
+            scores from the store are those from the video, bit for bit; float16 takes half the space.
+        create: make a new store of a folder that is empty or absent.
 
     Raises:
         FeatureStoreError: the folder is not a store and cannot be one, or holds another type than ``dtype``.
@@ -94,18 +92,18 @@ class FeatureStore:
         self._last_whole: tuple[tuple[str, int, int, int] | None, StoredFeatures | None] = None, None
 
     def get(self, key: FeatureKey) -> StoredFeatures | None:
-        """The features of ``key``; None when there are none, or none that are undamaged.
+        """Return the features of ``key``, or None when there are none that are undamaged.
 
-        Those of a part that begins and ends where tubelets do may be a slice of the whole video's.
+        Features of a segment that begins and ends where tubelets do may be a slice of the whole video's.
         """
         entry = self._read(key, "computing these features again")
-        if entry or key == key.of_whole or not slice_of(key, exact_rate(key.sampling.fps)):
+        if entry or key == key.of_whole or not segment_slice(key, exact_rate(key.sampling.fps)):
             return entry
         whole = self._whole(key.of_whole)
-        return part_of(whole, key) if whole else None
+        return slice_features(whole, key) if whole else None
 
     def _whole(self, key: FeatureKey) -> StoredFeatures | None:
-        """Of a whole video, whose parts follow one another in a list: it is read once for them."""
+        """Read the entry of a whole video, once for all of its segments that follow one another in a list."""
         path = self.path(key.digest)
         try:
             status = path.stat()
@@ -114,8 +112,10 @@ class FeatureStore:
         version = (key.digest, status.st_ino, status.st_size, status.st_mtime_ns)
         known, whole = self._last_whole
         if known != version:
-            whole = self._read(key, "decoding parts of this video; store it again: sfavivit features --whole")
-            if status.st_size <= MOST_KEPT_BYTES:
+            whole = self._read(
+                key, "decoding its segments; store the whole video again: sfavivit features --whole"
+            )
+            if status.st_size <= MAX_KEPT_BYTES:
                 self._last_whole = version, whole
         return whole
 
@@ -131,7 +131,7 @@ class FeatureStore:
             return None
 
     def put(self, key: FeatureKey, entry: StoredFeatures) -> None:
-        """Keep features; they are durable when this returns.
+        """Store features; they are durable when this returns.
 
         Raises:
             FeatureStoreError: they cannot be written, or are not finite as the store's ``dtype``.
@@ -146,21 +146,21 @@ class FeatureStore:
         try:
             self._make_folder(path.parent)
             try:
-                write_durably(path, content)
+                atomic_write(path, content)
             except IsADirectoryError:
                 path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.aside"))
-                write_durably(path, content)
+                atomic_write(path, content)
         except OSError as error:
             raise FeatureStoreError(f"feature store: {path} cannot be written: {error.strerror}") from error
 
     def path(self, digest: str) -> Path:
-        """Where the entry of a key's digest lies."""
+        """Return the path of the entry of a key's digest."""
         return self.root / digest[:2] / (digest + SUFFIX)
 
     def _create(self, dtype: StoredDtype) -> None:
-        """Unless there is one. Of several who do this at once, the first decides."""
+        """Create the store unless there is one. Of several processes that do so at once, the first wins."""
         self.root.mkdir(parents=True, exist_ok=True)
-        # In this order: who finds store.json missing after it has looked cannot have seen a store's entries.
+        # In this order: a process that finds store.json missing after listing cannot have seen any entries.
         names = os.listdir(self.root)  # noqa: PTH208 - all names at one moment
         if os.path.lexists(self.root / STORE_NAME):
             return
@@ -169,9 +169,9 @@ class FeatureStore:
                 f"{self.root} is neither a feature store nor empty: it has no {STORE_NAME}; name another"
             )
         fields = {"format_version": FORMAT_VERSION, "dtype": dtype}
-        write_durably(self.root / STORE_NAME, json.dumps(fields).encode(), replace=False)
+        atomic_write(self.root / STORE_NAME, json.dumps(fields).encode(), replace=False)
 
     def _make_folder(self, folder: Path) -> None:
         with suppress(FileExistsError):
             folder.mkdir()
-            sync_folder(self.root)
+            fsync_path(self.root)

@@ -1,4 +1,4 @@
-"""What the recognizer answers, and its JSON form."""
+"""Results of recognition, and their JSON form."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sfavivit.errors import UsageError
+from sfavivit.types import Logits
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class LabelScore:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of the video with one label; confidence is its mean probability there."""
+    """A stretch of the video with one label; ``confidence`` is its mean probability there."""
 
     start_seconds: float
     end_seconds: float
@@ -30,22 +33,22 @@ class Segment:
 
 @dataclass(frozen=True)
 class WindowScores:
-    """One window of one head, as soon as its last frame has been through the spatial engine.
+    """Scores of one window of one head, available once its last frame has been through the spatial engine.
 
-    ``logits``: {output: float32 [C]}. ``frames_used``: frames of the stream seen when it was computed.
+    ``logits``: {output: float32 [C]}. ``frames_used``: frames whose features had arrived by then.
     """
 
     head: str
     start_seconds: float
     end_seconds: float
     frames_used: int
-    logits: dict[str, NDArray[np.float32]]
+    logits: Logits
     labels: dict[str, tuple[LabelScore, ...]]
 
 
 @dataclass(frozen=True)
 class OutputResult:
-    """One output of one head for a whole video.
+    """Result of one output of one head for a whole video.
 
     ``logits``: float32 [C], the mean over windows; ``labels``: its top-k.
     """
@@ -57,7 +60,7 @@ class OutputResult:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of each stage. Stages overlap, so the total is less than their sum."""
+    """Seconds spent in each stage. Stages overlap, so the total is less than their sum."""
 
     decode_seconds: float
     spatial_seconds: float
@@ -67,7 +70,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Recognition:
-    """The answer for one video. ``warning`` says what broke when only a part of the file was readable."""
+    """Answer for one video. ``warning`` says what broke when only a part of the file was readable."""
 
     video: str
     duration_seconds: float
@@ -76,8 +79,34 @@ class Recognition:
     timings: Timings
     warning: str | None = None
 
+    @property
+    def labels(self) -> tuple[LabelScore, ...]:
+        """Most probable labels of the video, best first. Raises ``UsageError`` as ``only_result``."""
+        return self.only_result.labels
+
+    @property
+    def timeline(self) -> tuple[Segment, ...]:
+        """Segments of the video in time. Raises ``UsageError`` as ``only_result``."""
+        return self.only_result.timeline
+
+    @property
+    def only_result(self) -> OutputResult:
+        """Result of the one output of the one head.
+
+        Raises:
+            UsageError: there are several heads or outputs.
+        """
+        results = [(head, output) for head, outputs in self.heads.items() for output in outputs]
+        if len(results) != 1:
+            raise UsageError(
+                f"this answer has the results (head, output) {', '.join(map(str, results))}; "
+                "take one of them: answer.heads[head][output]"
+            )
+        ((head, output),) = results
+        return self.heads[head][output]
+
     def to_json(self) -> dict[str, Any]:
-        """The object that ``sfavivit classify --json`` prints."""
+        """Return the object that ``sfavivit classify --json`` prints."""
         heads = {
             head: {
                 output: {
@@ -99,7 +128,7 @@ class Recognition:
 
 
 def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Probabilities over the last axis, in float64."""
+    """Return probabilities over the last axis, in float64."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
@@ -107,6 +136,6 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 def top_labels(
     probabilities: NDArray[np.float64], labels: Sequence[str], top_k: int
 ) -> tuple[LabelScore, ...]:
-    """The ``top_k`` most probable labels, best first; ties in class order."""
+    """Return the ``top_k`` most probable labels, best first; ties in class order."""
     order = np.argsort(-probabilities, kind="stable")[:top_k]
     return tuple(LabelScore(labels[i], float(probabilities[i])) for i in order)

@@ -1,4 +1,4 @@
-"""Pure arithmetic from tubelets to windows, and from window scores to a timeline.
+"""Arithmetic of windows over tubelets, and of the timeline made from window scores.
 
 Windows of ``length`` tubelets start every ``stride`` tubelets; one more, aligned to the end, covers what
 the last of them leaves over (length 4, stride 2, 9 tubelets):
@@ -9,7 +9,7 @@ the last of them leaves over (length 4, stride 2, 9 tubelets):
     window 2           └─────┘
     tail                 └─────┘      [5, 9): starts where it must so that no tubelet is left out
 
-A video shorter than a window is one window [0, n); the head's policy fills it (``SHORT_CLIP``).
+A video shorter than a window is one window [0, n); the head's padding fills it (``PADDING``).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from numpy.typing import NDArray
 
 
 class Window(NamedTuple):
-    """Tubelets ``[start, stop)``."""
+    """A window of tubelets ``[start, stop)``."""
 
     start: int
     stop: int
 
 
 def complete_windows(first: int, available: int, length: int, stride: int) -> list[Window]:
-    """Windows number ``first``, ``first + 1`` ... that ``available`` tubelets fill."""
+    """Return the windows number ``first``, ``first + 1`` ... that ``available`` tubelets fill."""
     count = max(0, (available - length) // stride + 1)
     return [Window(k * stride, k * stride + length) for k in range(first, count)]
 
 
 def tail_window(total: int, length: int, stride: int) -> Window | None:
-    """The window that covers what the complete ones of ``total`` tubelets leave over, if anything."""
+    """Return the window that covers the tubelets after the last complete one, if there are any."""
     if total == 0:
         return None
     if total < length:
@@ -45,13 +45,13 @@ def tail_window(total: int, length: int, stride: int) -> Window | None:
 
 
 def all_windows(total: int, length: int, stride: int) -> list[Window]:
-    """Every window of a video of ``total`` tubelets, in order of their starts."""
+    """Return every window of a video of ``total`` tubelets, in order of their starts."""
     tail = tail_window(total, length, stride)
     return complete_windows(0, total, length, stride) + ([tail] if tail else [])
 
 
 def view_windows(total: int, length: int, clips: int) -> list[Window]:
-    """``clips`` windows spread evenly over ``total`` tubelets, the first at the start, the last at the end.
+    """Spread ``clips`` windows evenly over ``total`` tubelets, the first at the start, the last at the end.
 
     One clip is in the middle. A video shorter than a window is the same window, [0, total), every time.
     The temporal half of multi-view testing (for example Feichtenhofer et al., SlowFast, section 4), with
@@ -62,18 +62,18 @@ def view_windows(total: int, length: int, clips: int) -> list[Window]:
     return [Window(start, min(start + length, total)) for start in starts]
 
 
-# What a window shorter than the model's becomes: float32 [n, D] -> [T, D].
+# Padding of a window shorter than the model's: float32 [n, D] -> [T, D].
 # loop: repeated up to the full length, as ViViT's training pipeline does with short clips.
-# prefix: as it is; the temporal transformer takes the positions of the first n.
-SHORT_CLIP: dict[str, Callable[[NDArray[np.float32], int], NDArray[np.float32]]] = {
+# none: left as it is; the temporal transformer takes the positions of the first n.
+PADDING: dict[str, Callable[[NDArray[np.float32], int], NDArray[np.float32]]] = {
     "loop": lambda features, length: features[np.arange(length) % len(features)],
-    "prefix": lambda features, _: features,
+    "none": lambda features, _: features,
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """Tubelets ``[start, stop)`` with one label, and the mean probability of that label over them."""
+    """A run of tubelets ``[start, stop)`` with one label, and that label's mean probability."""
 
     start: int
     stop: int
@@ -95,7 +95,7 @@ class TimelineBuilder:
         self._runs: list[Run] = []
 
     def add(self, window: Window, probabilities: NDArray[np.floating[Any]]) -> None:
-        """Count a window's probabilities [C] for the tubelets it covers."""
+        """Add a window's probabilities [C] to the tubelets it covers."""
         self._settle(window.start)
         missing = window.stop - self._settled - len(self._sums)
         if missing > 0:
@@ -105,7 +105,7 @@ class TimelineBuilder:
         self._counts[window.start - self._settled : window.stop - self._settled] += 1
 
     def finish(self) -> list[Run]:
-        """The runs of the whole video."""
+        """Return the runs of the whole video."""
         self._settle(self._settled + len(self._sums))
         return self._runs
 

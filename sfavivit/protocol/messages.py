@@ -1,4 +1,8 @@
-"""Answers to messages and back. What comes in is checked where it is used, except for what sizes memory."""
+"""Conversion between the plain classes of ``answers`` and protobuf messages.
+
+``x_message`` makes a message and ``x_of`` reads one. Values received are checked where they are used; only
+those that size memory are checked here.
+"""
 
 from __future__ import annotations
 
@@ -28,21 +32,21 @@ WIRE_FLOAT = np.dtype("<f4")
 
 
 def duration(seconds: float) -> Duration:
-    """The nearest nanosecond; ``seconds`` finite and within the range of a Duration (10,000 years)."""
+    """Return ``seconds`` to the nearest nanosecond; they must be finite and fit a Duration (10,000 years)."""
     whole, nanos = divmod(round(seconds * NANOSECONDS), NANOSECONDS)
     return Duration(seconds=whole, nanos=nanos)
 
 
 def seconds_of(value: Duration) -> float:
-    """Seconds of a Duration, whatever its fields hold."""
+    """Return a Duration in seconds."""
     return value.seconds + value.nanos / NANOSECONDS
 
 
-# What is asked
+# Queries
 
 
 def query_message(query: Query, content_size: int = 0) -> pb.RecognitionConfig:
-    """``content_size``: bytes that will be sent, 0 when not known."""
+    """Return the config of a request. ``content_size``: bytes that will be sent, 0 when unknown."""
     return pb.RecognitionConfig(
         heads=query.heads,
         top_k=query.top_k,
@@ -55,7 +59,11 @@ def query_message(query: Query, content_size: int = 0) -> pb.RecognitionConfig:
 
 
 def query_of(config: pb.RecognitionConfig) -> Query:
-    """Raises ``InvalidInputError`` for a confidence that is none; the rest is checked by the recognizer."""
+    """Return the query of a request. The recognizer checks all but ``min_confidence``.
+
+    Raises:
+        InvalidInputError: ``min_confidence`` is not from 0 to 1.
+    """
     if not 0 <= config.min_confidence <= 1:
         raise InvalidInputError(f"min_confidence must be from 0 to 1, got {config.min_confidence:g}")
     return Query(
@@ -72,20 +80,24 @@ def query_of(config: pb.RecognitionConfig) -> Query:
 
 
 def frames_message(frames: NDArray[np.uint8]) -> pb.FrameChunk:
-    """uint8 [n, height, width, 3]."""
+    """Return the message of frames uint8 [n, height, width, 3]."""
     count, height, width, _ = frames.shape
     return pb.FrameChunk(frame_count=count, height=height, width=width, data=frames.tobytes())
 
 
 def frames_of(chunk: pb.FrameChunk) -> NDArray[np.uint8]:
-    """uint8 [n, height, width, 3]. Raises ``InvalidInputError`` when the sizes and the bytes disagree."""
+    """Return frames uint8 [n, height, width, 3].
+
+    Raises:
+        InvalidInputError: the shape does not fit the number of bytes.
+    """
     shape, data = (chunk.frame_count, chunk.height, chunk.width, 3), chunk.data  # each access copies the data
     _check_size("frames", shape, 1, data)
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def features_message(features: NDArray[np.float32]) -> pb.FeatureChunk:
-    """float32 [T, D]."""
+    """Return the message of features float32 [T, D]."""
     count, hidden_size = features.shape
     return pb.FeatureChunk(
         tubelet_count=count, hidden_size=hidden_size, data=features.astype(WIRE_FLOAT).tobytes()
@@ -93,7 +105,11 @@ def features_message(features: NDArray[np.float32]) -> pb.FeatureChunk:
 
 
 def features_of(chunk: pb.FeatureChunk) -> NDArray[np.float32]:
-    """float32 [T, D]. Raises ``InvalidInputError`` when the sizes and the bytes disagree, or for NaN."""
+    """Return features float32 [T, D].
+
+    Raises:
+        InvalidInputError: the shape does not fit the number of bytes, or a value is not finite.
+    """
     shape, data = (chunk.tubelet_count, chunk.hidden_size), chunk.data
     _check_size("features", shape, WIRE_FLOAT.itemsize, data)
     features = np.frombuffer(data, WIRE_FLOAT).reshape(shape).astype(np.float32)
@@ -114,8 +130,10 @@ def _check_size(what: str, shape: tuple[int, ...], item_bytes: int, data: bytes)
 # Answers
 
 
-def recognition_message(answer: ServedRecognition, min_confidence: float = 0.0) -> pb.RecognitionResult:
-    """Without the labels and segments below ``min_confidence``."""
+def recognition_message(
+    answer: Recognition, *, queue_seconds: float, model_digests: Mapping[str, str], min_confidence: float
+) -> pb.RecognitionResult:
+    """Return the message of an answer, without the labels and segments below ``min_confidence``."""
     heads = [
         pb.HeadResult(
             head=head,
@@ -135,14 +153,14 @@ def recognition_message(answer: ServedRecognition, min_confidence: float = 0.0) 
         duration=duration(answer.duration_seconds),
         frames_used=answer.frames_used,
         heads=heads,
-        timings=timings_message(answer.timings, answer.queue_seconds),
-        model_digests=_digests(answer.model_digests),
+        timings=timings_message(answer.timings, queue_seconds),
+        model_digests=_digests(model_digests),
         warning=answer.warning or "",
     )
 
 
 def recognition_of(message: pb.RecognitionResult, video: str) -> ServedRecognition:
-    """``video`` is what the client calls it."""
+    """Return the answer of a message. ``video``: the client's name of the video."""
     heads = {
         head.head: {
             result.output: OutputResult(
@@ -169,15 +187,10 @@ def recognition_of(message: pb.RecognitionResult, video: str) -> ServedRecogniti
     )
 
 
-def served(answer: Recognition, queue_seconds: float, digests: dict[str, str]) -> ServedRecognition:
-    """An answer of the recognizer with what the service adds to it."""
-    return ServedRecognition(**vars(answer), queue_seconds=queue_seconds, model_digests=digests)
-
-
 def window_message(
     scores: WindowScores, *, provisional: bool = False, min_confidence: float = 0.0
 ) -> pb.WindowResult:
-    """Without the labels below ``min_confidence``."""
+    """Return the message of a window's scores, without the labels below ``min_confidence``."""
     outputs = [
         pb.OutputScores(
             output=output, labels=_labels(labels, min_confidence), logits=scores.logits[output].tolist()
@@ -194,7 +207,7 @@ def window_message(
 
 
 def window_of(message: pb.WindowResult) -> ServedWindow:
-    """The inverse of ``window_message``."""
+    """Return the window's scores of a message."""
     return ServedWindow(
         message.head,
         *_range_of(message.time_range),
@@ -205,20 +218,29 @@ def window_of(message: pb.WindowResult) -> ServedWindow:
     )
 
 
-def feature_summary_message(answer: ServedFeatures) -> pb.FeatureSummary:
-    """Everything but the features themselves."""
+def feature_summary_message(
+    *,
+    frames_used: int,
+    start_seconds: float,
+    duration_seconds: float,
+    timings: Timings,
+    queue_seconds: float,
+    model_digests: Mapping[str, str],
+    warning: str | None,
+) -> pb.FeatureSummary:
+    """Return the message that follows the features of a video."""
     return pb.FeatureSummary(
-        frames_used=answer.frames_used,
-        start_offset=duration(answer.start_seconds),
-        duration=duration(answer.duration_seconds),
-        timings=timings_message(answer.timings, answer.queue_seconds),
-        model_digests=_digests(answer.model_digests),
-        warning=answer.warning or "",
+        frames_used=frames_used,
+        start_offset=duration(start_seconds),
+        duration=duration(duration_seconds),
+        timings=timings_message(timings, queue_seconds),
+        model_digests=_digests(model_digests),
+        warning=warning or "",
     )
 
 
 def served_features_of(chunks: Sequence[NDArray[np.float32]], message: pb.FeatureSummary) -> ServedFeatures:
-    """From the features of all messages, float32 [n, D] each, and the summary after them."""
+    """Return the features of a video from its chunks, float32 [n, D] each, and the summary after them."""
     return ServedFeatures(
         np.concatenate(chunks),
         message.frames_used,
@@ -232,7 +254,7 @@ def served_features_of(chunks: Sequence[NDArray[np.float32]], message: pb.Featur
 
 
 def service_info_message(info: ServiceInfo) -> pb.ListHeadsResponse:
-    """The response of ListHeads."""
+    """Return the response of ListHeads."""
     heads = [
         pb.Head(
             name=head.name,
@@ -258,7 +280,7 @@ def service_info_message(info: ServiceInfo) -> pb.ListHeadsResponse:
 
 
 def service_info_of(message: pb.ListHeadsResponse) -> ServiceInfo:
-    """The inverse of ``service_info_message``."""
+    """Return the description of a service from the response of ListHeads."""
     heads = {
         head.name: HeadInfo(
             head.name,
@@ -277,7 +299,7 @@ def service_info_of(message: pb.ListHeadsResponse) -> ServiceInfo:
 
 
 def timings_message(timings: Timings, queue_seconds: float) -> pb.StageTimings:
-    """In nanoseconds."""
+    """Return the message of stage timings, in nanoseconds."""
     stages = (timings.decode_seconds, queue_seconds, timings.spatial_seconds, timings.temporal_seconds)
     decode, queue, spatial, temporal = (round(seconds * NANOSECONDS) for seconds in stages)
     return pb.StageTimings(
@@ -290,7 +312,7 @@ def timings_message(timings: Timings, queue_seconds: float) -> pb.StageTimings:
 
 
 def timings_of(message: pb.StageTimings) -> Timings:
-    """All but the queue, which only a service has."""
+    """Return the timings of a message, without the queue's, which only a service has."""
     stages = (message.decode_time_ns, message.spatial_time_ns, message.temporal_time_ns)
     return Timings(*(ns / NANOSECONDS for ns in (*stages, message.total_time_ns)))
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sfavivit.errors import UsageError
-from sfavivit.utils.atomic import write_durably
+from sfavivit.utils.atomic import atomic_write
 
 PAGE_SUFFIXES = (".html", ".htm")
 
@@ -43,7 +43,7 @@ def write_file(path: Path, content: bytes) -> None:
         UsageError: the disk is full, or the folder has been removed in the meantime.
     """
     try:
-        write_durably(_target(path), content)
+        atomic_write(_target(path), content)
     except OSError as error:
         raise UsageError(f"{str(path)!r}: cannot be written: {error.strerror}") from None
 

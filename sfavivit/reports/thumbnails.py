@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sfavivit.config import Sampling
 from sfavivit.errors import SfaVivitError, UsageError
 from sfavivit.video.reader import Limits, VideoReader
-from sfavivit.video.source import Source
+from sfavivit.video.source import Source, VideoSegment
 
 COUNT = 24
 SIDE = 96  # pixels; some 2 KB as JPEG
@@ -35,7 +35,7 @@ def thumbnails(video: Source, start_seconds: float, duration_seconds: float, lim
     middle = start_seconds + 0.5 / fps
     try:
         with VideoReader(
-            video, sampling, chunk_frames=2 * COUNT, limits=limits, start_seconds=middle
+            VideoSegment(video, middle), sampling, chunk_frames=2 * COUNT, limits=limits
         ) as reader:
             return [_jpeg(frame) for frame in next(reader, [])]
     except SfaVivitError:

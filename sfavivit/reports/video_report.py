@@ -46,7 +46,7 @@ def video_report(recognizer: Recognizer, answer: Recognition, recorder: CurveRec
     """Return a report of the answer for a video, with the curves of the windows recorded meanwhile."""
     outputs = tuple(
         OutputReport(
-            head, output, result, recorder.curves(head, output, result, recognizer.labels[head][output])
+            head, output, result, recorder.curves(head, output, result, recognizer.model.labels[head][output])
         )
         for head, results in answer.heads.items()
         for output, result in results.items()

@@ -21,7 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from sfavivit.config import ModelDimensions, Sampling, validation_summary
 from sfavivit.errors import (
@@ -48,7 +57,7 @@ RESERVED_HEAD = re.compile(r"spatial|temporal(_.*)?")
 Precision = Literal["fp32", "fp16", "int8"]
 PlanPrecision = Literal["fp32", "fp16", "bf16"]
 Backend = Literal["python", "onnxruntime"]
-ShortClip = Literal["loop", "prefix"]
+Padding = Literal["loop", "none"]
 Labels = dict[str, tuple[str, ...]]
 """output -> label of every class."""
 
@@ -119,11 +128,20 @@ class SpatialEntry(_Frozen):
 
 
 class HeadEntry(_Frozen):
-    """One head. Its window is all its temporal positions; ``short_clip`` says what a shorter clip becomes."""
+    """One head; its window is all its temporal positions.
+
+    ``padding`` of a clip shorter than the window: ``"loop"`` repeats its tubelets, ``"none"`` leaves it as it
+    is, at the first temporal positions.
+    """
 
     version: Annotated[int, Field(gt=0)]
     dimensions: ModelDimensions
-    short_clip: ShortClip
+    padding: Annotated[
+        Padding,
+        # Earlier exports call it "short_clip", and "none" "prefix".
+        Field(validation_alias=AliasChoices("padding", "short_clip")),
+        BeforeValidator(lambda value: "none" if value == "prefix" else value),
+    ]
     parity: Parity
 
     @property
@@ -202,6 +220,16 @@ class Manifest(_Frozen):
                 f"the manifest has no digest of {error.args[0]}; run `python -m export configs` on it"
             ) from None
         return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    @property
+    def weights_sha256(self) -> dict[str, str]:
+        """Digest of the weights of each model, spatial model first; models of unknown digest are left out."""
+        digests = {SPATIAL_MODEL: self.spatial.weights_sha256}
+        for head, entry in self.heads.items():
+            weights = self.files.get(f"{temporal_model(head)}/{entry.version}/model.safetensors")
+            if weights:
+                digests[temporal_model(head)] = weights.sha256
+        return digests
 
     def head(self, name: str) -> HeadEntry:
         """The head called ``name``.

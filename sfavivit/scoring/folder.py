@@ -32,7 +32,7 @@ from sfavivit.scoring.parquet_parts import (
     writing,
 )
 from sfavivit.scoring.record import Record, differences
-from sfavivit.utils.atomic import sync_folder
+from sfavivit.utils.atomic import fsync_path
 
 JOB_NAME = "job.json"
 METRICS_NAME = "metrics.json"
@@ -176,7 +176,7 @@ class JobFolder:
             for part in part_files(self.path):
                 part.unlink()
             (self.path / METRICS_NAME).unlink(missing_ok=True)
-            sync_folder(self.path / ROWS_FOLDER)
+            fsync_path(self.path / ROWS_FOLDER)
 
     def _remove_errors(self) -> None:
         for part in part_files(self.path):
@@ -185,7 +185,7 @@ class JobFolder:
             if not len(kept):
                 with writing(self.path):
                     part.unlink()
-                    sync_folder(part.parent)
+                    fsync_path(part.parent)
             elif len(kept) < len(table):
                 write_part(part, kept)
 

@@ -10,9 +10,10 @@ from typing import Self
 
 from sfavivit.engines import TRITON_SCHEME, open_models
 from sfavivit.errors import UsageError
+from sfavivit.features.reader import DEFAULT_LIMITS
 from sfavivit.features.store import FeatureStore
-from sfavivit.inference.recognizer import DEFAULT_LIMITS, Recognizer
-from sfavivit.inference.views import Views
+from sfavivit.inference.options import ClassifyOptions
+from sfavivit.inference.recognizer import Recognizer
 from sfavivit.repository.manifest import Catalog, Repository
 from sfavivit.video.reader import Limits
 
@@ -21,7 +22,7 @@ DEFAULT_FETCH_BYTES = 16 << 30
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """How each video is scored.
+    """How each video is scored. ``classify`` names its heads.
 
     Args:
         limits: limits of decoding.
@@ -31,10 +32,7 @@ class ScoreOptions:
         fetch_bytes: size of the largest video that is downloaded.
     """
 
-    heads: tuple[str, ...]
-    stride_seconds: float | None = None
-    top_k: int = 5
-    views: Views | None = None
+    classify: ClassifyOptions
     limits: Limits = DEFAULT_LIMITS
     store: str | None = None
     align_to_tubelets: bool = False

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from sfavivit.errors import ScoringError
 from sfavivit.scoring.rows import SCHEMA, Row
-from sfavivit.utils.atomic import write_durably
+from sfavivit.utils.atomic import atomic_write
 from sfavivit.utils.text import one_line
 
 PART_NAME = re.compile(r"part-(\d+of\d+)-(\d+)\.parquet")
@@ -31,7 +31,7 @@ def write_file(path: Path, content: bytes) -> None:
         ScoringError: it cannot be written; a file that was there before is unchanged.
     """
     with writing(path.parent):
-        write_durably(path, content)
+        atomic_write(path, content)
 
 
 @contextmanager

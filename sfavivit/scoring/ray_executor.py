@@ -77,7 +77,7 @@ def score_on_ray(
         if items:
             dataset = _dataset(items, models, options, workers, gpus)
             with closing(_outcomes(dataset)) as outcomes:
-                yield from _rows(outcomes, RowBuilder(catalog, options.heads))
+                yield from _rows(outcomes, RowBuilder(catalog, options.classify.heads))
     finally:
         ray.shutdown()
 

@@ -40,7 +40,7 @@ def record_of(catalog: Catalog, options: ScoreOptions) -> Record:
             "sha256": head_sha256(manifest, head),
             "labels": {output: list(labels) for output, labels in catalog.labels[head].items()},
         }
-        for head in options.heads
+        for head in options.classify.heads
     }
     return {
         "format_version": FORMAT_VERSION,
@@ -48,9 +48,9 @@ def record_of(catalog: Catalog, options: ScoreOptions) -> Record:
         "spatial_sha256": manifest.spatial_sha256,
         "sampling": asdict(manifest.sampling),
         "heads": heads,
-        "stride_seconds": options.stride_seconds,
-        "top_k": options.top_k,
-        "views": str(options.views) if options.views else None,
+        "stride_seconds": options.classify.stride_seconds,
+        "top_k": options.classify.top_k,
+        "views": str(options.classify.views) if options.classify.views else None,
         "align_to_tubelets": options.align_to_tubelets or None,
     }
 

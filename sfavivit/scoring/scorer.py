@@ -9,18 +9,19 @@ from typing import NamedTuple
 from sfavivit.datasets import VideoItem
 from sfavivit.datasets.fetch import open_video
 from sfavivit.errors import InvalidInputError, VideoError
-from sfavivit.features.reader import FeatureSource
-from sfavivit.features.slicing import snapped, tubelet_rate
+from sfavivit.features.reader import FeatureReader
+from sfavivit.features.slicing import align_to_tubelets, tubelet_rate
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
+from sfavivit.video.source import VideoSegment
 
 
 class _PendingVideo(NamedTuple):
     """A video that is being opened in the background: downloaded if need be, hashed, decoding begun."""
 
     item: VideoItem
-    source: Future[FeatureSource]
+    source: Future[FeatureReader]
 
 
 def score_items(
@@ -37,34 +38,24 @@ def score_items(
         FeatureStoreError: the store cannot be used.
         EngineError: the engine failed.
     """
-    recognizer.session(options.heads, stride_seconds=options.stride_seconds, top_k=options.top_k)
-    builder = RowBuilder(recognizer.catalog, options.heads)
+    options.classify.resolve(recognizer.manifest)
+    builder = RowBuilder(recognizer.model.catalog, options.classify.heads)
     store = options.open_store()
 
     manifest = recognizer.manifest
     rate = tubelet_rate(manifest.sampling, manifest.dimensions.tubelet_frames)
 
-    def open_source(item: VideoItem) -> FeatureSource:
-        aligned = snapped(item, rate) if options.align_to_tubelets else item
-        return recognizer.source(
-            open_video(item.video, options.fetch_bytes),
-            options.limits,
-            start_seconds=aligned.start_seconds,
-            end_seconds=aligned.end_seconds,
-            views=options.views,
-            store=store,
-        )
+    def open_source(item: VideoItem) -> FeatureReader:
+        aligned = align_to_tubelets(item, rate) if options.align_to_tubelets else item
+        video = open_video(item.video, options.fetch_bytes)
+        segment = VideoSegment(video, aligned.start_seconds, aligned.end_seconds)
+        crops = options.classify.crops
+        return FeatureReader(recognizer.model, segment, options.limits, crops=crops, store=store)
 
     def score(pending: _PendingVideo) -> list[Row]:
         try:
             with pending.source.result() as source:
-                answer = recognizer.recognize(
-                    source,
-                    options.heads,
-                    stride_seconds=options.stride_seconds,
-                    top_k=options.top_k,
-                    views=options.views,
-                )
+                answer = recognizer.recognize(source, options.classify)
         except (VideoError, InvalidInputError) as error:
             return builder.error(pending.item, error)
         return builder.answer(pending.item, answer)

@@ -55,7 +55,7 @@ def score_in_workers(
     Raises:
         EngineError: workers die before they have loaded the models, or one after another.
     """
-    pool = _WorkerPool(items, models, RowBuilder(catalog, options.heads), options, workers)
+    pool = _WorkerPool(items, models, RowBuilder(catalog, options.classify.heads), options, workers)
     try:
         yield from pool.run()
     finally:
@@ -225,7 +225,7 @@ def work(pipe: Connection, models: ModelLocation, options: ScoreOptions) -> None
     _die_with_parent()
     try:
         recognizer = models.load()
-        recognizer.session(options.heads, stride_seconds=options.stride_seconds, top_k=options.top_k)
+        options.classify.resolve(recognizer.manifest)
         pipe.send(None)
         for rows in score_items(recognizer, iter(pipe.recv, None), options):
             pipe.send(rows)

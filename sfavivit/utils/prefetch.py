@@ -1,4 +1,4 @@
-"""Making the next items overlaps whatever is done with the present one."""
+"""Prefetching: an iterable runs ahead in a thread while the consumer works on the present item."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from threading import Event, Thread
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
-ITEMS_AHEAD = 2
+QUEUE_ITEMS = 2
+_PUT_SECONDS = 0.1
 
 
-class ReadAhead(Generic[Item]):
-    """Items of an iterable, made in a thread of their own, from now on.
+class Prefetcher(Generic[Item]):
+    """Iterator over the items of an iterable, which a thread of its own produces from now on.
 
-    ``stop`` is called, from another thread, when they are no longer wanted and the iterable must end early.
-    What the iterable raises is raised to the consumer, after the items before it.
+    An exception of the iterable is raised to the consumer after the items before it. ``stop`` must make the
+    iterable end early; it is called from another thread, when no more items are wanted.
 
-    ``close`` may be called from any thread, and again; items that were not taken are dropped. ``abandon`` is
-    for a finalizer, which may run in any thread at any moment: ``stop`` must not wait then.
+    ``close`` may be called from any thread, and again; items in the queue are dropped. ``abandon`` is for
+    finalizers, which may run in any thread at any moment: ``stop`` must not block then.
     """
 
     def __init__(self, items: Iterable[Item], stop: Callable[[], None]) -> None:
         self._items = items
         self._stop = stop
-        self._queue: Queue[Item | BaseException | None] = Queue(ITEMS_AHEAD)
+        self._queue: Queue[Item | BaseException | None] = Queue(QUEUE_ITEMS)
         self._stopped = Event()
         self._ended = False
-        self._thread = Thread(target=self._make, name="sfavivit-read-ahead", daemon=True)
+        self._thread = Thread(target=self._produce, name="sfavivit-prefetch", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[Item]:
@@ -42,7 +43,7 @@ class ReadAhead(Generic[Item]):
         return item
 
     def close(self) -> None:
-        """End the thread, and wait until it has."""
+        """Stop the thread and wait until it has ended."""
         self._ended = True
         self._stopped.set()
         if self._thread.is_alive():
@@ -55,11 +56,11 @@ class ReadAhead(Generic[Item]):
             self._queue.put_nowait(None)  # for a consumer that is waiting
 
     def abandon(self) -> None:
-        """Have the thread end by itself. There must be no consumer any more."""
+        """Stop the thread without waiting for it. There must be no consumer any more."""
         self._stopped.set()
         self._stop()
 
-    def _make(self) -> None:
+    def _produce(self) -> None:
         try:
             for item in self._items:
                 self._put(item)
@@ -72,8 +73,6 @@ class ReadAhead(Generic[Item]):
 
     def _put(self, item: Item | BaseException | None) -> None:
         while not self._stopped.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
+            with suppress(Full):
+                self._queue.put(item, timeout=_PUT_SECONDS)
                 return
-            except Full:
-                continue

@@ -63,14 +63,14 @@ def decode_command(
     shortest_side: int,
     crop_size: int,
     pixels: int,
-    late_microseconds: int = 0,
+    offset_microseconds: int = 0,
     crops: Sequence[Crop] = CENTER,
 ) -> list[str]:
     """The ffmpeg command: descriptor 0 in, rgb24 frames on descriptor 1, its log on 2.
 
     A frame is [crops * crop_size, crop_size, 3]: the squares of one picture, one below the other.
 
-    Frame k is the picture on display at ``late_microseconds`` + k / ``fps`` seconds, or the first such if
+    Frame k is the picture on display at ``offset_microseconds`` + k / ``fps`` seconds, or the first such if
     none is yet. The first ``fps`` filter says so by ``round=up``; its default, ``near``, would show pictures
     of up to half an output period later: 50 fps sampled at 12.5 would be pictures 1, 5, 9, not 0, 4, 8.
 
@@ -100,7 +100,7 @@ def decode_command(
         pix_fmt="rgb24",
         fps_mode="passthrough",
         threads=1,
-        filter_complex=f"[0:V:0]{_shifted(late_microseconds)},{fps_filter}:round=up,{squares},{_LAST}[timed]",
+        filter_complex=f"[0:V:0]{_shifted(offset_microseconds)},{fps_filter}:round=up,{squares},{_LAST}[timed]",
         map="[frames]",
     )
     frames = frames.global_args("-filter_complex", f"[timed]{fps_filter}:start_time=0[frames]")

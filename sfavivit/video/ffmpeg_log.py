@@ -86,7 +86,7 @@ class FfmpegLog:
         for line in lines:
             self._take(line[:MAX_LINE_BYTES].decode(errors="replace"))
 
-    def limit(self) -> VideoError | None:
+    def limit_error(self) -> VideoError | None:
         """The limit that ffmpeg ran into, if it did."""
         found = self._meaning
         return found.error(found.message) if found and found.error is VideoLimitError else None

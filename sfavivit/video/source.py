@@ -12,6 +12,7 @@ from sfavivit.errors import (
     EmptyVideoError,
     ForbiddenFormatError,
     NotAFileError,
+    UsageError,
     VideoError,
     VideoNotFoundError,
     VideoPermissionError,
@@ -31,6 +32,34 @@ class OpenSource:
 
 Source = str | os.PathLike[str] | bytes | OpenSource
 """A path, the content of a video file, or a file that is open already."""
+
+MAX_SECONDS = 1e9
+"""Latest time that a segment may name: beyond any video, and exact in microseconds."""
+
+
+@dataclass(frozen=True)
+class VideoSegment:
+    """A stretch of a video, [``start_seconds``, ``end_seconds``); to its end when that is None.
+
+    Raises:
+        UsageError: not 0 <= start < end <= ``MAX_SECONDS``.
+    """
+
+    source: Source
+    start_seconds: float = 0.0
+    end_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        check_range(self.start_seconds, self.end_seconds)
+
+
+def check_range(start_seconds: float, end_seconds: float | None) -> None:
+    """Raise ``UsageError`` unless 0 <= start < end <= ``MAX_SECONDS``."""
+    if not 0 <= start_seconds <= MAX_SECONDS:
+        raise UsageError(f"the start must be from 0 to {MAX_SECONDS:g} s, got {start_seconds:g}")
+    if end_seconds is not None and not start_seconds < end_seconds <= MAX_SECONDS:
+        raise UsageError(f"the end must be after the start ({start_seconds:g} s), got {end_seconds:g}")
+
 
 _OPEN_ERRORS: dict[int, tuple[type[VideoError], str]] = {
     errno.ENOENT: (VideoNotFoundError, "no such file"),

@@ -1,8 +1,8 @@
-"""Where a time lies on the grid of a steady rate.
+"""Index arithmetic between times in seconds and the frames of a steady rate.
 
-Times are whole microseconds to the decoder, and most rates have periods that are not. So a time within a
-microsecond of a whole number of periods is taken for just that many: at 15 frames a second 0.133333 s and
-0.133334 s both are frame 2.
+The decoder's times are whole microseconds, and the periods of most rates are not. A time within a microsecond
+of a whole number of periods therefore counts as exactly that many: at 15 frames a second, both 0.133333 s and
+0.133334 s are frame 2.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ MICROSECONDS = 1_000_000
 
 
 class Periods(NamedTuple):
-    """``whole`` periods, and what is left of the time in microseconds."""
+    """A time as ``whole`` periods and a remainder in microseconds."""
 
     whole: int
     rest_microseconds: int
 
 
 def periods_in(microseconds: int, rate: Fraction) -> Periods:
-    """How many periods of ``rate`` (a second) there are in a time."""
+    """Divide a time into periods of ``rate`` per second."""
     nearest = round(microseconds * rate / MICROSECONDS)
     if abs(microseconds * rate - nearest * MICROSECONDS) <= rate:
         return Periods(nearest, 0)
@@ -30,5 +30,35 @@ def periods_in(microseconds: int, rate: Fraction) -> Periods:
 
 
 def to_microseconds(seconds: float) -> int:
-    """The nearest whole number of them."""
+    """Round a time to whole microseconds."""
     return round(seconds * MICROSECONDS)
+
+
+class FrameRange(NamedTuple):
+    """Frames of a segment, as the decoder counts them.
+
+    The decoder emits the picture on display at ``offset_microseconds`` + i periods, i = 0, 1, ... Of these
+    the first ``skip`` lie before the segment, and the next ``count`` are its frames (None: all that follow).
+    The segment [0.20, 0.40) at 12.5 frames a second starts 2 periods of 0.08 s and 0.04 s after 0:
+
+        seconds   0    0.04 0.08 0.12 0.16 0.20 0.24 0.28 0.32 0.36 0.40
+        segment                            [────────────────────────)
+        emitted        i=0       i=1       i=2       i=3       i=4
+        frame          skip = 2            k=0       k=1       k=2       count = 3
+    """
+
+    skip: int
+    offset_microseconds: int
+    count: int | None
+
+    @classmethod
+    def of(cls, start_seconds: float, end_seconds: float | None, rate: Fraction) -> FrameRange:
+        """Return the frames of [``start_seconds``, ``end_seconds``) at ``rate`` per second; at least one."""
+        start = to_microseconds(start_seconds)
+        skip, offset = periods_in(start, rate)
+        if end_seconds is None:
+            return cls(skip, offset, None)
+        # A start that is a frame's time is counted from 0, however it was rounded; any other from itself.
+        origin, before = (start, 0) if offset else (0, skip)
+        whole, rest = periods_in(to_microseconds(end_seconds) - origin, rate)
+        return cls(skip, offset, max(1, whole + (rest > 0) - before))

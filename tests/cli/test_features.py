@@ -10,7 +10,8 @@ import pytest
 
 from sfavivit import Recognizer
 from sfavivit.features.store import FeatureStore
-from sfavivit.inference.views import Views
+from sfavivit.inference.options import ClassifyOptions, Views
+from sfavivit.video.source import VideoSegment
 from tests.cli.support import run
 from tests.conftest import random_frames
 from tests.features.videos import entries, essence, forbid_decoders
@@ -71,7 +72,9 @@ def test_crops_and_type(
     assert len(entries(FeatureStore(store))) == 3
     forbid_decoders(monkeypatch)
     Recognizer.load(repository).classify(
-        videos / "2.mp4", start_seconds=0.5, end_seconds=1.5, views=Views(4, 3), store=FeatureStore(store)
+        VideoSegment(videos / "2.mp4", start_seconds=0.5, end_seconds=1.5),
+        ClassifyOptions(views=Views(4, 3)),
+        store=FeatureStore(store),
     )
 
 

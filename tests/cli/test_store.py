@@ -16,7 +16,7 @@ from sfavivit.features.entry import FeatureKey
 from sfavivit.features.maintenance import LEFT_OVER_SECONDS, Keep, places, remove, stats, to_prune
 from sfavivit.features.store import FeatureStore
 from sfavivit.repository.manifest import Repository
-from sfavivit.utils.atomic import write_durably
+from sfavivit.utils.atomic import atomic_write
 from tests.cli.support import run
 from tests.features.entries import DAMAGES, KEY, features
 
@@ -199,6 +199,6 @@ def test_what_cannot_be_kept(keep: dict[str, float]) -> None:
 
 def test_a_write_that_is_not_to_replace(tmp_path: Path) -> None:
     for content in (b"first", b"second"):
-        write_durably(tmp_path / "file", content, replace=False)
+        atomic_write(tmp_path / "file", content, replace=False)
     assert (tmp_path / "file").read_bytes() == b"first"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

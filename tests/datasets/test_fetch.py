@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem, read_items
 from sfavivit.datasets.fetch import check_schemes, open_video
 from sfavivit.errors import AnnotationError, UsageError, VideoError
-from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.video.source import OpenSource
 from tests.scoring.support import DEFAULT, scored
 from tests.web_files import served
@@ -67,9 +67,9 @@ def test_videos_from_elsewhere(
     assert rows[0]["video"] == "memory://corpus/a.mp4"
     assert "cannot be fetched: ClientConnectorError" in rows[7]["error_message"]
     assert all("\n" not in row.get("error_message", "") for row in rows)
-    (large,) = scored(recognizer, items[:1], ScoreOptions(("default",), fetch_bytes=len(content) - 1))
+    (large,) = scored(recognizer, items[:1], replace(DEFAULT, fetch_bytes=len(content) - 1))
     assert large["error_kind"] == "limit"
-    assert scored(recognizer, items[:1], ScoreOptions(("default",), fetch_bytes=len(content))) == rows[:1]
+    assert scored(recognizer, items[:1], replace(DEFAULT, fetch_bytes=len(content))) == rows[:1]
 
 
 def test_a_list_from_elsewhere(web: str, memory: Any, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from sfavivit import Recognizer, Repository
 from sfavivit.engines import load_engine
+from sfavivit.engines.model import LoadedModel
 from sfavivit.features.store import FeatureStore
 from tests.counting_engine import CountingEngine
 from tests.features.videos import wide_video
@@ -34,7 +35,7 @@ def engine(repository: Path) -> CountingEngine:
 
 @pytest.fixture
 def recognizer(repository: Path, engine: CountingEngine) -> Recognizer:
-    return Recognizer(Repository.load(repository), engine, chunk_tubelets=4)
+    return Recognizer(LoadedModel(Repository.load(repository), engine, chunk_tubelets=4))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from sfavivit.errors import (
 )
 from sfavivit.features import digest as video_digest
 from sfavivit.features.entry import FeatureKey, StoredFeatures
+from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
 from tests.features.videos import entries, essence, wide_video
 
@@ -48,7 +49,7 @@ def test_a_video_that_changes_while_it_is_read_is_not_kept(
     recognizer: Recognizer, store: FeatureStore, video: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     path = Path(shutil.copy(video, tmp_path / "changing.mp4"))
-    with recognizer.source(path, store=store) as source:
+    with FeatureReader(recognizer.model, path, store=store) as source:
         for count, _ in enumerate(source):
             if count == 0:
                 change(path)  # the decoder is a few chunks ahead at most, of ten
@@ -66,7 +67,7 @@ def test_a_change_that_the_clock_does_not_show_is_found_in_the_content(
     now = video_digest._Version(1, 2, 3, 4, time.time_ns() + 3600 * 10**9)
     monkeypatch.setattr(video_digest._Version, "of", lambda _: now)
     path = Path(shutil.copy(video, tmp_path / "changing.mp4"))
-    with recognizer.source(path, store=store) as source:
+    with FeatureReader(recognizer.model, path, store=store) as source:
         for count, _ in enumerate(source):
             if count == 0:
                 append(path)
@@ -104,7 +105,7 @@ def test_no_more_digests_are_remembered_than_memory_is_for(
     recognizer: Recognizer, store: FeatureStore, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(video_digest, "RECENT_SECONDS", -3600.0)
-    monkeypatch.setattr(video_digest, "_MOST_REMEMBERED", 3)
+    monkeypatch.setattr(video_digest, "_MAX_REMEMBERED", 3)
     monkeypatch.setattr(video_digest, "_remembered", {})
     for number in range(5):
         recognizer.classify(shutil.copy(video, tmp_path / f"{number}.mp4"), store=store)

@@ -20,9 +20,10 @@ from sfavivit.errors import (
     UsageError,
 )
 from sfavivit.features.entry import FeatureKey, StoredFeatures
+from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.results import Recognition
-from sfavivit.utils.prefetch import ReadAhead
+from sfavivit.utils.prefetch import Prefetcher
 from sfavivit.video.source import OpenSource
 from tests.counting_engine import CountingEngine
 from tests.features.videos import entries
@@ -73,7 +74,7 @@ def test_a_source_that_is_closed_early_keeps_and_leaves_nothing(
     recognizer: Recognizer, store: FeatureStore, video: Path, stored: bool
 ) -> None:
     for chunks in range(10):
-        with recognizer.source(video, store=store if stored else None) as source:
+        with FeatureReader(recognizer.model, video, store=store if stored else None) as source:
             found: list[object] = []
             iterator = iter(source)
             while len(found) < chunks:
@@ -95,7 +96,7 @@ def test_a_source_that_is_forgotten_leaves_nothing(
 ) -> None:
     """Its thread, which would wait for ever for somebody to take its frames, ends; and nobody calls close."""
     others = set(threading.enumerate())
-    source = recognizer.source(video, store=store if stored else None)
+    source = FeatureReader(recognizer.model, video, store=store if stored else None)
     (thread,) = set(threading.enumerate()) - others
     taken = list(islice(source, chunks))
     assert len(taken) == chunks and thread.is_alive()
@@ -114,7 +115,7 @@ def test_closing_does_not_wait_for_a_big_file(
     path = tmp_path / "big.mp4"
     path.touch()
     os.truncate(path, 1 << 40)
-    source = recognizer.source(path, store=store)
+    source = FeatureReader(recognizer.model, path, store=store)
     found: list[object] = []
     waiting = threading.Thread(target=lambda: found.extend(source))
     waiting.start()
@@ -129,7 +130,7 @@ def test_closing_from_another_thread_ends_a_recognition(
     recognizer: Recognizer, engine: CountingEngine, store: FeatureStore, video: Path
 ) -> None:
     arrived, go_on = threading.Event(), threading.Event()
-    source = recognizer.source(video, store=store)
+    source = FeatureReader(recognizer.model, video, store=store)
 
     def at_a_window(_: object) -> None:
         arrived.set()
@@ -161,7 +162,7 @@ def test_bad_videos_leave_nothing(
     for stored in (None, store):
         with (
             pytest.raises(Exception, match=name) as raised,
-            recognizer.source(tmp_path / name, store=stored) as source,
+            FeatureReader(recognizer.model, tmp_path / name, store=stored) as source,
         ):
             list(source)
         errors.append((type(raised.value), str(raised.value)))
@@ -169,17 +170,17 @@ def test_bad_videos_leave_nothing(
     assert not entries(store)
 
 
-def test_read_ahead_gives_items_then_the_error() -> None:
+def test_a_prefetcher_gives_items_then_the_error() -> None:
     def items() -> Iterator[int]:
         yield from range(5)
         raise KeyError("end")
 
-    ahead = ReadAhead(items(), lambda: None)
-    assert [next(ahead) for _ in range(5)] == list(range(5))
+    prefetched = Prefetcher(items(), lambda: None)
+    assert [next(prefetched) for _ in range(5)] == list(range(5))
     with pytest.raises(KeyError):
-        next(ahead)
-    assert not list(ahead)
-    ahead.close()
+        next(prefetched)
+    assert not list(prefetched)
+    prefetched.close()
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -191,5 +192,5 @@ def test_a_source_works_before_it_is_used(recognizer: Recognizer, tmp_path: Path
             asked.set()
             return super().get(key)
 
-    with recognizer.source(video, store=Store(tmp_path / "store")):
+    with FeatureReader(recognizer.model, video, store=Store(tmp_path / "store")):
         assert asked.wait(60)

@@ -15,16 +15,19 @@ from hypothesis import strategies as st
 
 from sfavivit import Recognizer, Repository
 from sfavivit.engines import load_engine
+from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import (
     EngineError,
     FeatureStoreError,
     InvalidInputError,
 )
 from sfavivit.features.entry import FeatureKey, StoredFeatures
+from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
-from sfavivit.inference.views import Views
+from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.types import Features, Frames
 from sfavivit.video.reader import Limits
+from sfavivit.video.source import VideoSegment
 from tests.counting_engine import CountingEngine
 from tests.features.entries import DAMAGES
 from tests.features.videos import entries, essence, forbid_decoders, wide_video
@@ -33,14 +36,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("part", "options"),
     [
-        {},
-        {"heads": ["long"]},
-        {"start_seconds": 1.1, "end_seconds": 4.0},
-        {"end_seconds": 0.1},
-        {"views": Views(4, 3)},
-        {"views": Views(2, 1)},
+        ({}, ClassifyOptions()),
+        ({}, ClassifyOptions(heads=("long",))),
+        ({"start_seconds": 1.1, "end_seconds": 4.0}, ClassifyOptions()),
+        ({"end_seconds": 0.1}, ClassifyOptions()),
+        ({}, ClassifyOptions(views=Views(4, 3))),
+        ({}, ClassifyOptions(views=Views(2, 1))),
     ],
     ids=str,
 )
@@ -52,17 +55,18 @@ def test_scores_from_the_store_are_those_from_the_video_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
     name: str,
-    options: dict[str, Any],
+    part: dict[str, float],
+    options: ClassifyOptions,
 ) -> None:
-    path = request.getfixturevalue(name)
-    whole = "end_seconds" not in options  # whether a decoder that is cut short has met damage is chance
-    without = recognizer.classify(path, **options)
-    first = recognizer.classify(path, store=store, **options)
+    segment = VideoSegment(request.getfixturevalue(name), **part)
+    whole = segment.end_seconds is None  # whether a decoder that is cut short has met damage is chance
+    without = recognizer.classify(segment, options)
+    first = recognizer.classify(segment, options, store=store)
     assert essence(first, warned=whole) == essence(without, warned=whole)
-    assert len(entries(store)) == (options["views"].crops if "views" in options else 1)
+    assert len(entries(store)) == len(options.crops)
     calls = len(engine.frames)
     forbid_decoders(monkeypatch)
-    second = recognizer.classify(path, store=FeatureStore(store.root), **options)
+    second = recognizer.classify(segment, options, store=FeatureStore(store.root))
     assert essence(second) == essence(first)
     if whole:
         assert bool(second.warning) == (name == "damaged_video")
@@ -73,14 +77,26 @@ def test_scores_from_the_store_are_those_from_the_video_bit_for_bit(
 def test_another_head_and_other_views_need_no_decoder(
     recognizer: Recognizer, store: FeatureStore, monkeypatch: pytest.MonkeyPatch, video: Path
 ) -> None:
-    expected = recognizer.classify(video, ["long"])
-    views = recognizer.classify(video, ["long"], views=Views(3, 1))
-    recognizer.classify(video, ["default"], store=store)
-    recognizer.classify(video, ["default"], views=Views(4, 3), store=store)
+    expected = recognizer.classify(video, ClassifyOptions(heads=("long",)))
+    views = recognizer.classify(video, ClassifyOptions(heads=("long",), views=Views(3, 1)))
+    recognizer.classify(video, ClassifyOptions(heads=("default",)), store=store)
+    recognizer.classify(
+        video,
+        ClassifyOptions(heads=("default",), views=Views(4, 3)),
+        store=store,
+    )
     forbid_decoders(monkeypatch)
-    assert essence(recognizer.classify(video, ["long"], store=store)) == essence(expected)
-    assert essence(recognizer.classify(video, ["long"], views=Views(3, 1), store=store)) == essence(views)
-    recognizer.classify(video, ["long"], views=Views(9, 3), store=store)
+    assert essence(recognizer.classify(video, ClassifyOptions(heads=("long",)), store=store)) == essence(
+        expected
+    )
+    assert essence(
+        recognizer.classify(
+            video,
+            ClassifyOptions(heads=("long",), views=Views(3, 1)),
+            store=store,
+        )
+    ) == essence(views)
+    recognizer.classify(video, ClassifyOptions(heads=("long",), views=Views(9, 3)), store=store)
 
 
 def test_the_same_content_under_another_name(
@@ -96,10 +112,9 @@ def test_the_same_content_under_another_name(
 
 def test_what_was_looked_at_counts(recognizer: Recognizer, store: FeatureStore, video: Path) -> None:
     recognizer.classify(video, store=store)
-    parts: list[dict[str, Any]] = [{"start_seconds": 1.0}, {"end_seconds": 5.0}]
-    for options in parts:
-        answer = recognizer.classify(video, store=store, **options)
-        assert essence(answer) == essence(recognizer.classify(video, **options))
+    for segment in (VideoSegment(video, start_seconds=1.0), VideoSegment(video, end_seconds=5.0)):
+        answer = recognizer.classify(segment, store=store)
+        assert essence(answer) == essence(recognizer.classify(segment))
     assert len(entries(store)) == 3
 
 
@@ -114,7 +129,7 @@ def test_timestamps_are_seconds_of_the_video(
         put(key, entry)
 
     store.put = noting  # type: ignore[method-assign]
-    recognizer.classify(video, store=store, start_seconds=2.0)
+    recognizer.classify(VideoSegment(video, start_seconds=2.0), store=store)
     entry = store.get(keys[0])
     assert entry
     assert (len(entry.features), entry.frames_used) == (25, 50)
@@ -146,7 +161,7 @@ def check_mended(
     with caplog.at_level(logging.WARNING, logger="sfavivit"):
         assert essence(recognizer.classify(video, store=store)) == expected
         assert len(caplog.records) == 1
-        with recognizer.source(video, store=store) as source:
+        with FeatureReader(recognizer.model, video, store=store) as source:
             list(source)
         assert source.from_store
         assert essence(recognizer.classify(video, store=store)) == expected
@@ -200,10 +215,10 @@ def test_an_entry_of_another_video_never_changes_a_score(
 
 
 def test_one_crop_that_is_missing(recognizer: Recognizer, store: FeatureStore, video: Path) -> None:
-    expected = essence(recognizer.classify(video, views=Views(4, 3), store=store))
+    expected = essence(recognizer.classify(video, ClassifyOptions(views=Views(4, 3)), store=store))
     paths = entries(store)
     paths[1].unlink()
-    assert essence(recognizer.classify(video, views=Views(4, 3), store=store)) == expected
+    assert essence(recognizer.classify(video, ClassifyOptions(views=Views(4, 3)), store=store)) == expected
     assert entries(store) == paths
 
 
@@ -241,11 +256,14 @@ def test_what_an_engine_did_not_finish_is_not_kept(
     loaded = Repository.load(repository)
     engine = FailingEngine(load_engine("onnxruntime", loaded))
     engine.fails = fails
-    recognizer = Recognizer(loaded, engine, chunk_tubelets=4)
+    recognizer = Recognizer(LoadedModel(loaded, engine, chunk_tubelets=4))
     with pytest.raises((EngineError, InvalidInputError)):
         recognizer.classify(video, store=store)
     engine.frames.clear()
-    with pytest.raises((EngineError, FeatureStoreError)), recognizer.source(video, store=store) as source:
+    with (
+        pytest.raises((EngineError, FeatureStoreError)),
+        FeatureReader(recognizer.model, video, store=store) as source,
+    ):
         list(source)
     assert not entries(store)
 

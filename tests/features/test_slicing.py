@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +15,12 @@ from sfavivit.config import Sampling
 from sfavivit.datasets import VideoItem
 from sfavivit.errors import InvalidInputError
 from sfavivit.features.entry import FeatureKey
-from sfavivit.features.reader import FeatureSource
-from sfavivit.features.slicing import slice_of, snapped, tubelet_rate
+from sfavivit.features.reader import FeatureReader
+from sfavivit.features.slicing import align_to_tubelets, segment_slice, tubelet_rate
 from sfavivit.features.store import FeatureStore
-from sfavivit.inference.recognizer import DEFAULT_LIMITS
-from sfavivit.inference.views import Views
+from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.types import Features
+from sfavivit.video.source import VideoSegment
 from sfavivit.video.timebase import periods_in
 from tests.features.videos import entries, essence, forbid_decoders
 
@@ -41,14 +40,21 @@ def test_a_part_on_the_grid_is_a_slice_of_the_whole(
     parts = [(3, 9), (0, 1), (20, 37), (20, 38), (37, 60), (11, None), (0, 99)]
     seconds = [(a * TUBELET_SECONDS, b and b * TUBELET_SECONDS) for a, b in parts]
     expected = [
-        recognizer.classify(video, start_seconds=start, end_seconds=end, views=views)
+        recognizer.classify(
+            VideoSegment(video, start_seconds=start, end_seconds=end),
+            ClassifyOptions(views=views),
+        )
         for start, end in seconds
     ]
-    recognizer.classify(video, views=views, store=store)
+    recognizer.classify(video, ClassifyOptions(views=views), store=store)
     kept = len(entries(store))
     forbid_decoders(monkeypatch)
     for (start, end), from_video in zip(seconds, expected, strict=True):
-        answer = recognizer.classify(video, start_seconds=start, end_seconds=end, views=views, store=store)
+        answer = recognizer.classify(
+            VideoSegment(video, start_seconds=start, end_seconds=end),
+            ClassifyOptions(views=views),
+            store=store,
+        )
         assert essence(answer) == essence(from_video)
     assert len(entries(store)) == kept
 
@@ -63,13 +69,10 @@ def test_at_any_rate(
     )
     store = FeatureStore(tmp_path / f"store {fps}")
 
-    def features(start: float = 0.0, end: float | None = None, *, known: bool = True) -> FeatureSource:
-        source = FeatureSource(
-            recognizer,
-            video,
-            DEFAULT_LIMITS,
-            start_seconds=start,
-            end_seconds=end,
+    def features(start: float = 0.0, end: float | None = None, *, known: bool = True) -> FeatureReader:
+        source = FeatureReader(
+            recognizer.model,
+            VideoSegment(video, start, end),
             sampling=sampling,
             store=store if known else None,
         )
@@ -81,7 +84,7 @@ def test_at_any_rate(
     rate = tubelet_rate(sampling, recognizer.manifest.dimensions.tubelet_frames)
     start = data.draw(st.floats(0, 5), label="start")
     end = data.draw(st.none() | st.floats(start + 0.001, 7), label="end")
-    part = snapped(VideoItem("", "", {}, start, end), rate)
+    part = align_to_tubelets(VideoItem("", "", {}, start, end), rate)
     start, end = part.start_seconds, part.end_seconds
     computed, sliced = features(start, end, known=False), features(start, end)
     assert (computed.from_store, sliced.from_store) == (False, True)
@@ -96,9 +99,11 @@ def test_a_part_off_the_grid_is_decoded_and_kept(
 ) -> None:
     recognizer.classify(video, store=store)
     start, end = part
-    answer = recognizer.classify(video, start_seconds=start, end_seconds=end, store=store)
+    answer = recognizer.classify(VideoSegment(video, start_seconds=start, end_seconds=end), store=store)
     assert answer.timings.decode_seconds > 0
-    assert essence(answer) == essence(recognizer.classify(video, start_seconds=start, end_seconds=end))
+    assert essence(answer) == essence(
+        recognizer.classify(VideoSegment(video, start_seconds=start, end_seconds=end))
+    )
     assert len(entries(store)) == 2
 
 
@@ -107,7 +112,7 @@ def test_a_part_of_a_damaged_video_is_decoded(
 ) -> None:
     """Its warning says where the frames of the part end, not those of the video."""
     recognizer.classify(damaged_video, store=store)
-    answer = recognizer.classify(damaged_video, end_seconds=0.32, store=store)
+    answer = recognizer.classify(VideoSegment(damaged_video, end_seconds=0.32), store=store)
     assert answer.timings.decode_seconds > 0
 
 
@@ -116,7 +121,7 @@ def test_a_part_behind_the_end_is_the_same_error(
 ) -> None:
     recognizer.classify(video, store=store)
     with pytest.raises(InvalidInputError, match=r"ends at second 6\.0, before the start \(8 s\)"):
-        recognizer.classify(video, start_seconds=8.0, store=store)
+        recognizer.classify(VideoSegment(video, start_seconds=8.0), store=store)
 
 
 @given(fps=RATES, frames=st.integers(1, 4), start=st.floats(0, 1e5), length=st.none() | st.floats(0.001, 1e5))
@@ -131,20 +136,20 @@ def test_a_part_becomes_the_tubelets_that_it_touches(
     rate = tubelet_rate(sampling, frames)
     tubelet, close = float(1 / rate), 1.6e-6
     end = None if length is None else start + length
-    part = snapped(VideoItem("", "", {}, start, end), rate)
+    part = align_to_tubelets(VideoItem("", "", {}, start, end), rate)
     key = FeatureKey("", "", sampling, start_seconds=part.start_seconds, end_seconds=part.end_seconds)
-    assert slice_of(key, rate) is not None
+    assert segment_slice(key, rate) is not None
     assert -close <= start - part.start_seconds < tubelet + close
     if end is None or part.end_seconds is None:
         assert (end, part.end_seconds) == (None, None)
     else:
         assert -close <= part.end_seconds - end < tubelet + close
-    assert snapped(part, rate) == part
+    assert align_to_tubelets(part, rate) == part
 
 
 def test_the_latest_parts_there_can_be() -> None:
     for start, end in ((1e9, None), (1e9 - 1e-3, 1e9), (0.0, 1e9)):
-        snapped(VideoItem("", "", {}, start, end), tubelet_rate(Sampling(7.3, 8, 8), 2))
+        align_to_tubelets(VideoItem("", "", {}, start, end), tubelet_rate(Sampling(7.3, 8, 8), 2))
 
 
 def test_a_damaged_whole_is_said_once_and_its_parts_are_decoded(
@@ -154,13 +159,15 @@ def test_a_damaged_whole_is_said_once_and_its_parts_are_decoded(
     [path] = entries(store)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     for part in range(3):
-        options: dict[str, Any] = {"start_seconds": part * TUBELET_SECONDS, "end_seconds": 3.2}
-        answer = recognizer.classify(video, store=store, **options)
-        assert essence(answer) == essence(recognizer.classify(video, **options))
+        segment = VideoSegment(video, part * TUBELET_SECONDS, 3.2)
+        answer = recognizer.classify(segment, store=store)
+        assert essence(answer) == essence(recognizer.classify(segment))
     [record] = caplog.records
-    assert "store it again: sfavivit features --whole" in record.getMessage()
+    assert "store the whole video again: sfavivit features --whole" in record.getMessage()
     recognizer.classify(video, store=store)  # which replaces it
-    assert recognizer.classify(video, store=store, start_seconds=3.2).timings.decode_seconds == 0
+    assert (
+        recognizer.classify(VideoSegment(video, start_seconds=3.2), store=store).timings.decode_seconds == 0
+    )
 
 
 @given(rate=st.fractions(Fraction(1, 1000), 240), periods=st.integers(0, 10**7), off=st.integers(-1, 1))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sfavivit import Limits, Recognizer, Repository, Timings, VideoReader, WindowScores
 from sfavivit.engines import load_engine
+from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import (
     EngineError,
     HeadNotFoundError,
@@ -23,9 +24,11 @@ from sfavivit.errors import (
     UsageError,
     VideoLimitError,
 )
+from sfavivit.features.extractor import FeatureExtractor
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.results import Recognition, softmax
-from sfavivit.inference.streaming import FeatureExtractor
-from sfavivit.inference.windows import SHORT_CLIP, all_windows
+from sfavivit.inference.streaming import Session
+from sfavivit.inference.windows import PADDING, all_windows
 from sfavivit.types import Features, Frames
 from tests.conftest import SIDE, WINDOW_FRAMES, build_model, random_frames
 from tests.counting_engine import CountingEngine
@@ -38,7 +41,7 @@ TUBELET_SECONDS = 2 / 12.5
 def counting(repository: Path) -> tuple[Recognizer, CountingEngine]:
     loaded = Repository.load(repository)
     engine = CountingEngine(load_engine("onnxruntime", loaded))
-    return Recognizer(loaded, engine, chunk_tubelets=4), engine
+    return Recognizer(LoadedModel(loaded, engine, chunk_tubelets=4)), engine
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def test_each_tubelet_goes_through_the_spatial_engine_once(
 ) -> None:
     recognizer, engine = counting
     frames = random_frames(75)
-    list(recognizer.stream([frames], stride_seconds=stride_seconds))
+    list(recognizer.stream([frames], ClassifyOptions(stride_seconds=stride_seconds)))
     seen = np.concatenate(engine.frames)
     assert np.array_equal(seen[:75], frames)
     # 38 tubelets in calls of exactly 4: ten calls, the last one filled up with the last frame.
@@ -72,9 +75,9 @@ def test_each_tubelet_goes_through_the_spatial_engine_once(
 
 def test_every_head_shares_the_one_spatial_pass(counting: tuple[Recognizer, CountingEngine]) -> None:
     recognizer, engine = counting
-    list(recognizer.stream([random_frames(64)], ["default"]))
+    list(recognizer.stream([random_frames(64)], ClassifyOptions(heads=("default",))))
     one_head = len(engine.frames)
-    list(recognizer.stream([random_frames(64)], ["default", "long"]))
+    list(recognizer.stream([random_frames(64)], ClassifyOptions(heads=("default", "long"))))
     assert len(engine.frames) == 2 * one_head
 
 
@@ -82,12 +85,12 @@ def naive(recognizer: Recognizer, frames: Frames, head: str, stride: int) -> lis
     """Logits of every window, recomputed window by window with the PyTorch engine from its own frames."""
     entry = recognizer.manifest.head(head)
     padded = frames[np.minimum(np.arange(-(-len(frames) // 2) * 2), len(frames) - 1)]
-    torch_engine = load_engine("torch", cast(Repository, recognizer.catalog))
+    torch_engine = load_engine("torch", cast(Repository, recognizer.model.catalog))
     out = []
     for start, stop in all_windows(len(padded) // 2, entry.dimensions.max_tubelets, stride):
         features = torch_engine.spatial(padded[None, start * 2 : stop * 2])[0]
         if len(features) < entry.dimensions.max_tubelets:
-            features = SHORT_CLIP[entry.short_clip](features, entry.dimensions.max_tubelets)
+            features = PADDING[entry.padding](features, entry.dimensions.max_tubelets)
         out.append(np.concatenate(list(torch_engine.temporal(head, features[None]).values()), axis=1)[0])
     return out
 
@@ -96,7 +99,12 @@ def naive(recognizer: Recognizer, frames: Frames, head: str, stride: int) -> lis
 @pytest.mark.parametrize("head", ["default", "long"])
 def test_windows_equal_recomputing_each_one_in_pytorch(recognizer: Recognizer, head: str, count: int) -> None:
     frames = random_frames(count, seed=count)
-    windows = list(recognizer.stream([frames], [head], stride_seconds=2 * TUBELET_SECONDS))
+    windows = list(
+        recognizer.stream(
+            [frames],
+            ClassifyOptions(heads=(head,), stride_seconds=2 * TUBELET_SECONDS),
+        )
+    )
     found = [np.concatenate(list(window.logits.values())) for window in windows]
     np.testing.assert_allclose(found, naive(recognizer, frames, head, stride=2), atol=1e-4)
 
@@ -144,10 +152,10 @@ def test_bytes_and_path_agree(recognizer: Recognizer, video: Path) -> None:
 
 
 def test_labels_and_timeline_follow_from_the_logits(recognizer: Recognizer, video: Path) -> None:
-    answer = recognizer.classify(video, ["long"], top_k=2)
+    answer = recognizer.classify(video, ClassifyOptions(heads=("long",), top_k=2))
     assert list(answer.heads) == ["long"]
     for output, result in answer.heads["long"].items():
-        labels = recognizer.labels["long"][output]
+        labels = recognizer.model.labels["long"][output]
         probabilities = softmax(result.logits)
         assert [score.label for score in result.labels] == [labels[i] for i in np.argsort(-probabilities)[:2]]
         assert result.labels[0].confidence == pytest.approx(probabilities.max(), abs=1e-6)
@@ -163,7 +171,7 @@ def test_timings_add_up(recognizer: Recognizer, video: Path) -> None:
 
 def test_progress_reports_seconds_and_duration(recognizer: Recognizer, video: Path) -> None:
     seen: list[tuple[float, float | None]] = []
-    recognizer.classify(video, progress=lambda done, total: seen.append((done, total)))
+    recognizer.classify(video, on_progress=lambda done, total: seen.append((done, total)))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     done, total = seen[-1]
     assert done == 6
@@ -195,7 +203,7 @@ def test_an_engine_that_fails_stops_the_decoder(repository: Path, video: Path) -
             raise EngineError("the engine is gone")
 
     loaded = Repository.load(repository)
-    recognizer = Recognizer(loaded, Failing(load_engine("onnxruntime", loaded)))
+    recognizer = Recognizer(LoadedModel(loaded, Failing(load_engine("onnxruntime", loaded))))
     before = psutil.Process().children()
     with pytest.raises(EngineError, match="gone"):
         recognizer.classify(video)
@@ -207,7 +215,7 @@ def test_features_of_a_clip_are_those_of_its_tubelets(recognizer: Recognizer) ->
     whole = recognizer.features(frames)
     assert whole.shape == (11, 32)
     assert whole.dtype == np.float32
-    by_hand = [recognizer.engine.spatial(frames[None, i : i + 2])[0, 0] for i in range(0, 22, 2)]
+    by_hand = [recognizer.model.engine.spatial(frames[None, i : i + 2])[0, 0] for i in range(0, 22, 2)]
     np.testing.assert_allclose(whole, by_hand, atol=1e-5)
 
 
@@ -255,12 +263,12 @@ def test_one_tubelet_is_already_an_answer(recognizer: Recognizer) -> None:
 
 def test_wrong_options_are_refused_before_any_work(recognizer: Recognizer, repository: Path) -> None:
     with pytest.raises(HeadNotFoundError, match="no head 'nope'.*default, long"):
-        recognizer.session(["nope"])
+        Session(recognizer.model, ClassifyOptions(heads=("nope",)))
     for stride in (0.0, -1.0, 0.07, 1.4, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="stride"):
-            recognizer.session(["default"], stride_seconds=stride)
+            Session(recognizer.model, ClassifyOptions(heads=("default",), stride_seconds=stride))
     with pytest.raises(UsageError, match="top-k"):
-        recognizer.session(top_k=0)
+        Session(recognizer.model, ClassifyOptions(top_k=0))
     with pytest.raises(UsageError, match="unknown engine 'abacus'"):
         Recognizer.load(repository, engine="abacus")
     with pytest.raises(UsageError, match="chunk_tubelets"):
@@ -268,10 +276,10 @@ def test_wrong_options_are_refused_before_any_work(recognizer: Recognizer, repos
 
 
 def test_a_session_without_frames_has_no_answer(recognizer: Recognizer) -> None:
-    session = recognizer.session()
+    session = Session(recognizer.model)
     assert session.finish() == []
     with pytest.raises(InvalidInputError, match="no frames"):
-        session.recognition("empty", Timings(0, 0, 0, 0))
+        session.result("empty", Timings(0, 0, 0, 0))
 
 
 def test_json_has_the_documented_keys(recognizer: Recognizer, video: Path) -> None:
@@ -312,11 +320,14 @@ def test_still_or_not_the_bits_are_those_of_every_chunk_computed(
 ) -> None:
     pictures = random_frames(3, seed=9)
     frames = pictures[np.repeat(numbers, 3)]
-    extractor = FeatureExtractor(recognizer)
-    found = [part for portion in portions(frames, sizes) for part in extractor.push(portion)]
+    extractor = FeatureExtractor(recognizer.model)
+    found = [chunk for portion in portions(frames, sizes) for chunk in extractor.push(portion)]
     found += extractor.finish()
-    size = recognizer.chunk_frames
+    size = recognizer.model.chunk_frames
     last = np.repeat(frames[-1:], -len(frames) % size, axis=0)
     padded = np.concatenate([frames, last])
-    every = [recognizer.engine.spatial(padded[None, at : at + size])[0] for at in range(0, len(padded), size)]
-    np.testing.assert_array_equal(np.concatenate(found), np.concatenate(every)[: -(-len(frames) // 2)])
+    every = [
+        recognizer.model.engine.spatial(padded[None, at : at + size])[0] for at in range(0, len(padded), size)
+    ]
+    features = np.concatenate([chunk.features for chunk in found])
+    np.testing.assert_array_equal(features, np.concatenate(every)[: -(-len(frames) // 2)])

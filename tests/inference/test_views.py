@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from sfavivit import Recognizer, Repository, VideoReader
 from sfavivit.config import Crop
 from sfavivit.engines import load_engine
+from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import UsageError
-from sfavivit.inference.views import CROPS, Views
-from sfavivit.inference.windows import SHORT_CLIP, view_windows
+from sfavivit.inference.options import CROPS, ClassifyOptions, Views
+from sfavivit.inference.windows import PADDING, view_windows
 from tests.conftest import WINDOW_FRAMES, random_frames
 from tests.counting_engine import CountingEngine
 from tests.video_files import encode
@@ -58,7 +59,7 @@ def test_crops_are_squares_of_one_decoding(repository: Path, wide_video: Path) -
 
 
 def test_views_are_the_mean_of_each_on_its_own(recognizer: Recognizer, wide_video: Path) -> None:
-    answer = recognizer.classify(wide_video, views=Views(4, 3)).heads["default"][""]
+    answer = recognizer.classify(wide_video, ClassifyOptions(views=Views(4, 3))).heads["default"][""]
     logits = []
     for crop in CROPS[3]:
         reader = VideoReader(wide_video, recognizer.manifest.sampling, chunk_frames=16, crops=[crop])
@@ -72,17 +73,19 @@ def test_views_are_the_mean_of_each_on_its_own(recognizer: Recognizer, wide_vide
 
 def test_a_short_video_is_one_clip(recognizer: Recognizer, tmp_path: Path) -> None:
     video = encode(tmp_path / "short.mp4", random_frames(25).repeat(4, 1).repeat(4, 2))
-    answer = recognizer.classify(video, views=Views(4, 1)).heads["default"][""]
+    answer = recognizer.classify(video, ClassifyOptions(views=Views(4, 1))).heads["default"][""]
     reader = VideoReader(video, recognizer.manifest.sampling, chunk_frames=16)
     features = recognizer.features(np.concatenate(list(reader)))
-    policy = SHORT_CLIP[recognizer.manifest.head("default").short_clip]
+    policy = PADDING[recognizer.manifest.head("default").padding]
     assert np.array_equal(answer.logits, recognizer.logits(policy(features, WINDOW))[""])
 
 
 def test_overlapping_clips_share_their_tubelets(repository: Path, wide_video: Path) -> None:
     loaded = Repository.load(repository)
     engine = CountingEngine(load_engine("onnxruntime", loaded))
-    Recognizer(loaded, engine, chunk_tubelets=4).classify(wide_video, views=Views(10, 3))
+    Recognizer(LoadedModel(loaded, engine, chunk_tubelets=4)).classify(
+        wide_video, ClassifyOptions(views=Views(10, 3))
+    )
     assert len(engine.frames) == 3 * -(-38 // 4)  # 75 frames are 38 tubelets; 10 clips are 10 windows of them
     assert engine.temporal_calls == 3 * 10 * len(loaded.manifest.heads)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfavivit.inference.windows import (
-    SHORT_CLIP,
+    PADDING,
     TimelineBuilder,
     Window,
     all_windows,
@@ -59,10 +59,10 @@ def test_arriving_in_portions_gives_the_same_windows(
 
 
 @given(st.integers(1, 9), st.integers(9, 30))
-def test_loop_repeats_and_prefix_leaves(count: int, length: int) -> None:
+def test_padding_loop_repeats_and_none_leaves(count: int, length: int) -> None:
     features = np.arange(count, dtype=np.float32)[:, None]
-    assert SHORT_CLIP["loop"](features, length)[:, 0].tolist() == [i % count for i in range(length)]
-    assert SHORT_CLIP["prefix"](features, length) is features
+    assert PADDING["loop"](features, length)[:, 0].tolist() == [i % count for i in range(length)]
+    assert PADDING["none"](features, length) is features
 
 
 @given(window_shapes(), st.integers(0, 2**32 - 1))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfavivit import Recognizer
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.results import LabelScore, OutputResult, Segment, WindowScores
 from sfavivit.inference.windows import all_windows
 from sfavivit.reports.curves import MAX_BINS, MAX_LANES, NO_LANE, CurveBuilder, CurveRecorder
@@ -51,7 +52,7 @@ def test_lanes_are_those_of_the_timeline(recognizer: Recognizer, tmp_path: Path)
     """Where a lane wins is where the timeline, which is made elsewhere, says that its label is."""
     video = encode(tmp_path / "a.mp4", random_frames(301, seed=3).repeat(2, 1).repeat(2, 2))
     recorder = recorder_for(recognizer)
-    answer = recognizer.classify(video, top_k=2, on_window=recorder)
+    answer = recognizer.classify(video, ClassifyOptions(top_k=2), on_window=recorder)
     report = video_report(recognizer, answer, recorder)
     assert [output.title for output in report.outputs] == ["default", "long / verb", "long / noun"]
     for output in report.outputs:

@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from sfavivit import Recognizer
 from sfavivit.cli.main import app
+from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import NotAVideoError
 from sfavivit.reports import page, video_page
 from sfavivit.reports.curves import MAX_BINS, MAX_LANES, Lane, OutputCurves
@@ -39,9 +40,11 @@ def hostile_recognizer(recognizer: Recognizer) -> Recognizer:
     """Every label is hostile, and still one of its own."""
     labels = {
         head: {output: tuple(f"{label} {HOSTILE}" for label in names) for output, names in outputs.items()}
-        for head, outputs in recognizer.labels.items()
+        for head, outputs in recognizer.model.labels.items()
     }
-    return Recognizer(Catalog(recognizer.manifest, labels), recognizer.engine, chunk_tubelets=3)
+    return Recognizer(
+        LoadedModel(Catalog(recognizer.manifest, labels), recognizer.model.engine, chunk_tubelets=3)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,14 @@ import numpy as np
 
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.scoring.parquet_parts import part_files, read_part
 from sfavivit.scoring.rows import Row
 from sfavivit.scoring.scorer import score_items
 
-BOTH = ScoreOptions(("default", "long"))
-DEFAULT = ScoreOptions(("default",))
+BOTH = ScoreOptions(ClassifyOptions(("default", "long")))
+DEFAULT = ScoreOptions(ClassifyOptions(("default",)))
 
 
 def rows_in(folder: Path) -> list[Row]:

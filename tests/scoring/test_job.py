@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
 from sfavivit.errors import EngineError, ScoringError, UsageError
-from sfavivit.inference.views import Views
+from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.scoring.folder import JobFolder
 from sfavivit.scoring.job import JobProgress, run_job
 from sfavivit.scoring.job_options import Output, ScoreOptions, Shard
@@ -30,9 +30,15 @@ from sfavivit.scoring.record import record_of
 from sfavivit.scoring.rows import SCHEMA, Row
 from sfavivit.scoring.scorer import score_items
 from sfavivit.types import Features, Frames, Logits
+from sfavivit.video.source import VideoSegment
 from tests.conftest import random_frames
 from tests.scoring.support import BOTH, DEFAULT, rows_in
 from tests.video_files import encode
+
+
+def asking(options: ScoreOptions, **changes: Any) -> ScoreOptions:
+    """Return ``options`` with other options of classification."""
+    return replace(options, classify=replace(options.classify, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +63,7 @@ def items(videos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[
 
 @contextmanager
 def folder_of(recognizer: Recognizer, output: Output, options: ScoreOptions = BOTH) -> Iterator[JobFolder]:
-    with JobFolder.opened(record_of(recognizer.catalog, options), output) as folder:
+    with JobFolder.opened(record_of(recognizer.model.catalog, options), output) as folder:
         yield folder
 
 
@@ -85,7 +91,7 @@ def test_rows_are_the_answers_of_classify(
     assert rows.keys() == {(item.id, *output) for item in items for output in outputs}
     for item in (items[0], items[2], items[4]):
         answer = recognizer.classify(
-            item.video, start_seconds=item.start_seconds, end_seconds=item.end_seconds
+            VideoSegment(item.video, start_seconds=item.start_seconds, end_seconds=item.end_seconds)
         )
         for head, output in outputs:
             row, result = rows[item.id, head, output], answer.heads[head][output]
@@ -118,10 +124,10 @@ def test_rows_are_the_answers_of_classify(
 
 
 def test_views_have_no_timeline(recognizer: Recognizer, items: list[VideoItem], tmp_path: Path) -> None:
-    options = replace(DEFAULT, views=Views(2, 3))
+    options = asking(DEFAULT, views=Views(2, 3))
     score(recognizer, items[2:3], Output(tmp_path), options)
     (row,) = rows_in(tmp_path)
-    answer = recognizer.classify(items[2].video, ["default"], views=Views(2, 3))
+    answer = recognizer.classify(items[2].video, ClassifyOptions(heads=("default",), views=Views(2, 3)))
     assert np.array_equal(np.float32(row["logits"]), answer.heads["default"][""].logits)
     assert row["timeline"] == []
 
@@ -146,12 +152,12 @@ def test_only_new_videos_are_scored(recognizer: Recognizer, items: list[VideoIte
 def test_rows_of_another_job_are_refused_by_name(
     recognizer: Recognizer, items: list[VideoItem], tmp_path: Path
 ) -> None:
-    score(recognizer, items[:1], Output(tmp_path), replace(BOTH, top_k=3))
+    score(recognizer, items[:1], Output(tmp_path), asking(BOTH, top_k=3))
     for options, difference in [
         (BOTH, r"top_k \(3 before, 5 now\)"),
-        (replace(BOTH, top_k=3, views=Views(4, 3)), r"views \(none before, 4x3 now\)"),
-        (replace(DEFAULT, top_k=3), r"heads.long "),
-        (replace(BOTH, top_k=3, stride_seconds=0.32), r"stride_seconds \(none before, 0.32 now\)"),
+        (asking(BOTH, top_k=3, views=Views(4, 3)), r"views \(none before, 4x3 now\)"),
+        (asking(DEFAULT, top_k=3), r"heads.long "),
+        (asking(BOTH, top_k=3, stride_seconds=0.32), r"stride_seconds \(none before, 0.32 now\)"),
     ]:
         with pytest.raises(UsageError, match=difference):
             score(recognizer, items[:1], Output(tmp_path), options)
@@ -325,7 +331,7 @@ def test_an_engine_that_fails_ends_the_job_and_keeps_what_is_done(
     repository: Path, items: list[VideoItem], tmp_path: Path
 ) -> None:
     recognizer = Recognizer.load(repository, chunk_tubelets=3)
-    inner = recognizer.engine
+    inner = recognizer.model.engine
 
     class Failing:
         calls = 0
@@ -339,12 +345,12 @@ def test_an_engine_that_fails_ends_the_job_and_keeps_what_is_done(
         def temporal(self, head: str, features: Features) -> Logits:
             return inner.temporal(head, features)
 
-    recognizer.engine = Failing()
+    recognizer.model.engine = Failing()
     with pytest.raises(EngineError, match="the server is away"):
         score(recognizer, items, Output(tmp_path))
     kept = videos_in(tmp_path)
     assert 0 < len(kept) < len(items)
-    recognizer.engine = inner
+    recognizer.model.engine = inner
     assert score(recognizer, items, Output(tmp_path)).before == len(kept)
     assert videos_in(tmp_path) == Counter(item.id for item in items)
 

@@ -11,7 +11,8 @@ import pytest
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
 from sfavivit.engines.base import Engine
-from sfavivit.inference.views import Views
+from sfavivit.engines.model import LoadedModel
+from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.types import Features, Frames, Logits
 from tests.conftest import random_frames
@@ -38,7 +39,8 @@ class Counting:
 
 @pytest.fixture
 def counting(recognizer: Recognizer) -> Recognizer:
-    return Recognizer(recognizer.catalog, Counting(recognizer.engine), chunk_tubelets=3)
+    model = LoadedModel(recognizer.model.catalog, Counting(recognizer.model.engine), chunk_tubelets=3)
+    return Recognizer(model)
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +54,12 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[VideoItem]:
 
 
 def test_one_spatial_pass_serves_all_heads(counting: Recognizer, videos: list[VideoItem]) -> None:
-    engine = counting.engine
+    engine = counting.model.engine
     assert isinstance(engine, Counting)
     calls = []
     for heads in (("default",), ("long",), ("default", "long")):
         engine.spatial_calls, engine.windows = 0, {}
-        scored(counting, videos, ScoreOptions(heads))
+        scored(counting, videos, ScoreOptions(ClassifyOptions(heads)))
         calls.append((engine.spatial_calls, engine.windows))
     (one, default), (_, long), (both, windows) = calls
     assert one == both > len(videos)
@@ -68,13 +70,13 @@ def test_one_spatial_pass_serves_all_heads(counting: Recognizer, videos: list[Vi
 def test_a_second_head_from_the_store_costs_its_temporal_pass_only(
     counting: Recognizer, videos: list[VideoItem], tmp_path: Path, views: Views | None
 ) -> None:
-    engine = counting.engine
+    engine = counting.model.engine
     assert isinstance(engine, Counting)
-    options = ScoreOptions(("long",), views=views)
+    options = ScoreOptions(ClassifyOptions(("long",), views=views))
     expected = scored(counting, videos, options)
     windows = engine.windows["long"]
     store = str(tmp_path / "store")
-    scored(counting, videos, ScoreOptions(("default",), views=views, store=store))
+    scored(counting, videos, ScoreOptions(ClassifyOptions(("default",), views=views), store=store))
     engine.spatial_calls, engine.windows = 0, {}
     assert scored(counting, videos, replace(options, store=store)) == expected
     assert (engine.spatial_calls, engine.windows) == (0, {"long": windows})
@@ -83,7 +85,7 @@ def test_a_second_head_from_the_store_costs_its_temporal_pass_only(
 def test_damaged_entries_never_change_a_score(
     counting: Recognizer, videos: list[VideoItem], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = counting.engine
+    engine = counting.model.engine
     assert isinstance(engine, Counting)
     options = replace(BOTH, store=str(tmp_path))
     expected = scored(counting, videos, BOTH)

@@ -14,6 +14,7 @@ import pytest
 
 from sfavivit.datasets import VideoItem
 from sfavivit.errors import EngineError, EngineUnavailableError, UsageError
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.scoring import workers
 from sfavivit.scoring.job_options import ModelLocation, ScoreOptions
 from sfavivit.scoring.rows import Row
@@ -95,7 +96,7 @@ def test_a_machine_that_kills_everything(
 
 def test_wrong_options_are_raised_in_the_parent(repository: Path, items: list[VideoItem]) -> None:
     models = ModelLocation(str(repository))
-    options = ScoreOptions(("default",), stride_seconds=99)
+    options = ScoreOptions(ClassifyOptions(("default",), stride_seconds=99))
     with pytest.raises(UsageError, match="a stride of 99 s"):
         list(score_in_workers(items, models, models.catalog(), options, workers=1))
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
 
 from sfavivit.config import ModelDimensions, validation_summary
 from sfavivit.models.checkpoints.containers import read_safetensors, read_torch
@@ -24,6 +22,7 @@ from sfavivit.models.checkpoints.weights import (
     to_float32,
 )
 from sfavivit.models.vivit import SfaVivit
+from sfavivit.utils.atomic import atomic_path
 
 # The only metadata key: safetensors writes several in no fixed order.
 DIMENSIONS_KEY = "sfavivit.config"
@@ -32,7 +31,7 @@ DIMENSIONS_KEY = "sfavivit.config"
 def save_checkpoint(model: SfaVivit, path: str | os.PathLike[str]) -> None:
     """Write a native checkpoint. The same model gives the same bytes.
 
-    The file appears whole or not at all: written beside ``path``, flushed to disk, then renamed.
+    The write is atomic: the file appears as a whole or not at all.
 
     Raises:
         CheckpointError: the place cannot be written, or a weight is NaN or infinite.
@@ -42,29 +41,13 @@ def save_checkpoint(model: SfaVivit, path: str | os.PathLike[str]) -> None:
     for name, tensor in tensors.items():
         check_finite(file, name, tensor)
     try:
-        _write_atomically(file, tensors, {DIMENSIONS_KEY: model.dims.to_json()})
+        with atomic_path(file) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # from the umask; save_file would leave 0600
+            save_file(tensors, temporary, {DIMENSIONS_KEY: model.dims.to_json()})
+            temporary.chmod(mode)
     except (OSError, SafetensorError) as error:
         raise checkpoint_error(file, f"cannot be written: {reason(error)}") from error
-
-
-def _write_atomically(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    with TemporaryDirectory(dir=file.parent, prefix=".sfavivit-") as folder:
-        part = Path(folder) / "checkpoint"
-        part.touch()
-        mode = part.stat().st_mode  # what the umask gives; save_file would leave 0600
-        save_file(tensors, part, metadata)
-        part.chmod(mode)
-        _flush(part)
-        part.replace(file)
-    _flush(file.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_safetensors(path: Path) -> SfaVivit:

@@ -1,4 +1,4 @@
-"""The line of requests in front of the service, at its narrow moments."""
+"""Queue of requests in front of the service: slots and cancellations in the same moment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def hold(admission: Admission, entered: asyncio.Event, leave: asyncio.Even
 
 @pytest.mark.parametrize("leaves_first", [False, True])
 def test_one_that_gives_up_in_the_moment_when_another_leaves(leaves_first: bool) -> None:
-    """It ends as cancelled, the next in line gets the place, and none is lost."""
+    """It ends as cancelled, the next in the queue gets the slot, and no slot is lost."""
 
     async def main() -> None:
         admission, leave, never = Admission(1, 2), asyncio.Event(), asyncio.Event()

@@ -28,7 +28,7 @@ from serving.lifecycle import SERVICE_NAME
 from serving.settings import Settings
 from serving.triton_install import triton_root
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 BASE = DEPLOY / "kubernetes" / "base"
 OVERLAYS = sorted((DEPLOY / "kubernetes" / "overlays").iterdir())

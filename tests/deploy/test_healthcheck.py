@@ -20,7 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from serving.lifecycle import SERVICE_NAME
 
-PROBE = Path(__file__).parent.parent / "deploy" / "healthcheck.py"
+PROBE = Path(__file__).parents[2] / "deploy" / "healthcheck.py"
 
 
 def probe_main() -> Any:

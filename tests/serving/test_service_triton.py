@@ -10,7 +10,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from export.exporter import ExportOptions, export_model
 from export.outputs import label_outputs
 from serving.lifecycle import SERVICE_NAME, VideoServer
-from serving.models import Models, ModelSource
+from serving.models import ModelSource
 from serving.settings import Settings
 from serving.triton import TritonServer
 from sfavivit import Recognition, Recognizer
+from sfavivit.engines.model import LoadedModel
 from sfavivit.engines.triton import TritonEngine
 from sfavivit.errors import DeadlineError, EngineOutdatedError, EngineUnavailableError
+from sfavivit.inference.options import ClassifyOptions
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import VideoRecognitionClient
 from tests.conftest import build_model, random_frames
-from tests.service import address_of, encode_videos, eventually, pieces, running_service
+from tests.serving.support import address_of, encode_videos, eventually, pieces, running_service
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -87,7 +88,7 @@ def test_sixteen_streams_share_batches_and_nothing_else(
 
     with client_of(server) as client, ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(one, range(16)))
-        assert client.list_heads().model_digests == Models(local.catalog, local.engine).digests
+        assert client.list_heads().model_digests == local.manifest.weights_sha256
         features = client.extract_features(videos[0])
         assert_close(client.score_features(features), expected[0])
     for number, answer in enumerate(answers):
@@ -139,10 +140,10 @@ def test_a_client_that_gives_up_on_a_triton_that_stands_still_leaves_nothing_beh
         triton.process.send_signal(signal.SIGSTOP)
         try:
             asked = pool.submit(lambda: list(client.stream([random_frames(64)])))
-            assert eventually(lambda: server.service.admission.running == 1)
+            assert eventually(lambda: server.servicer.admission.running == 1)
             with pytest.raises(DeadlineError):
                 asked.result(10)
-            assert eventually(lambda: server.service.admission.running == 0, 1)
+            assert eventually(lambda: server.servicer.admission.running == 0, 1)
         finally:
             triton.process.send_signal(signal.SIGCONT)
 
@@ -187,14 +188,14 @@ def test_the_old_models_answer_until_the_new_are_open(
 ) -> None:
     source = ModelSource(Settings(triton_server.url))
     old = source.current()
-    seen: list[Models] = []
+    seen: list[LoadedModel] = []
 
     def outdated(_: TritonEngine) -> None:
         raise EngineOutdatedError("Triton serves other models now")
 
-    def reopened(self: ModelSource) -> Models:
+    def reopened(self: ModelSource) -> LoadedModel:
         seen.append(self.current())
-        return replace(old)
+        return old.with_engine(old.engine)
 
     monkeypatch.setattr(TritonEngine, "check", outdated)
     monkeypatch.setattr(ModelSource, "_open", reopened)
@@ -218,6 +219,9 @@ def test_a_new_version_is_served_without_a_restart(
         export_model(model, label_outputs(model, {}), copy, ExportOptions(parity_video=videos[0]))
         assert eventually(lambda: client.list_heads().heads["default"].version == 2, 20)
         answer = client.classify(videos[0], Query(("default",)))
-        assert_close(answer, Recognizer.load(copy).classify(videos[0], ["default"]))
+        assert_close(
+            answer,
+            Recognizer.load(copy).classify(videos[0], ClassifyOptions(heads=("default",))),
+        )
         found, old = (a.heads["default"][""].logits for a in (answer, before))
         assert np.abs(found - old).max() > 1e-2

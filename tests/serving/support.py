@@ -1,4 +1,4 @@
-"""A video service for tests: the real server, in an event loop of its own thread."""
+"""A real video service for tests, in an event loop of its own thread, and what its tests share."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from serving.lifecycle import VideoServer
 from serving.settings import Settings
 from sfavivit import Recognition
+from sfavivit.protocol.client import VideoRecognitionClient
 from tests.conftest import random_frames
 from tests.video_files import H264, encode
 
@@ -23,7 +25,7 @@ FASTSTART = (*H264, "-movflags", "+faststart")
 
 @contextmanager
 def running_service(repository: Path | str, **settings: Any) -> Iterator[VideoServer]:
-    """A service on free ports of loopback; ``address_of`` says where."""
+    """Run a service on free ports of loopback; ``address_of`` returns its address."""
     server = VideoServer(Settings(str(repository), **{"port": 0, "metrics_port": 0} | settings))
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="service")
@@ -42,12 +44,12 @@ def running_service(repository: Path | str, **settings: Any) -> Iterator[VideoSe
 
 
 def address_of(server: VideoServer) -> str:
-    """As a client takes it."""
+    """Return the address of a service as a client takes it."""
     return f"127.0.0.1:{server.port}"
 
 
 def encode_videos(folder: Path, count: int) -> list[Path]:
-    """Videos of different lengths and content, at 25 fps."""
+    """Encode videos of different lengths and content, at 25 fps."""
     return [
         encode(
             folder / f"{seed}.mp4",
@@ -64,7 +66,7 @@ def pieces(path: Path, size: int = 1000) -> list[bytes]:
 
 
 def assert_same(answer: Recognition, expected: Recognition) -> None:
-    """Logits to the bit, labels by name, times to the nanosecond and confidences to the float32."""
+    """Compare logits to the bit, labels by name, times to the nanosecond, confidences as float32."""
     assert (answer.frames_used, answer.warning) == (expected.frames_used, expected.warning)
     assert answer.duration_seconds == pytest.approx(expected.duration_seconds, abs=1e-9)
     assert list(answer.heads) == list(expected.heads)
@@ -92,3 +94,38 @@ def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def decoders() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "ffmpeg" in _command(child)]
+
+
+def _command(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):  # gone, or waiting to be reaped
+        return " ".join(process.cmdline())
+    return ""
+
+
+def spooled(process: psutil.Process) -> list[str]:
+    links = [fd.readlink() for fd in Path(f"/proc/{process.pid}/fd").iterdir() if fd.is_symlink()]
+    return [str(link) for link in links if "/spool" in str(link)]
+
+
+class HeldUpload:
+    """Upload that pauses in the middle until it is released."""
+
+    def __init__(self, client: VideoRecognitionClient, video: Path) -> None:
+        self._release = threading.Event()
+        self._pieces = (video.read_bytes()[:5000], video.read_bytes()[5000:])
+        self._client = client
+
+    def chunks(self) -> Iterator[bytes]:
+        yield self._pieces[0]
+        self._release.wait(20)
+        yield self._pieces[1]
+
+    def run(self) -> list[Any]:
+        return list(self._client.stream(self.chunks()))
+
+    def release(self) -> None:
+        self._release.set()

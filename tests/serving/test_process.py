@@ -30,8 +30,7 @@ from sfavivit.protocol.answers import Query, ServedRecognition
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, VideoRecognitionClient
 from sfavivit.protocol.requests import classify_requests
 from tests.commands import run_here
-from tests.service import encode_videos, eventually, pieces
-from tests.test_service_limits import HeldUpload, spooled
+from tests.serving.support import HeldUpload, encode_videos, eventually, pieces, spooled
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE = "sfavivit.v1.VideoRecognition"

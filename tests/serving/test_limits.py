@@ -1,4 +1,4 @@
-"""More load than allowed, clients that give up or die, requests that are withdrawn."""
+"""Overload, clients that give up or die, and cancelled requests."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import psutil
 import pytest
 
-from serving.gate import EngineGate, GatedEngine
 from serving.lifecycle import VideoServer
-from sfavivit.errors import CancelledRequestError, DeadlineError, ServiceBusyError, SfaVivitError
+from sfavivit.errors import DeadlineError, ServiceBusyError, SfaVivitError
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.client import VideoRecognitionClient
 from sfavivit.protocol.requests import streaming_config
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
-from sfavivit.types import Features, Frames, Logits
 from tests.conftest import random_frames
-from tests.service import FASTSTART, address_of, encode_videos, eventually, running_service
+from tests.serving.support import (
+    FASTSTART,
+    HeldUpload,
+    address_of,
+    decoders,
+    encode_videos,
+    eventually,
+    running_service,
+    spooled,
+)
 from tests.video_files import encode, ffmpeg
-
-pytest_plugins = ["tests.service_fixtures"]
 
 RUNNING, WAITING = 3, 2
 
@@ -58,52 +60,17 @@ def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "long.mp4"
 
 
-def decoders() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "ffmpeg" in _command(child)]
-
-
-def _command(process: psutil.Process) -> str:
-    with suppress(psutil.NoSuchProcess):  # gone, or waiting to be reaped
-        return " ".join(process.cmdline())
-    return ""
-
-
 def idle(server: VideoServer, seconds: float = 5.0) -> bool:
-    """No slot taken, nobody in line, no decoder, no file."""
-    admission = server.service.admission
+    """Return whether no slot, place in a queue, decoder or file is left."""
+    admission = server.servicer.admission
     return eventually(
         lambda: (
-            admission.running == admission.waiting == server.service.gate.waiting == 0
+            admission.running == admission.waiting == server.servicer.scheduler.waiting == 0
             and not decoders()
             and not spooled(psutil.Process())
         ),
         seconds,
     )
-
-
-def spooled(process: psutil.Process) -> list[str]:
-    links = [fd.readlink() for fd in Path(f"/proc/{process.pid}/fd").iterdir() if fd.is_symlink()]
-    return [str(link) for link in links if "/spool" in str(link)]
-
-
-class HeldUpload:
-    """An upload that stands still in the middle until it is released."""
-
-    def __init__(self, client: VideoRecognitionClient, video: Path) -> None:
-        self._release = threading.Event()
-        self._pieces = (video.read_bytes()[:5000], video.read_bytes()[5000:])
-        self._client = client
-
-    def chunks(self) -> Iterator[bytes]:
-        yield self._pieces[0]
-        self._release.wait(20)
-        yield self._pieces[1]
-
-    def run(self) -> list[Any]:
-        return list(self._client.stream(self.chunks()))
-
-    def release(self) -> None:
-        self._release.set()
 
 
 def test_surplus_is_refused_at_once_and_the_rest_is_served(
@@ -112,7 +79,7 @@ def test_surplus_is_refused_at_once_and_the_rest_is_served(
     held = [HeldUpload(client, video) for _ in range(RUNNING + WAITING)]
     with ThreadPoolExecutor(len(held)) as pool:
         futures = [pool.submit(upload.run) for upload in held]
-        admission = server.service.admission
+        admission = server.servicer.admission
         assert eventually(lambda: (admission.running, admission.waiting) == (RUNNING, WAITING))
         before = psutil.Process().memory_info().rss
         for _ in range(50):
@@ -155,13 +122,13 @@ def test_a_stream_that_is_cancelled_in_line_leaves_the_line(
     held = [HeldUpload(client, video) for _ in range(RUNNING)]
     with ThreadPoolExecutor(RUNNING) as pool:
         futures = [pool.submit(upload.run) for upload in held]
-        assert eventually(lambda: server.service.admission.running == RUNNING)
+        assert eventually(lambda: server.servicer.admission.running == RUNNING)
         with (
             VideoRecognitionClient(address_of(server), timeout_seconds=0.5) as hasty,
             pytest.raises(DeadlineError),
         ):
             hasty.classify(video)
-        assert eventually(lambda: server.service.admission.waiting == 0)
+        assert eventually(lambda: server.servicer.admission.waiting == 0)
         for upload in held:
             upload.release()
         assert all(future.result(20) for future in futures)
@@ -260,76 +227,3 @@ def test_many_cancelled_requests_leave_nothing(
     assert outcomes <= {"deadline", "answered"} and "deadline" in outcomes
     assert idle(server)
     assert client.classify(video).frames_used == 40
-
-
-def test_the_gate_is_fair_and_counts() -> None:
-    """Two streams that always want in get their turns alternately."""
-    gate, turns = EngineGate(1), []
-    ready = threading.Barrier(2)
-
-    def stream(name: str) -> None:
-        ready.wait()
-        for _ in range(30):
-            with gate.turn(threading.Event()):
-                turns.append(name)
-                time.sleep(0.002)
-
-    threads = [threading.Thread(target=stream, args=(name,)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    alternating = sum(a != b for a, b in pairwise(turns))
-    assert alternating >= 50
-    assert gate.waiting == 0
-
-
-def test_the_gate_lets_the_cancelled_go() -> None:
-    gate, cancelled, seen = EngineGate(1), threading.Event(), []
-
-    def wait() -> None:
-        with pytest.raises(CancelledRequestError), gate.turn(cancelled):
-            raise AssertionError("its turn never comes")
-        seen.append(True)
-
-    with gate.turn(threading.Event()):
-        thread = threading.Thread(target=wait)
-        thread.start()
-        assert eventually(lambda: gate.waiting == 1)
-        cancelled.set()
-        gate.wake()
-        thread.join(1)
-    assert seen and gate.waiting == 0
-    with gate.turn(threading.Event()):
-        pass
-
-
-class CountingEngine:
-    """Answers how many turns are taken while it is called."""
-
-    def __init__(self, gate: EngineGate) -> None:
-        self._gate = gate
-
-    def spatial(self, frames: Frames) -> Features:
-        return np.full((1, 1, 1), self._gate.running, np.float32)
-
-    def temporal(self, head: str, features: Features) -> Logits:
-        return {"": np.full((1, 1), self._gate.running, np.float32)}
-
-
-def test_calls_in_one_turn_wait_once_and_are_cancelled_in_between() -> None:
-    gate, cancelled = EngineGate(1), threading.Event()
-    engine = GatedEngine(CountingEngine(gate), gate, cancelled)
-    frames, features = np.zeros((1, 2, 1, 1, 3), np.uint8), np.zeros((1, 1, 1), np.float32)
-    with engine.one_turn():
-        assert gate.running == 0, "no call, no turn"
-        assert engine.spatial(frames) == 1
-        assert gate.running == 1, "kept for the windows"
-        assert engine.temporal("default", features)[""] == 1
-        cancelled.set()
-        with pytest.raises(CancelledRequestError):
-            engine.temporal("default", features)
-    assert gate.running == gate.waiting == 0
-    cancelled.clear()
-    assert engine.spatial(frames) == 1
-    assert gate.running == 0, "outside, a call is a turn"

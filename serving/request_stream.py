@@ -1,4 +1,4 @@
-"""What a client sends in the course of a call: one config, then content, without long pauses or trickling."""
+"""Request messages of one call: a config, then content, from a client that neither stalls nor trickles."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 from sfavivit.errors import DeadlineError, InvalidInputError
 
 
-class Conversation:
-    """The messages of a call whose ``payload`` is a config first and content after it.
+class RequestStream:
+    """Messages whose ``payload`` is the config in the first and content in all others.
 
-    A client may be waited for ``idle_seconds`` at a time. All waiting together may be as much, and a second
-    more for every ``min_bytes_per_second`` that came: who sends a byte now and then holds no slot for ever.
-    Time in which the service itself was not ready for more does not count.
+    The service waits at most ``idle_seconds`` for one message. All waiting together is limited to
+    ``idle_seconds`` plus one second for every ``min_bytes_per_second`` received, so that a client that
+    sends a byte now and then does not hold a slot for ever. Time in which the service itself was not ready
+    for the next message does not count.
     """
 
     def __init__(
@@ -28,10 +29,10 @@ class Conversation:
         self._bytes = 0
 
     async def config(self) -> Any:
-        """The config, which must come first.
+        """Return the config, which must come first.
 
         Raises:
-            InvalidInputError: something else came, or nothing.
+            InvalidInputError: the first message holds something else, or there is none.
             DeadlineError: nothing came for ``idle_seconds``, or too little in all.
         """
         message = await self._next()
@@ -43,7 +44,7 @@ class Conversation:
         return message.config
 
     async def content(self, *kinds: str) -> AsyncIterator[tuple[str, Any]]:
-        """(kind, content) of every further message; all of one kind, which is one of ``kinds``.
+        """Yield (kind, content) of every further message; all are of one kind, one of ``kinds``.
 
         Raises: as ``config``.
         """
@@ -60,20 +61,21 @@ class Conversation:
             yield kind, getattr(message, kind)
 
     async def _next(self) -> Any:
+        """Return the next message, None at the end of the stream."""
         earned = self._bytes / self._min_bytes_per_second
         patience = min(self._idle_seconds, self._idle_seconds + earned - self._waited_seconds)
-        started = time.monotonic()
+        start = time.monotonic()
         try:
             async with asyncio.timeout(patience):
                 message = await anext(self._messages, None)
         except TimeoutError:
-            waited = self._waited_seconds + time.monotonic() - started
+            waited = self._waited_seconds + time.monotonic() - start
             raise DeadlineError(
                 f"nothing came for {self._idle_seconds:g} s; send on, or end the upload"
                 if patience == self._idle_seconds
                 else f"only {self._bytes} bytes came in {waited:.0f} s of waiting; send at least "
                 f"{self._min_bytes_per_second:g} a second, or end the upload"
             ) from None
-        self._waited_seconds += time.monotonic() - started
+        self._waited_seconds += time.monotonic() - start
         self._bytes += 0 if message is None else message.ByteSize()
         return message

@@ -1,4 +1,4 @@
-"""How many calls of an engine the service makes at once."""
+"""Number of concurrent engine calls, and tubelets per call."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.models import Models, ModelSource, slots_in_process
+from serving.models import ModelSource, slots_in_process
 from serving.settings import Settings
 from sfavivit import Repository
 from sfavivit.config import named_dimensions
+from sfavivit.engines.model import LoadedModel
 from sfavivit.engines.onnxruntime import OnnxRuntimeEngine, default_threads
 from sfavivit.errors import UsageError
 from sfavivit.types import Features, Frames
@@ -47,7 +48,7 @@ def test_a_large_model_runs_alone_and_a_small_one_on_every_core(
     repository: Path, engine: type[OnnxRuntimeEngine], slots: int
 ) -> None:
     models = Repository.load(repository)
-    assert slots_in_process(Models(models, engine(models))) == slots
+    assert slots_in_process(LoadedModel(models, engine(models))) == slots
 
 
 def test_what_is_set_counts(repository: Path) -> None:
@@ -56,7 +57,7 @@ def test_what_is_set_counts(repository: Path) -> None:
 
 def test_the_size_of_a_call(repository: Path) -> None:
     asked = ModelSource(Settings(str(repository), chunk_tubelets=3)).current()
-    assert asked.recognizer().chunk_tubelets == 3
-    assert ModelSource(Settings(str(repository))).current().recognizer().chunk_tubelets == 8
+    assert asked.chunk_tubelets == 3
+    assert ModelSource(Settings(str(repository))).current().chunk_tubelets == 8
     with pytest.raises(UsageError, match="chunk_tubelets must be more than 0, got 0"):
         Settings(str(repository), chunk_tubelets=0)

@@ -28,6 +28,7 @@ from sfavivit import Recognizer, Repository
 from sfavivit.cli.main import app as cli
 from sfavivit.engines import open_models
 from sfavivit.engines import triton as triton_engine
+from sfavivit.engines.model import LoadedModel
 from sfavivit.engines.triton import TritonEngine, TritonOptions, server_of
 from sfavivit.errors import (
     CancelledRequestError,
@@ -42,7 +43,7 @@ from sfavivit.errors import (
 from sfavivit.repository.manifest import Precision, logits_tensor
 from sfavivit.repository.triton_parameters import head_parameter, parse_catalog, spatial_parameter
 from tests.conftest import SIDE, build_model, random_frames
-from tests.service import eventually
+from tests.serving.support import eventually
 from tests.video_files import encode
 
 Client: Any = triton_grpc.InferenceServerClient
@@ -53,7 +54,7 @@ QUICK = TritonOptions(timeout_seconds=5, retry_seconds=0.5)
 
 def remote(server: TritonServer, options: TritonOptions | None = None) -> Recognizer:
     engine = TritonEngine(server.url, options)
-    return Recognizer(engine.catalog, engine, chunk_tubelets=3)
+    return Recognizer(LoadedModel(engine.catalog, engine, chunk_tubelets=3))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_the_catalog_comes_from_triton_alone(
     engines = {name: file for name, file in expected.files.items() if name.count("/") == 2}
     assert found.files == {name: file for name, file in engines.items() if not name.endswith(".gitkeep")}
     assert found.spatial_sha256 == expected.spatial_sha256
-    assert recognizer_of_triton.labels == recognizer.labels
+    assert recognizer_of_triton.model.labels == recognizer.model.labels
 
 
 def test_a_video_gets_the_same_answer(
@@ -173,9 +174,9 @@ def test_requests_of_different_shapes_in_one_go(
     """The shim answers each request with its own rows, whatever else Triton hands it."""
     clips = [random_frames(2 * (1 + seed % 3), seed=seed)[None] for seed in range(24)]
     with ThreadPoolExecutor(len(clips)) as pool:
-        together = list(pool.map(recognizer_of_triton.engine.spatial, clips))
+        together = list(pool.map(recognizer_of_triton.model.engine.spatial, clips))
     for mine, clip in zip(together, clips, strict=True):
-        np.testing.assert_allclose(mine, recognizer.engine.spatial(clip), atol=1e-5)
+        np.testing.assert_allclose(mine, recognizer.model.engine.spatial(clip), atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +209,7 @@ def test_deadline(frozen: Recognizer) -> None:
 def test_a_check_of_a_server_that_stands_still(frozen: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_engine, "CHECK_SECONDS", 0.3)
     with pytest.raises(EngineTimeoutError, match=r"did not answer within 0\.3 s"):
-        frozen.engine.check()  # type: ignore[attr-defined]
+        frozen.model.engine.check()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("retrying", [False, True])
@@ -216,7 +217,7 @@ def test_cancelling_ends_a_request_at_once_and_no_other(
     own_server: TritonServer, recognizer: Recognizer, retrying: bool
 ) -> None:
     everyone = TritonEngine(own_server.url, TritonOptions(retry_seconds=60))
-    one, frames = everyone.for_one(), random_frames(2)[None]
+    one, frames = everyone.scoped(), random_frames(2)[None]
     assert own_server.process
     if retrying:
         own_server.stop()
@@ -237,7 +238,7 @@ def test_cancelling_ends_a_request_at_once_and_no_other(
                 own_server.start()
             else:
                 own_server.process.send_signal(signal.SIGCONT)
-            np.testing.assert_allclose(patient.result(30), recognizer.engine.spatial(frames), atol=1e-5)
+            np.testing.assert_allclose(patient.result(30), recognizer.model.engine.spatial(frames), atol=1e-5)
     finally:
         own_server.process.send_signal(signal.SIGCONT)
 
@@ -264,7 +265,7 @@ def test_killed_and_back_again(own_server: TritonServer, recognizer: Recognizer)
     own_server.process.kill()
     own_server.process.wait()
     start = time.monotonic()
-    for call in (lambda: there.features(frames), there.engine.check):  # type: ignore[attr-defined]
+    for call in (lambda: there.features(frames), there.model.engine.check):  # type: ignore[attr-defined]
         with pytest.raises(EngineUnavailableError, match="is unavailable: .*; is it running?"):
             call()
     assert time.monotonic() - start < 3
@@ -275,7 +276,7 @@ def test_killed_and_back_again(own_server: TritonServer, recognizer: Recognizer)
 
     def is_back() -> bool:
         try:
-            there.engine.check()  # type: ignore[attr-defined]
+            there.model.engine.check()  # type: ignore[attr-defined]
         except EngineUnavailableError:
             return False
         return True
@@ -296,7 +297,7 @@ def test_a_request_waits_for_a_server_that_restarts(own_server: TritonServer, re
 
 
 def test_what_triton_refuses_is_an_engine_error_of_one_line(recognizer_of_triton: Recognizer) -> None:
-    engine = recognizer_of_triton.engine
+    engine = recognizer_of_triton.model.engine
     for frames in (random_frames(3), random_frames(2)[:, :8]):
         with pytest.raises(EngineError, match="failed: .*INTERNAL|failed: .*INVALID_ARGUMENT") as caught:
             engine.spatial(frames[None])

@@ -1,4 +1,4 @@
-"""A plugin for test modules: a service on the small repository, and what to compare its answers with."""
+"""Fixtures: a service on the small repository, and a recognizer to compare its answers with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from serving.lifecycle import VideoServer
 from sfavivit import Recognizer
 from sfavivit.protocol.client import VideoRecognitionClient
-from tests.service import address_of, encode_videos, running_service
+from tests.serving.support import address_of, encode_videos, running_service
 
 MAX_UPLOAD_BYTES = 1 << 20
 

@@ -36,16 +36,13 @@ from sfavivit.protocol.answers import Query
 from sfavivit.protocol.client import VideoRecognitionClient
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from tests.conftest import SIDE, random_frames
-from tests.service import (
+from tests.serving.support import (
     FASTSTART,
     assert_same,
     eventually,
     pieces,
 )
 from tests.video_files import encode, ffmpeg
-
-pytest_plugins = ["tests.service_fixtures"]
-
 
 # Wrong input
 
@@ -254,7 +251,7 @@ def test_a_bug_is_internal_and_tells_nothing(
     def current() -> None:
         raise ZeroDivisionError("a secret of the service")
 
-    monkeypatch.setattr(server.service._source, "current", current)
+    monkeypatch.setattr(server.servicer._source, "current", current)
     for ask in (client.list_heads, lambda: client.classify(b"x"), lambda: list(client.stream([b"x"]))):
         with pytest.raises(ServiceError, match="INTERNAL: internal error of the service") as caught:
             ask()
@@ -263,8 +260,8 @@ def test_a_bug_is_internal_and_tells_nothing(
 
 def test_nothing_is_left_behind(client: VideoRecognitionClient, server: VideoServer) -> None:
     """After all of the tests above: no slot, no decoder, no file."""
-    assert eventually(lambda: server.service.admission.running == 0)
-    assert server.service.gate.waiting == 0
+    assert eventually(lambda: server.servicer.admission.running == 0)
+    assert server.servicer.scheduler.waiting == 0
     process = psutil.Process()
     assert eventually(lambda: not [c for c in process.children() if "ffmpeg" in c.name()])
     links = [str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]

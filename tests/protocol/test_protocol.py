@@ -20,7 +20,7 @@ from sfavivit.errors import (
 from sfavivit.protocol import messages
 from sfavivit.protocol.generate import STUBS, generate
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_stubs_are_those_of_the_proto(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from client.__main__ import app
 from serving.settings import Security
 from sfavivit import Recognizer
 from sfavivit.cli.main import app as sfavivit
+from sfavivit.video.reader import VideoReader
 from tests.commands import run_here
-from tests.service import address_of, encode_videos, running_service
+from tests.serving.support import address_of, encode_videos, running_service
 
 TOKEN = "a-token-of-32-characters-0123456"
 
@@ -105,7 +106,7 @@ def test_features(run: Any, repository: Path, video: Path, tmp_path: Path) -> No
     answer = json.loads(done.stdout)
     assert (answer["shape"], answer["frames_used"]) == ([20, 32], 40)
     local = Recognizer.load(repository)
-    with local.reader(video) as reader:
+    with VideoReader(video, local.manifest.sampling, chunk_frames=local.model.chunk_frames) as reader:
         expected = local.features(np.concatenate(list(reader)))
     assert np.array_equal(np.load(answer["features"]), expected)
     assert [file.name for file in tmp_path.iterdir()] == ["0.mp4.npy"]

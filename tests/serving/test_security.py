@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from serving.settings import Security, Settings
 from sfavivit.errors import ServiceError, SfaVivitError, UnauthenticatedError, UsageError
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, Tls, VideoRecognitionClient
-from tests.service import address_of, eventually, running_service
+from tests.serving.support import address_of, eventually, running_service
 
 TOKEN, OTHER = "a-token-of-32-characters-0123456", "another-token-of-many-characters"
 

@@ -15,7 +15,7 @@ from serving.tracing import Tracing
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.client import VideoRecognitionClient
 from sfavivit.protocol.requests import classify_requests
-from tests.service import address_of, encode_videos, running_service
+from tests.serving.support import address_of, encode_videos, running_service
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CALLER = (("traceparent", f"00-{TRACE}-{PARENT}-01"),)

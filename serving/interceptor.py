@@ -1,4 +1,4 @@
-"""Around every call: who may enter, what an error becomes on the wire, metrics, log and trace."""
+"""gRPC interceptor around every call: authentication, errors to status codes, metrics, log and trace."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from serving.tracing import Tracing
 from sfavivit.errors import SfaVivitError
 from sfavivit.protocol.status import status_of
 
-HEALTH = "/grpc.health.v1.Health/"  # probes have no token, and learn nothing but that
+HEALTH = "/grpc.health.v1.Health/"  # open to all: probes have no token, and learn nothing but the health
 
 
-class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Wraps the handlers of all services on the port."""
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Wraps the handlers of all services on the port, except health."""
 
     def __init__(self, metrics: Metrics, tokens: Tokens | None, tracing: Tracing) -> None:
         self._metrics = metrics
@@ -33,7 +33,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
-        """The handler with the boundary around it."""
+        """Return the handler of a call, wrapped."""
         handler = await continuation(details)
         if handler is None or details.method.startswith(HEALTH):
             return handler
@@ -47,19 +47,19 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                     async for response in stream(request, context):
                         yield response
 
-            return _like(handler, streaming)
-        single = handler.stream_unary or handler.unary_unary
+            return _handler_like(handler, streaming)
+        unary = handler.stream_unary or handler.unary_unary
 
         async def answering(request: Any, context: Any) -> Any:
             async with self._call(method, context):
-                return await single(request, context)
+                return await unary(request, context)
 
-        return _like(handler, answering)
+        return _handler_like(handler, answering)
 
     @asynccontextmanager
     async def _call(self, method: str, context: Any) -> AsyncIterator[None]:
-        started = time.perf_counter()
-        # Asked for now: once a call is cancelled gRPC may have freed what these look at (seen as a crash).
+        start = time.perf_counter()
+        # Read now: once a call is cancelled gRPC may have freed what these look at (seen as a crash).
         peer, time_allowed = context.peer(), context.time_remaining()
         code, kind = grpc.StatusCode.OK, None
         try:
@@ -72,7 +72,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             kind = error.kind
             await context.abort(code, message, trailers)
         except asyncio.CancelledError:
-            late = time_allowed is not None and time.perf_counter() - started >= time_allowed
+            late = time_allowed is not None and time.perf_counter() - start >= time_allowed
             code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
             raise
         except (grpc.aio.AbortError, GeneratorExit):
@@ -84,12 +84,12 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         finally:
             name = method.rpartition("/")[2]
             self._metrics.requests.labels(name, code.name).inc()
-            seconds = round(time.perf_counter() - started, 6)
+            seconds = round(time.perf_counter() - start, 6)
             log("request", method=name, code=code.name, kind=kind, seconds=seconds, peer=peer)
 
 
-def _like(handler: Any, behaviour: Callable[..., Any]) -> Any:
-    """A handler of the same kind with another behaviour."""
+def _handler_like(handler: Any, behaviour: Callable[..., Any]) -> Any:
+    """Return a handler of the same type (unary or streaming on each side) with another behaviour."""
     sides = (handler.request_streaming, handler.response_streaming)
     kind = "_".join("stream" if streaming else "unary" for streaming in sides)
     make = getattr(grpc, f"{kind}_rpc_method_handler")

@@ -19,17 +19,18 @@ from sfavivit.errors import (
     InvalidInputError,
     VideoNotFoundError,
 )
+from sfavivit.inference.options import ClassifyOptions
+from sfavivit.inference.streaming import FrameStream
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, VideoRecognitionClient
+from sfavivit.video.reader import VideoReader
+from sfavivit.video.source import VideoSegment
 from tests.conftest import SIDE, random_frames
-from tests.service import (
+from tests.serving.support import (
     address_of,
     assert_same,
     pieces,
 )
-
-pytest_plugins = ["tests.service_fixtures"]
-
 
 # The same answers
 
@@ -52,7 +53,8 @@ def test_options_arrive(client: VideoRecognitionClient, local: Recognizer, video
         videos[1].read_bytes(), Query(("long",), 2, stride_seconds=0.32, start_seconds=1.2, end_seconds=3.0)
     )
     expected = local.classify(
-        videos[1], ["long"], top_k=2, stride_seconds=0.32, start_seconds=1.2, end_seconds=3.0
+        VideoSegment(videos[1], start_seconds=1.2, end_seconds=3.0),
+        ClassifyOptions(heads=("long",), top_k=2, stride_seconds=0.32),
     )
     assert_same(answer, expected)
     verb = answer.heads["long"]["verb"]
@@ -72,7 +74,7 @@ def test_streamed_bytes(client: VideoRecognitionClient, local: Recognizer, video
     *windows, summary = client.stream(pieces(videos[2]))
     assert isinstance(summary, ServedRecognition)
     assert_same(summary, local.classify(videos[2]))
-    with local.reader(videos[2]) as reader:
+    with VideoReader(videos[2], local.manifest.sampling, chunk_frames=local.model.chunk_frames) as reader:
         expected = list(local.stream(reader))
     counted = [w for w in windows if isinstance(w, ServedWindow) and not w.provisional]
     assert [describe(w) for w in counted] == [describe(w) for w in expected]
@@ -87,11 +89,11 @@ def describe(window: WindowScores) -> tuple[Any, ...]:
 def test_streamed_frames(client: VideoRecognitionClient, local: Recognizer) -> None:
     frames = random_frames(61, seed=9)
     *_, summary = client.stream(frames[at : at + 7] for at in range(0, 61, 7))
-    session = local.session()
-    session.push(frames)
-    session.finish()
+    stream = FrameStream(local.model)
+    stream.push(frames)
+    stream.finish()
     assert isinstance(summary, ServedRecognition)
-    assert_same(summary, session.recognition("x", summary.timings))
+    assert_same(summary, stream.session.result("x", summary.timings))
 
 
 def test_answers_come_while_the_video_is_still_being_sent(client: VideoRecognitionClient) -> None:
@@ -132,10 +134,11 @@ def test_anytime_answers(client: VideoRecognitionClient, local: Recognizer) -> N
 def test_features_and_their_scores(
     client: VideoRecognitionClient, local: Recognizer, videos: list[Path]
 ) -> None:
-    for part in ({}, {"start_seconds": 0.8, "end_seconds": 3.1}):
-        features = client.extract_features(videos[3], Query(**part))  # type: ignore[arg-type]
-        expected = local.classify(videos[3], **part)  # type: ignore[arg-type]
-        with local.reader(videos[3], **part) as reader:  # type: ignore[arg-type]
+    for segment in (VideoSegment(videos[3]), VideoSegment(videos[3], 0.8, 3.1)):
+        query = Query(start_seconds=segment.start_seconds, end_seconds=segment.end_seconds)
+        features = client.extract_features(videos[3], query)
+        expected = local.classify(segment)
+        with VideoReader(segment, local.manifest.sampling, chunk_frames=8) as reader:
             frames = np.concatenate(list(reader))
         assert features.features.tobytes() == local.features(frames).tobytes()
         assert features.frames_used == len(frames)
@@ -148,7 +151,7 @@ def test_features_and_their_scores(
 def test_list_heads(client: VideoRecognitionClient, local: Recognizer) -> None:
     info = client.list_heads()
     assert list(info.heads) == ["default", "long"]
-    assert info.heads["long"].outputs == local.labels["long"]
+    assert info.heads["long"].outputs == local.model.labels["long"]
     assert info.heads["long"].window_frames == 24
     assert info.heads["long"].window_seconds == pytest.approx(24 / 12.5)
     frames = info.frame_format

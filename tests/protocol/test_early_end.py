@@ -10,7 +10,7 @@ from serving.settings import Security
 from sfavivit.errors import SfaVivitError, UnauthenticatedError
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import AsyncVideoRecognitionClient
-from tests.service import address_of, encode_videos, running_service
+from tests.serving.support import address_of, encode_videos, running_service
 
 TOKEN = "a-token-of-32-characters-0123456"
 STREAMS = 60

@@ -1,0 +1,59 @@
+"""Options are checked against the model; results of one head are read without naming it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sfavivit import ClassifyOptions, Recognizer, UsageError, VideoSegment, Views
+from sfavivit.config import CENTER
+from tests.conftest import random_frames
+from tests.video_files import encode
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return encode(tmp_path_factory.mktemp("video") / "video.mp4", random_frames(75).repeat(4, 1).repeat(4, 2))
+
+
+def test_strides_in_tubelets_of_every_head_asked_for(recognizer: Recognizer) -> None:
+    """``default`` has windows of 8 tubelets, ``long`` of 12; a tubelet is 0.16 s."""
+    manifest = recognizer.manifest
+    assert ClassifyOptions().resolve(manifest) == {"default": 1, "long": 1}
+    assert ClassifyOptions(("long",), stride_seconds=0.5).resolve(manifest) == {"long": 3}
+    assert ClassifyOptions(("long", "default", "long")).resolve(manifest) == {"long": 1, "default": 1}
+
+
+def test_views_say_which_crops_are_needed() -> None:
+    assert ClassifyOptions().crops == CENTER
+    assert ClassifyOptions(views=Views(2, 1)).crops == CENTER
+    assert len(ClassifyOptions(views=Views(2, 3)).crops) == 3
+
+
+def test_one_head_with_one_output_needs_no_name(recognizer: Recognizer, video: Path) -> None:
+    answer = recognizer.classify(video, ClassifyOptions(("default",)))
+    result = answer.heads["default"][""]
+    assert answer.labels is result.labels
+    assert answer.timeline is result.timeline
+    assert answer.only_result is result
+
+
+@pytest.mark.parametrize("heads", [(), ("long",)])
+def test_several_results_must_be_named(recognizer: Recognizer, video: Path, heads: tuple[str, ...]) -> None:
+    answer = recognizer.classify(video, ClassifyOptions(heads))
+    for read in (lambda: answer.labels, lambda: answer.timeline):
+        with pytest.raises(UsageError, match=r"\('long', 'verb'\).*answer\.heads\[head\]\[output\]"):
+            read()
+
+
+def test_a_segment_is_checked_where_it_is_made(video: Path) -> None:
+    for start, end in ((-1.0, None), (2.0, 2.0), (0.0, 1e10), (float("nan"), None)):
+        with pytest.raises(UsageError, match="start"):
+            VideoSegment(video, start, end)
+
+
+def test_times_of_a_segment_are_those_of_the_file(recognizer: Recognizer, video: Path) -> None:
+    answer = recognizer.classify(VideoSegment(video, 0.96, 2.4), ClassifyOptions(("default",)))
+    assert (answer.timeline[0].start_seconds, answer.timeline[-1].end_seconds) == pytest.approx((0.96, 2.4))
+    assert answer.duration_seconds == pytest.approx(2.4 - 0.96)
