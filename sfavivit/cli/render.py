@@ -199,7 +199,7 @@ def store_view(store: FeatureStore, counted: Stats) -> RenderableType:
 
 
 def terminal_width(console: Console) -> int:
-    """Return the columns to use: a very wide terminal is no help to a timeline."""
+    """Return the columns to use: a very wide terminal does not help a timeline."""
     return min(console.width, 100)
 
 

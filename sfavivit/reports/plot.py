@@ -67,7 +67,7 @@ def write_plot(path: Path, reports: Sequence[VideoReport]) -> None:
 
 
 def _draw(axis: Axes, report: VideoReport, output: OutputReport, curves: OutputCurves) -> None:
-    """Lanes from the top down, each 1 high: faint where another label wins."""
+    """Draw lanes from the top down, each 1 high, and faint where another label wins."""
     from matplotlib.ticker import MultipleLocator  # noqa: PLC0415 - an extra
 
     assert report.answer is not None

@@ -49,7 +49,7 @@ def this_machine() -> Machines:
 
 
 def ray_cluster(address: str, *, debug: bool = False) -> Machines:
-    """Connect this process to a Ray cluster, which ``ray.shutdown`` leaves, or ends if it was started here.
+    """Connect this process to a Ray cluster; ``ray.shutdown`` disconnects it, or ends a cluster started here.
 
     Args:
         address: ``local`` (start one here), ``auto`` (join the running one) or ``HOST:PORT``.

@@ -29,7 +29,7 @@ function clock(seconds, digits = 1) {
   return parts[0] ? `${parts[0]}:${String(parts[1]).padStart(2, "0")}:${rest}` : `${parts[1]}:${rest}`;
 }
 
-/* A name, a number and a bar as long as `share`, for a list of either kind. */
+/* A name, a value and a bar of length `share`, for lists of either kind. */
 function barred(tags, name, value, share, className = "") {
   const fill = element("i");
   fill.style.width = percent(share);

@@ -91,10 +91,9 @@ function drawTimeline() {
     element("div", { className: `label ${colour(k)}` }, element("span", { className: "swatch" }),
       element("span", { textContent: lane.label })),
     drawLane(lane, k)));
-  const surface = element("div", { id: "surface", tabIndex: 0 }, element("div", { id: "ghost", className: "line", hidden: true }),
-    element("div", { id: "playhead", className: "line" }));
-  const facts = { role: "slider", "aria-label": "Position", "aria-valuemin": report.start, "aria-valuemax": end() };
-  for (const [name, value] of Object.entries(facts)) surface.setAttribute(name, value);
+  const facts = { role: "slider", ariaLabel: "Position", ariaValueMin: report.start, ariaValueMax: end() };
+  const surface = element("div", { id: "surface", tabIndex: 0, ...facts },
+    element("div", { id: "ghost", className: "line", hidden: true }), element("div", { id: "playhead", className: "line" }));
   surface.style.gridRow = `1 / span ${rows.length}`;
   surface.onclick = (event) => seek(secondsAt(event));
   surface.onpointermove = hover;
