@@ -17,14 +17,14 @@ from rich.text import Text
 
 from sfavivit.cli.options import HeadOption, StrideOption, TopKOption, err, out
 from sfavivit.cli.progress import progress_bar
-from sfavivit.cli.render import clock, print_error, recognition_view, terminal_width
+from sfavivit.cli.render import print_error, recognition_view, terminal_width
 from sfavivit.cli.run import run_app
 from sfavivit.errors import HeadNotFoundError, SfaVivitError, UsageError
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import Tls, VideoRecognitionClient
 from sfavivit.protocol.requests import PIECE_BYTES
 from sfavivit.utils.atomic import atomic_write
-from sfavivit.utils.text import printable
+from sfavivit.utils.text import clock, printable
 from sfavivit.video.source import open_source
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)

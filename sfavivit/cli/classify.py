@@ -8,24 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sfavivit.cli.options import (
-    DEFAULT_REPOSITORY,
-    MIB,
-    EngineOption,
-    FeaturesOption,
-    HeadOption,
-    LimitDurationOption,
-    LimitMemoryOption,
-    LimitPixelsOption,
-    LimitStallOption,
-    RepositoryOption,
-    StrideOption,
-    ThreadsOption,
-    TopKOption,
-    err,
-    limits_of,
-    out,
-)
+from sfavivit.cli import options as opt
 from sfavivit.cli.progress import progress_bar
 from sfavivit.cli.render import print_error, recognition_view, terminal_width
 from sfavivit.errors import SfaVivitError, UsageError
@@ -40,18 +23,18 @@ from sfavivit.video.reader import Limits
 
 def classify(
     videos: Annotated[list[str], typer.Argument(metavar="VIDEO...", help="Video files.")],
-    repository: RepositoryOption = DEFAULT_REPOSITORY,
-    head: HeadOption = None,
-    top_k: TopKOption = 5,
-    stride: StrideOption = None,
+    repository: opt.RepositoryOption = opt.DEFAULT_REPOSITORY,
+    head: opt.HeadOption = None,
+    top_k: opt.TopKOption = 5,
+    stride: opt.StrideOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per video.")] = False,
-    engine: EngineOption = None,
-    threads: ThreadsOption = None,
-    limit_duration_seconds: LimitDurationOption = Limits.duration_seconds,
-    limit_pixels: LimitPixelsOption = Limits.pixels,
-    limit_stall_seconds: LimitStallOption = Limits.stall_seconds,
-    limit_memory_mib: LimitMemoryOption = Limits.memory_bytes // MIB,
-    features: FeaturesOption = None,
+    engine: opt.EngineOption = None,
+    threads: opt.ThreadsOption = None,
+    limit_duration_seconds: opt.LimitDurationOption = Limits.duration_seconds,
+    limit_pixels: opt.LimitPixelsOption = Limits.pixels,
+    limit_stall_seconds: opt.LimitStallOption = Limits.stall_seconds,
+    limit_memory_mib: opt.LimitMemoryOption = Limits.memory_bytes // opt.MIB,
+    features: opt.FeaturesOption = None,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html", help="Write an HTML page with the videos and their timelines."),
@@ -70,7 +53,7 @@ def classify(
     """Show the actions in videos: labels for the whole video, and a timeline."""
     request = ReportRequest(report, plot, tuple(export or ()))
     request.check(len(videos))
-    limits = limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
+    limits = opt.limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
     recognizer = Recognizer.load(repository, engine=engine, threads=threads)
     options = ClassifyOptions(tuple(head or ()), stride_seconds=stride, top_k=top_k)
     options.resolve(recognizer.manifest)  # invalid options are refused before any video is opened
@@ -79,7 +62,7 @@ def classify(
     for video in videos:
         recorder = recorder_for(recognizer) if request else None
         try:
-            with progress_bar(Path(video).name, err, unit="s") as progress:
+            with progress_bar(Path(video).name, opt.err, unit="s") as progress:
                 answer = recognizer.classify(
                     video,
                     options,
@@ -105,11 +88,11 @@ def _show(answer: Recognition, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(answer.to_json()), flush=True)
     else:
-        out.print(recognition_view(answer, terminal_width(out)))
+        opt.out.print(recognition_view(answer, terminal_width(opt.out)))
 
 
 def _show_failure(video: str, error: SfaVivitError, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"video": video, "error": {"kind": error.kind, "message": str(error)}}), flush=True)
     else:
-        print_error(err, error)
+        print_error(opt.err, error)

@@ -12,26 +12,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from sfavivit.cli.options import (
-    DEFAULT_REPOSITORY,
-    MIB,
-    EngineOption,
-    JsonSummaryOption,
-    LimitDurationOption,
-    LimitFetchOption,
-    LimitMemoryOption,
-    LimitPixelsOption,
-    LimitStallOption,
-    ListArgument,
-    ListRootOption,
-    RepositoryOption,
-    ShardOption,
-    SplitOption,
-    WorkersOption,
-    WorkerThreadsOption,
-    err,
-    limits_of,
-)
+from sfavivit.cli import options as opt
 from sfavivit.cli.progress import JobMonitor
 from sfavivit.cli.render import print_error
 from sfavivit.datasets import VideoItem, read_items
@@ -47,9 +28,9 @@ from sfavivit.video.reader import Limits
 
 
 def features(
-    manifest: ListArgument,
+    manifest: opt.ListArgument,
     root: Annotated[Path, typer.Option("--store", help="Folder of the feature store, made if need be.")],
-    repository: RepositoryOption = DEFAULT_REPOSITORY,
+    repository: opt.RepositoryOption = opt.DEFAULT_REPOSITORY,
     dtype: Annotated[
         str | None, typer.Option(help="Data type of a new store: float32 (default) or float16.")
     ] = None,
@@ -64,21 +45,21 @@ def features(
         str | None,
         typer.Option(metavar="TxS", help="Store the crops of multi-view scoring, such as 4x3."),
     ] = None,
-    workers: WorkersOption = None,
-    shard: ShardOption = "1/1",
-    video_root: ListRootOption = None,
-    split: SplitOption = None,
-    as_json: JsonSummaryOption = False,
-    engine: EngineOption = None,
-    threads: WorkerThreadsOption = None,
-    limit_duration_seconds: LimitDurationOption = Limits.duration_seconds,
-    limit_pixels: LimitPixelsOption = Limits.pixels,
-    limit_stall_seconds: LimitStallOption = Limits.stall_seconds,
-    limit_memory_mib: LimitMemoryOption = Limits.memory_bytes // MIB,
-    limit_fetch_mib: LimitFetchOption = DEFAULT_FETCH_BYTES // MIB,
+    workers: opt.WorkersOption = None,
+    shard: opt.ShardOption = "1/1",
+    video_root: opt.ListRootOption = None,
+    split: opt.SplitOption = None,
+    as_json: opt.JsonSummaryOption = False,
+    engine: opt.EngineOption = None,
+    threads: opt.WorkerThreadsOption = None,
+    limit_duration_seconds: opt.LimitDurationOption = Limits.duration_seconds,
+    limit_pixels: opt.LimitPixelsOption = Limits.pixels,
+    limit_stall_seconds: opt.LimitStallOption = Limits.stall_seconds,
+    limit_memory_mib: opt.LimitMemoryOption = Limits.memory_bytes // opt.MIB,
+    limit_fetch_mib: opt.LimitFetchOption = DEFAULT_FETCH_BYTES // opt.MIB,
 ) -> None:
     """Compute the features that a store lacks, so that scoring with any head needs no video decoded."""
-    limits = limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
+    limits = opt.limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
     share = Shard.parse(shard)
     listed = read_items(manifest, root=video_root, split=split)
     items = [item for item in (_whole_videos(listed) if whole else listed) if share.holds(item.id)]
@@ -97,7 +78,7 @@ def features(
         ),
         limits=limits,
         store=str(root),
-        fetch_bytes=limit_fetch_mib * MIB,
+        fetch_bytes=limit_fetch_mib * opt.MIB,
     )
     try:
         from sfavivit.scoring.job import JobProgress, run_executor  # noqa: PLC0415 - pyarrow is heavy, and an extra
@@ -106,11 +87,11 @@ def features(
         raise UsageError(f"features need {error.name}: pip install 'sfavivit[score]'") from None
     executor = partial(score_in_workers, models=models, catalog=catalog, options=options, workers=workers)
     state, outcome = JobProgress(len(items)), _Outcome()
-    monitor, stop = JobMonitor("features", err), StopSignals()
+    monitor, stop = JobMonitor("features", opt.err), StopSignals()
     with monitor.shown(), stop:
         run_executor(executor, items, state, outcome.take_rows, stopped=stop, on_progress=monitor.update)
     for failure in outcome.failures:
-        print_error(err, failure)
+        print_error(opt.err, failure)
     counts = {
         "videos": state.videos,
         "stored": state.outcomes[None] - outcome.found,

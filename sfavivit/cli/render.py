@@ -13,7 +13,7 @@ from rich.text import Text
 
 from sfavivit.inference.results import LabelScore, OutputResult, Recognition, Segment
 from sfavivit.repository.manifest import Repository
-from sfavivit.utils.text import output_title, printable
+from sfavivit.utils.text import clock, output_title, printable
 
 if TYPE_CHECKING:
     from sfavivit.features.maintenance import Stats
@@ -53,13 +53,6 @@ def recognition_view(answer: Recognition, width: int) -> RenderableType:
             parts += [Text(title, "bold underline"), _labels_view(result.labels), Text()]
             parts += [_strip(result, answer.duration_seconds, width), _timeline_view(result.timeline)]
     return Group(*parts, Text())
-
-
-def clock(seconds: float) -> str:
-    """Format a time as ``m:ss.s``, or ``h:mm:ss.s`` from one hour on."""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
 
 
 def _labels_view(labels: tuple[LabelScore, ...]) -> Table:
@@ -206,7 +199,7 @@ def store_view(store: FeatureStore, counted: Stats) -> RenderableType:
 
 
 def terminal_width(console: Console) -> int:
-    """Return the columns to use: a very wide terminal is no help to a timeline."""
+    """Return the columns to use: a very wide terminal does not help a timeline."""
     return min(console.width, 100)
 
 

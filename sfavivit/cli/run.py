@@ -14,6 +14,11 @@ from sfavivit.utils.text import printable
 DEBUG_VARIABLE = "SFAVIVIT_DEBUG"
 
 
+def debugging() -> bool:
+    """Whether the user asked for tracebacks and the messages of other libraries."""
+    return bool(os.environ.get(DEBUG_VARIABLE))
+
+
 def run_app(app: typer.Typer) -> None:
     """Run a Typer application and exit. ``SFAVIVIT_DEBUG=1`` shows the traceback of an error."""
     try:
@@ -30,7 +35,7 @@ def run_app(app: typer.Typer) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    if os.environ.get(DEBUG_VARIABLE):
+    if debugging():
         traceback.print_exc()
     print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(code)

@@ -10,33 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfavivit.cli.options import (
-    DEFAULT_REPOSITORY,
-    MIB,
-    AlignOption,
-    EngineOption,
-    FeaturesOption,
-    JsonSummaryOption,
-    LimitDurationOption,
-    LimitFetchOption,
-    LimitMemoryOption,
-    LimitPixelsOption,
-    LimitStallOption,
-    ListArgument,
-    ListRootOption,
-    RepositoryOption,
-    ShardOption,
-    SplitOption,
-    StrideOption,
-    TopKOption,
-    WorkersOption,
-    WorkerThreadsOption,
-    err,
-    limits_of,
-    out,
-)
+from sfavivit.cli import options as opt
 from sfavivit.cli.progress import JobMonitor
 from sfavivit.cli.render import print_score_summary
+from sfavivit.cli.run import debugging
 from sfavivit.datasets import read_items
 from sfavivit.datasets.fetch import check_schemes
 from sfavivit.errors import UsageError
@@ -52,17 +29,17 @@ if TYPE_CHECKING:
 
 
 def score(
-    manifest: ListArgument,
+    manifest: opt.ListArgument,
     folder: Annotated[
         Path, typer.Option("--out", help="Folder for the rows; videos that have rows there are skipped.")
     ],
-    repository: RepositoryOption = DEFAULT_REPOSITORY,
+    repository: opt.RepositoryOption = opt.DEFAULT_REPOSITORY,
     heads: Annotated[
         str | None, typer.Option(help="Names of the heads to run, separated by commas (default: all).")
     ] = None,
-    workers: WorkersOption = None,
-    features: FeaturesOption = None,
-    align_to_tubelets: AlignOption = False,
+    workers: opt.WorkersOption = None,
+    features: opt.FeaturesOption = None,
+    align_to_tubelets: opt.AlignOption = False,
     views: Annotated[
         str | None, typer.Option(metavar="TxS", help="Average T clips x S crops, in place of a timeline.")
     ] = None,
@@ -72,14 +49,14 @@ def score(
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Score videos again whose rows have errors.")
     ] = False,
-    shard: ShardOption = "1/1",
-    root: ListRootOption = None,
-    split: SplitOption = None,
-    top_k: TopKOption = 5,
-    stride: StrideOption = None,
-    as_json: JsonSummaryOption = False,
-    engine: EngineOption = None,
-    threads: WorkerThreadsOption = None,
+    shard: opt.ShardOption = "1/1",
+    root: opt.ListRootOption = None,
+    split: opt.SplitOption = None,
+    top_k: opt.TopKOption = 5,
+    stride: opt.StrideOption = None,
+    as_json: opt.JsonSummaryOption = False,
+    engine: opt.EngineOption = None,
+    threads: opt.WorkerThreadsOption = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -95,17 +72,17 @@ def score(
     part_seconds: Annotated[
         float, typer.Option(min=0, help="Seconds after which a Parquet file is written at the latest.")
     ] = Output.part_seconds,
-    limit_duration_seconds: LimitDurationOption = Limits.duration_seconds,
-    limit_pixels: LimitPixelsOption = Limits.pixels,
-    limit_stall_seconds: LimitStallOption = Limits.stall_seconds,
-    limit_memory_mib: LimitMemoryOption = Limits.memory_bytes // MIB,
-    limit_fetch_mib: LimitFetchOption = DEFAULT_FETCH_BYTES // MIB,
+    limit_duration_seconds: opt.LimitDurationOption = Limits.duration_seconds,
+    limit_pixels: opt.LimitPixelsOption = Limits.pixels,
+    limit_stall_seconds: opt.LimitStallOption = Limits.stall_seconds,
+    limit_memory_mib: opt.LimitMemoryOption = Limits.memory_bytes // opt.MIB,
+    limit_fetch_mib: opt.LimitFetchOption = DEFAULT_FETCH_BYTES // opt.MIB,
 ) -> None:
     """Score a list of videos into Parquet files: each video once, however often it is restarted."""
-    limits = limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
+    limits = opt.limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
     items = read_items(manifest, root=root, split=split)
     check_schemes(item.video for item in items)
-    machines = ray_cluster(ray) if ray else this_machine()
+    machines = ray_cluster(ray, debug=debugging()) if ray else this_machine()
     workers = workers or machines.default_workers
     models = ModelLocation(repository, engine, threads or machines.cores_each(workers))
     catalog = models.catalog()
@@ -119,12 +96,12 @@ def score(
         limits=limits,
         store=features,
         align_to_tubelets=align_to_tubelets,
-        fetch_bytes=limit_fetch_mib * MIB,
+        fetch_bytes=limit_fetch_mib * opt.MIB,
     )
     options.open_store()  # a store that cannot be used ends this before any worker starts
     try:
         # pyarrow is heavy, and an extra
-        from sfavivit.reports.corpus import check_scores_report, write_scores_report  # noqa: PLC0415
+        from sfavivit.reports.corpus_page import check_scores_report, write_scores_report  # noqa: PLC0415
         from sfavivit.scoring.job import score_list  # noqa: PLC0415
         from sfavivit.scoring.workers import score_in_workers  # noqa: PLC0415
     except ModuleNotFoundError as error:
@@ -138,7 +115,7 @@ def score(
 
         score_videos = partial(score_on_ray, gpus=machines.gpus_each(workers))
     executor = partial(score_videos, models=models, catalog=catalog, options=options, workers=workers)
-    monitor, stop = JobMonitor("scoring", err), StopSignals()
+    monitor, stop = JobMonitor("scoring", opt.err), StopSignals()
     with monitor.shown():
         state, metrics = score_list(
             items, catalog, options, output, executor, stop=stop, on_progress=monitor.update
@@ -147,7 +124,7 @@ def score(
     if as_json:
         print(json.dumps(summary), flush=True)
     else:
-        print_score_summary(out, summary, printable(str(folder)))
+        print_score_summary(opt.out, summary, printable(str(folder)))
     if report and not stop():
         write_scores_report(report, folder)
     raise typer.Exit(stop.exit_code or (1 if state.failed else 0))

@@ -38,7 +38,7 @@ def verify(
     root: StoreArgument,
     delete: Annotated[bool, typer.Option("--delete", help="Remove damaged entries.")] = False,
 ) -> None:
-    """Read every entry and list what is damaged or does not belong; exit code 1 when entries are damaged."""
+    """Read every entry and list damaged entries and foreign files; exit code 1 when entries are damaged."""
     found = places(FeatureStore(root, create=False))
     entries = damaged = 0
     with _advancing(len(found)) as advance:

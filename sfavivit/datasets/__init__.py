@@ -1,4 +1,4 @@
-"""Lists of videos, with or without labels, in the forms that people and published datasets write them."""
+"""Lists of videos, with or without labels: our own manifests and the files of published datasets."""
 
 from sfavivit.datasets.item import VideoItem
 from sfavivit.datasets.loader import read_items, read_splits

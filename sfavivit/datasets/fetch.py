@@ -1,4 +1,4 @@
-"""Videos and lists that are not files of this machine: fetched by fsspec, into a file without a name."""
+"""Download of videos and lists by fsspec, into a temporary file without a name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sfavivit.errors import UsageError, VideoError, VideoLimitError, VideoNotFoundError, VideoPermissionError
+from sfavivit.utils.text import error_line, one_line
 from sfavivit.video.source import OpenSource, Source
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -16,13 +17,13 @@ _COPY_BYTES = 1 << 20
 
 
 def scheme_of(video: str) -> str | None:
-    """``s3`` of ``s3://bucket/video.mp4``; None for a path."""
+    """Return ``s3`` for ``s3://bucket/video.mp4``; None for a path."""
     match = _SCHEME.match(video)
     return match[1].lower() if match else None
 
 
 def check_schemes(addresses: Iterable[str]) -> None:
-    """Check, before anything is fetched, that fsspec can handle every kind of address.
+    """Check that fsspec can handle every kind of address, before anything is downloaded.
 
     Raises:
         UsageError: an unknown scheme, or one whose package is not installed.
@@ -32,22 +33,19 @@ def check_schemes(addresses: Iterable[str]) -> None:
         try:
             _fsspec().get_filesystem_class(scheme)
         except (ValueError, ImportError) as error:
-            reason = " ".join(str(error).split())
-            raise UsageError(f"{video!r:.200} cannot be fetched: {reason}") from None
+            raise UsageError(f"{video!r:.200} cannot be fetched: {one_line(error)}") from None
 
 
 def open_video(video: str, limit_bytes: int) -> Source:
-    """A path as it is, and a URL fetched, which may raise."""
+    """Return a path as it is, and a URL downloaded. Raises as ``fetched``."""
     return fetched(video, limit_bytes) if scheme_of(video) else video
 
 
 def fetched(url: str, limit_bytes: int) -> OpenSource:
-    """What a URL names as an open file, which whoever uses it closes.
-
-    How long a server may be silent is up to the file system's own settings.
+    """Download a file, which the caller must close; timeouts are those of the file system's own settings.
 
     Raises:
-        VideoError: it cannot be fetched, or has more than ``limit_bytes``.
+        VideoError: the download failed, or has more than ``limit_bytes``.
         UsageError: fsspec is not installed.
     """
     name = repr(url)
@@ -72,18 +70,17 @@ def fetched(url: str, limit_bytes: int) -> OpenSource:
 def _video_error(name: str, error: Exception) -> VideoError:
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and isinstance(cause, OSError):
-        return _video_error(name, cause)  # fsspec's HTTP says so of a server that is away, too
+        return _video_error(name, cause)  # fsspec's HTTP reports an unreachable server as a missing file
     if isinstance(error, FileNotFoundError):
         return VideoNotFoundError(f"{name}: no such file")
     if isinstance(error, PermissionError):
         return VideoPermissionError(f"{name}: access is denied; give this process credentials")
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return VideoError(f"{name}: cannot be fetched: {reason:.300}")
+    return VideoError(f"{name}: cannot be fetched: {error_line(error)}")
 
 
 def _fsspec() -> Any:
     try:
-        import fsspec  # noqa: PLC0415 - only for videos that are elsewhere
+        import fsspec  # noqa: PLC0415 - an extra, for URLs only
     except ImportError:
         raise UsageError("videos that are not paths need a package: pip install 'sfavivit[score]'") from None
     return fsspec

@@ -1,10 +1,10 @@
-"""The forms of lists: our own manifest, and the annotation files of the paper's datasets, as published.
+"""Formats of lists: our own manifest, and the annotation files of the paper's datasets, as published.
 
 Kinetics-400/600/700    CSV label,youtube_id,time_start,time_end,split(,is_cc), or JSON {youtube_id:
                         {annotations: {label, segment}, subset}}; test files have no label
 Moments in Time         CSV without header: path,label,agree,disagree (the README of the release)
 Something-Something v2  JSON [{id, label, template, placeholders}]; test.json has ids only; its answers are
-                        CSV without header, id;label. Something-Else has the same form (dataset_splits/ of
+                        CSV without header, id;label. Something-Else has the same format (dataset_splits/ of
                         github.com/joaanna/something_else)
 EPIC-KITCHENS-55        CSV uid,participant_id,video_id,start_timestamp,stop_timestamp, and in training files
                         verb_class,noun_class (the README of github.com/epic-kitchens/annotations)
@@ -28,10 +28,14 @@ _TIMESTAMP = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Form:
-    """A form is known by the columns it has; ``only`` when it may have no others.
+class Format:
+    """Format of a list, recognised by its columns.
 
-    ``item`` makes an item of a row, and raises ``ValueError`` or ``UsageError`` when it cannot.
+    Attributes:
+        name: name of the dataset or format.
+        columns: columns it must have.
+        item: makes an item of a row; raises ``ValueError`` or ``UsageError`` for an invalid row.
+        only: whether it must have no other columns.
     """
 
     name: str
@@ -40,18 +44,18 @@ class Form:
     only: bool = False
 
 
-def form_of(columns: Collection[str]) -> Form | None:
-    """The first form that has these columns."""
+def find_format(columns: Collection[str]) -> Format | None:
+    """Return the first format that fits these columns."""
     present = frozenset(columns)
-    return next((f for f in FORMS if f.columns == present or (f.columns < present and not f.only)), None)
+    return next((f for f in FORMATS if f.columns == present or (f.columns < present and not f.only)), None)
 
 
 def _manifest(row: Row, folder: VideoFolder) -> VideoItem:
     video = _text(row, "video")
     start, end = _seconds(row, "start_seconds") or 0.0, _seconds(row, "end_seconds")
     labels = _labels(row, {"": "label", "verb": "verb", "noun": "noun"})
-    part = f"@{_short(start)}-{'' if end is None else _short(end)}" if start or end is not None else ""
-    name = f"{video}{part}" if _is_empty(row.get("id")) else _text(row, "id")
+    times = f"@{_short(start)}-{'' if end is None else _short(end)}" if start or end is not None else ""
+    name = f"{video}{times}" if _is_empty(row.get("id")) else _text(row, "id")
     return VideoItem(name, folder.path(video), labels, start, end)
 
 
@@ -69,7 +73,7 @@ def _kinetics_json(row: Row, folder: VideoFolder) -> VideoItem:
 
 
 def _kinetics(row: Row, folder: VideoFolder, start: object, end: object, split: str) -> VideoItem:
-    """A clip cut from the YouTube video and named after it and the cut; else the cut of the whole video."""
+    """Return the clip named after its video and times, or else that segment of the whole video."""
     video, labels = _text(row, "youtube_id"), _labels(row, {"": "label"})
     span = {"time_start": start, "time_end": end}
     start_seconds, end_seconds = _given_seconds(span, "time_start"), _given_seconds(span, "time_end")
@@ -100,7 +104,7 @@ def _something(row: Row, folder: VideoFolder) -> VideoItem:
 
 
 def _epic(row: Row, folder: VideoFolder, *, id_column: str) -> VideoItem:
-    """Folders as the downloader of EPIC-KITCHENS-100 makes them, or as in the release of -55."""
+    """Return an action segment; folders as the downloader of -100 makes them, or as in the release of -55."""
     participant, video = _text(row, "participant_id"), _text(row, "video_id")
     of_55 = [f"videos/{split}/{participant}/" for split in ("train", "test")]
     places = [f"{participant}/videos/", f"{participant}/", "", *of_55]
@@ -117,15 +121,15 @@ def _epic(row: Row, folder: VideoFolder, *, id_column: str) -> VideoItem:
 
 _EPIC_COLUMNS = frozenset({"participant_id", "video_id", "start_timestamp", "stop_timestamp"})
 
-FORMS = (
-    Form("manifest", frozenset({"video"}), _manifest),
-    Form("Kinetics CSV", frozenset({"youtube_id", "time_start", "time_end"}), _kinetics_csv),
-    Form("Kinetics JSON", frozenset({"youtube_id", "annotations"}), _kinetics_json),
-    Form("Moments in Time", frozenset({"path", "label", "agree", "disagree"}), _moments, only=True),
-    Form("Something-Something v2", frozenset({"id", "template"}), _something),
-    Form("Something-Something v2 test", frozenset({"id"}), _something, only=True),
-    Form("EPIC-KITCHENS-100", _EPIC_COLUMNS | {"narration_id"}, partial(_epic, id_column="narration_id")),
-    Form("EPIC-KITCHENS-55", _EPIC_COLUMNS | {"uid"}, partial(_epic, id_column="uid")),
+FORMATS = (
+    Format("manifest", frozenset({"video"}), _manifest),
+    Format("Kinetics CSV", frozenset({"youtube_id", "time_start", "time_end"}), _kinetics_csv),
+    Format("Kinetics JSON", frozenset({"youtube_id", "annotations"}), _kinetics_json),
+    Format("Moments in Time", frozenset({"path", "label", "agree", "disagree"}), _moments, only=True),
+    Format("Something-Something v2", frozenset({"id", "template"}), _something),
+    Format("Something-Something v2 test", frozenset({"id"}), _something, only=True),
+    Format("EPIC-KITCHENS-100", _EPIC_COLUMNS | {"narration_id"}, partial(_epic, id_column="narration_id")),
+    Format("EPIC-KITCHENS-55", _EPIC_COLUMNS | {"uid"}, partial(_epic, id_column="uid")),
 )
 
 
@@ -134,7 +138,7 @@ def _is_empty(value: object) -> bool:
 
 
 def _text(row: Row, column: str) -> str:
-    """A field that must be there; whole numbers count as text, since ids are often numbers."""
+    """Return a required field as text; whole numbers count as text, since ids are often numbers."""
     value = row.get(column)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -146,7 +150,7 @@ def _text(row: Row, column: str) -> str:
 
 
 def _labels(row: Row, columns: dict[str, str]) -> dict[str, str | int]:
-    """{output: label} of the columns that say something."""
+    """Return {output: label} of the columns that are not empty."""
     labels: dict[str, str | int] = {}
     for output, column in columns.items():
         value = row.get(column)
@@ -164,7 +168,7 @@ def _class_index(row: Row, column: str) -> int:
 
 
 def _seconds(row: Row, column: str) -> float | None:
-    """Seconds of a field, of any value; None when it is empty."""
+    """Return a field as seconds; None when it is empty."""
     value: Any = row.get(column)
     if _is_empty(value):
         return None
@@ -184,7 +188,7 @@ def _given_seconds(row: Row, column: str) -> float:
 
 
 def _timestamp(row: Row, column: str) -> float:
-    """Seconds of ``HH:mm:ss.SSS``."""
+    """Return a field ``HH:mm:ss.SSS`` as seconds."""
     value = row[column]
     if not isinstance(value, str) or not (match := _TIMESTAMP.fullmatch(value.strip())):
         raise ValueError(f"{column} must be HH:mm:ss.SSS, got {value!r:.80}")
@@ -193,5 +197,5 @@ def _timestamp(row: Row, column: str) -> float:
 
 
 def _short(seconds: float) -> str:
-    """To the microsecond, as the decoder cuts: 12.5, 3."""
+    """Format seconds to the microsecond, which is as exact as the decoder cuts: 12.5, 3."""
     return f"{seconds:.6f}".rstrip("0").rstrip(".")

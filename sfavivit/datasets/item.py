@@ -1,4 +1,4 @@
-"""One video of a list, and where its file lies."""
+"""A video of a list, and the path of its file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from sfavivit.datasets.fetch import scheme_of
 from sfavivit.errors import UsageError
 from sfavivit.video.source import VideoSegment
 
-_REMEMBERED = 4096  # files looked up; thousands of rows of EPIC-KITCHENS are of one video
+_CACHED_FILES = 4096  # files looked up before; EPIC-KITCHENS has thousands of rows per video
 
 
 @dataclass(frozen=True, slots=True)
 class VideoItem:
-    """A video, or the part of it in [``start_seconds``, ``end_seconds``), and what is seen in it.
+    """A video of a list, or its segment [``start_seconds``, ``end_seconds``), and its labels.
 
-    ``id`` is unique in its list. ``video`` is a path or URL. ``labels``: {output of the head: name or index
-    of the class}, the output of a head with a single one being ``""``; empty when nothing is known.
-    ``end_seconds`` None: to the end of the video.
+    Attributes:
+        id: unique in the list.
+        video: path or URL.
+        labels: {output of a head: name or index of the true class}; a head's only output is called ``""``.
+        start_seconds: start of the segment.
+        end_seconds: end of the segment; None for the end of the video.
     """
 
     id: str
@@ -39,26 +42,26 @@ class VideoItem:
 
 
 class VideoFolder:
-    """The folder, or the address of one, that relative paths of videos start from."""
+    """Folder, or URL of one, that relative paths of videos start from."""
 
     def __init__(self, root: str | Path) -> None:
         scheme, root = scheme_of(str(root)), str(root).removeprefix("file://")
         # A Path per row would double the time of long lists.
         self._root = root if scheme not in (None, "file") else os.path.abspath(root)  # noqa: PTH100
         self._quoted = scheme in ("http", "https")
-        self._exists = lru_cache(_REMEMBERED)(os.path.exists)
+        self._exists = lru_cache(_CACHED_FILES)(os.path.exists)
 
     def path(self, video: str) -> str:
-        """The absolute path of a video; a URL as it is."""
+        """Return the absolute path of a video; a URL as it is."""
         if scheme_of(video):
             return video
         relative = quote(video) if self._quoted and not video.startswith("/") else video
         return os.path.join(self._root, relative)  # noqa: PTH118 - as above
 
     def find(self, candidates: Iterable[str]) -> str | None:
-        """Absolute path of the first candidate that exists."""
+        """Return the absolute path of the first candidate that exists, if one does."""
         return next(filter(self._exists, map(self.path, candidates)), None)
 
     def find_or_first(self, candidates: list[str]) -> str:
-        """As ``find``; the first candidate when none exists, so that its error says what was looked for."""
+        """Return as ``find``; the first candidate when none exists, so that errors name it."""
         return self.find(candidates) or self.path(candidates[0])

@@ -1,4 +1,4 @@
-"""A list of videos, from wherever it is, as items with unique ids."""
+"""Loading of a list of videos as items with unique ids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sfavivit.datasets.fetch import fetched, scheme_of
-from sfavivit.datasets.formats import Form, form_of
+from sfavivit.datasets.formats import Format, find_format
 from sfavivit.datasets.item import VideoFolder, VideoItem
 from sfavivit.datasets.tables import READERS, VIDEO_EXTENSIONS, Rows, folder_rows, path_rows
 from sfavivit.errors import AnnotationError, UsageError, VideoError
@@ -25,7 +25,14 @@ _SPLIT_NAMES = {"training": "train", "validate": "val", "validation": "val"}
 
 @dataclass(frozen=True)
 class _Table:
-    """Rows, what messages call their source, what their numbers count, and where relative paths start."""
+    """Rows of a list, with names for error messages.
+
+    Attributes:
+        name: name of the source.
+        unit: unit that the rows' numbers count, such as lines.
+        folder: folder that relative paths start from.
+        rows: numbers and fields of the rows.
+    """
 
     name: str
     unit: str
@@ -37,31 +44,31 @@ class _Table:
 
 
 def read_items(source: str, *, root: str | Path | None = None, split: str | None = None) -> list[VideoItem]:
-    """The videos that ``source`` lists, in its order.
+    """Read the videos of a list, in its order.
 
-    ``source``: a CSV, JSON Lines, JSON or Parquet file with a column ``video`` and optionally ``label`` (or
-    ``verb``, ``noun``), ``start_seconds``, ``end_seconds`` and ``id``, or as a dataset publishes it (see
-    :mod:`sfavivit.datasets.formats`), or the URL of one; a folder, for all videos below it; or ``-`` for
-    paths on standard input. Relative videos start from ``root``, by default the folder of the file (of a URL,
-    its address), or the working directory for ``-``. ``split``: only rows whose column ``split`` says so,
-    such as ``train``, ``val`` or ``test``.
+    An id that the list does not give is the video as the list names it, with ``@start-end`` for a segment.
 
-    An id that is not given is the video as the list names it, with ``@start-end`` when it is a part of it.
+    Args:
+        source: a CSV, JSON Lines, JSON or Parquet file, or its URL, with a column ``video`` and optionally
+            ``label`` (or ``verb``, ``noun``), ``start_seconds``, ``end_seconds`` and ``id``, or in a format
+            of :mod:`sfavivit.datasets.formats`; a folder, for all videos below it; or ``-`` for paths on
+            standard input.
+        root: folder or URL that relative paths start from; by default that of the list, or the working
+            directory for ``-``.
+        split: value of the column ``split`` that rows must have, such as ``train``, ``val`` or ``test``.
 
     Raises:
-        AnnotationError: no such list, a form that is not known, or a row that cannot be right.
-        UsageError: a Parquet file without pyarrow, a URL without fsspec.
+        AnnotationError: there is no such list, its format is unknown, or a row is invalid.
+        UsageError: a Parquet file without pyarrow, or a URL without fsspec.
     """
     return [item for _, item in _read(source, root, split)]
 
 
 def read_splits(source: str, *, root: str | Path | None = None) -> dict[str | None, list[VideoItem]]:
-    """The videos of ``source`` by what its column ``split`` says of them, as ``read_items`` reads them all.
+    """Read the videos of a list by split; ``{None: all}`` without a column ``split``.
 
-    Of the names in use for a split, ``train`` and ``val`` are given; ``{None: all}`` without such a column.
-
-    Raises:
-        AnnotationError, UsageError: as ``read_items``; so a video cannot be in two splits.
+    Other names in use for ``train`` and ``val``, such as ``training``, become these. Raises as
+    ``read_items``; since ids are unique, a video cannot be in two splits.
     """
     splits: dict[str | None, list[VideoItem]] = {}
     for split, item in _read(source, root):
@@ -72,16 +79,16 @@ def read_splits(source: str, *, root: str | Path | None = None) -> dict[str | No
 def _read(
     source: str, root: str | Path | None, wanted_split: str | None = None
 ) -> Iterator[tuple[str | None, VideoItem]]:
-    """The split and the item of each row."""
+    """Yield the split and the item of each row."""
     numbers: dict[str, int] = {}
     with _open(source) as table:
-        form, column, rows = _recognised(table)
+        list_format, column, rows = _recognised(table)
         if wanted_split is not None:
             rows = _of_split(rows, column, wanted_split, table.name)
         folder = VideoFolder(table.folder if root is None or os.path.isdir(source) else root)  # noqa: PTH112
         for number, row in rows:
             try:
-                item = form.item(row, folder)
+                item = list_format.item(row, folder)
             except KeyError as error:
                 raise AnnotationError(f"{table.where(number)} has no {error.args[0]!r}") from None
             except (ValueError, UsageError) as error:
@@ -99,7 +106,7 @@ def _open(source: str) -> Iterator[_Table]:
     name = repr(source)
     if source == STDIN:
         yield _Table("standard input", "line", Path.cwd(), path_rows(sys.stdin.buffer, "standard input"))
-    elif os.path.isdir(source):  # noqa: PTH112 - which no name, however wrong, makes raise
+    elif os.path.isdir(source):  # noqa: PTH112 - never raises, whatever the name
         yield _Table(name, "file", Path(source), folder_rows(source))
     else:
         remote = scheme_of(source) is not None
@@ -133,20 +140,20 @@ def _fetched(url: str) -> BinaryIO:
         raise AnnotationError(str(error)) from None
 
 
-def _recognised(table: _Table) -> tuple[Form, str | None, Rows]:
-    """The form of a table and the column of its splits, by its first row; and all rows."""
+def _recognised(table: _Table) -> tuple[Format, str | None, Rows]:
+    """Return the format of a table and its split column, by its first row, and all rows."""
     first = next(table.rows, None)
     if first is None:
         raise AnnotationError(f"{table.name} lists no videos")
     number, row = first
-    form = form_of(row)
-    if form is None:
+    list_format = find_format(row)
+    if list_format is None:
         columns = ", ".join(map(repr, row))
         raise AnnotationError(
             f"{table.where(number)}: a list of videos has a column 'video'; the columns are {columns:.200}"
         )
     column = next((column for column in _SPLIT_COLUMNS if column in row), None)
-    return form, column, chain([first], table.rows)
+    return list_format, column, chain([first], table.rows)
 
 
 def _of_split(rows: Rows, column: str | None, split: str, name: str) -> Rows:

@@ -1,4 +1,4 @@
-"""From a file, a folder or standard input to rows: a number and the fields of one video."""
+"""Readers of rows from files, folders and standard input: a number and the fields of one video."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import Any, BinaryIO
 from sfavivit.errors import AnnotationError, UsageError
 
 Row = dict[str, Any]
-"""column -> what the file says: text in CSV, any JSON value elsewhere."""
+"""{column: value}: text from CSV, any JSON value from other files."""
 Rows = Iterator[tuple[int, Row]]
-"""(number as people count it, row)"""
+"""Pairs of (number of the line, entry or row, as people count it; the row)."""
 
 MAX_LINE_BYTES = 1 << 20
-MAX_DOCUMENT_BYTES = 1 << 29  # of a JSON file, which is parsed as a whole; Kinetics-700's has 140 MB
+MAX_DOCUMENT_BYTES = 1 << 29  # JSON is parsed as a whole; the file of Kinetics-700 has 140 MB
 
-# Containers that the decoder reads, by the extensions that cameras and datasets give them.
+# Containers that the decoder reads, by their usual extensions.
 VIDEO_EXTENSIONS = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"}
     | {".ogv", ".ts", ".webm", ".wmv"}
 )
 
-# Two published forms have no header: the answers of Something-Something v2's test set (`id;label`), and
+# Two published formats have no header: the answers of Something-Something v2's test set (`id;label`), and
 # Moments in Time (path, label, workers who agreed, workers who did not).
 _ANSWERS = re.compile(r"\d+;[^;]+\s*", re.ASCII)
 _ANSWERS_HEADER = ["id", "template"]
@@ -35,10 +35,10 @@ _MOMENTS_HEADER = ["path", "label", "agree", "disagree"]
 
 
 def folder_rows(folder: str) -> Rows:
-    """The video files below a folder, as {"video": relative path}, sorted.
+    """Yield the video files below a folder, as {"video": relative path}, sorted.
 
     Raises:
-        AnnotationError: a folder that cannot be read, or a file whose name is not UTF-8.
+        AnnotationError: a folder cannot be read, or the name of a file is not UTF-8.
     """
 
     def fail(error: OSError) -> None:
@@ -54,14 +54,14 @@ def folder_rows(folder: str) -> Rows:
 
 
 def path_rows(stream: BinaryIO, name: str) -> Rows:
-    """Paths, one a line, as {"video": path}."""
+    """Yield paths, one per line, as {"video": path}."""
     for number, line in enumerate(_text_lines(stream, name), 1):
         if path := line.rstrip("\r\n"):
             yield number, {"video": path}
 
 
 def csv_rows(stream: BinaryIO, name: str) -> Rows:
-    """Rows of a CSV file: with a header, or in one of the two published forms without."""
+    """Yield the rows of a CSV file with a header, or in one of the two published formats without one."""
     lines = _text_lines(stream, name)
     first = next(lines, "")
     answers = _ANSWERS.fullmatch(first) is not None
@@ -97,7 +97,7 @@ def _header(fields: list[str], name: str) -> list[str]:
 
 
 def json_lines_rows(stream: BinaryIO, name: str) -> Rows:
-    """Rows of a JSON Lines file: an object a line."""
+    """Yield the rows of a JSON Lines file: one object per line."""
     for number, line in enumerate(_text_lines(stream, name), 1):
         if text := line.strip():
             where = f"{name} line {number}"
@@ -105,7 +105,7 @@ def json_lines_rows(stream: BinaryIO, name: str) -> Rows:
 
 
 def json_rows(stream: BinaryIO, name: str) -> Rows:
-    """Entries of a JSON file: an array of objects, or Kinetics' object of objects by ``youtube_id``."""
+    """Yield the entries of a JSON file: an array of objects, or Kinetics' objects by ``youtube_id``."""
     content = stream.read(MAX_DOCUMENT_BYTES + 1)
     if len(content) > MAX_DOCUMENT_BYTES:
         raise AnnotationError(
@@ -137,7 +137,7 @@ def _json_object(value: object, where: str) -> Row:
 
 
 def parquet_rows(stream: BinaryIO, name: str) -> Rows:
-    """Rows of a Parquet file. Raises ``UsageError`` when pyarrow is not installed."""
+    """Yield the rows of a Parquet file. Raises ``UsageError`` when pyarrow is not installed."""
     try:
         import pyarrow as pa  # noqa: PLC0415 - heavy, and for Parquet only
         from pyarrow import parquet  # noqa: PLC0415
@@ -146,7 +146,7 @@ def parquet_rows(stream: BinaryIO, name: str) -> Rows:
     number = 0
     try:
         table = parquet.ParquetFile(stream)
-        # Videos and other bulk may lie beside the columns that count.
+        # The file may also hold videos and other bulk, which is not read.
         bulk = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary)
         columns = [field.name for field in table.schema_arrow if not any(is_(field.type) for is_ in bulk)]
         for batch in table.iter_batches(batch_size=4096, columns=columns):
@@ -165,11 +165,11 @@ READERS: dict[str, tuple[Callable[[BinaryIO, str], Rows], str]] = {
     ".ndjson": (json_lines_rows, "line"),
     ".parquet": (parquet_rows, "row"),
 }
-"""extension -> (reader, what its numbers count)"""
+"""{extension: (reader, unit that its numbers count)}"""
 
 
 def _text_lines(stream: BinaryIO, name: str) -> Iterator[str]:
-    """Lines with their ends, of UTF-8 text without null characters, none of them beyond all measure."""
+    """Yield the lines of UTF-8 text, with their ends; raises for null characters and oversized lines."""
     number = 0
     while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -189,7 +189,7 @@ def _text_lines(stream: BinaryIO, name: str) -> Iterator[str]:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether text has no half characters, as undecodable file names and JSON escapes can have."""
+    """Whether text is free of lone surrogates, which undecodable file names and JSON escapes can have."""
     try:
         text.encode()
     except UnicodeEncodeError:

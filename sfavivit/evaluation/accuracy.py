@@ -1,4 +1,4 @@
-"""How often a head is right: accuracies and confusion, counted video by video in constant memory."""
+"""Accuracies and confusion of a head, counted video by video in constant memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from sfavivit.errors import InvalidInputError
 from sfavivit.evaluation.confusion import write_confusion
 
 TOP_K = 5
-MAX_UNKNOWN_NAMES = 100  # that the summary names; all are counted
+MAX_UNKNOWN_NAMES = 100  # named in the summary; all are counted
 
 _INDEX = re.compile(r"\s*\d{1,9}\s*", re.ASCII)
 
 
 class ClassNames:
-    """Which class a truth means: a name, exactly or but for case, spaces and underscores; else its index.
+    """Classes of a head by the names that lists use for them.
 
-    Names that only then become alike mean nothing but themselves; of equal names the first class counts.
+    A name matches exactly, or else without regard to case, spaces and underscores, where that is unambiguous;
+    other text may be the index of a class. Of equal names the first class counts.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -34,7 +35,7 @@ class ClassNames:
         self._folded = {_folded(name): i for name, i in self._exact.items() if alike[_folded(name)] == 1}
 
     def index_of(self, truth: str | int) -> int | None:
-        """Index of the class, or None when the head does not know it."""
+        """Return the index of the class, or None when the head does not know it."""
         if isinstance(truth, str):
             found = self._exact.get(truth, self._folded.get(_folded(truth)))
             if found is not None or not _INDEX.fullmatch(truth):
@@ -49,7 +50,7 @@ def _folded(name: str) -> str:
 
 @dataclass
 class _Output:
-    """Counts of one output. ``confusion``: int64 [C, C], truth by prediction."""
+    """Counts of one output; ``confusion`` is int64 [C, C], truth by prediction."""
 
     labels: Sequence[str]
     names: ClassNames
@@ -60,7 +61,7 @@ class _Output:
     unknown_names: Counter[str] = field(default_factory=Counter)
 
     def add(self, truth: str | int | None, logits: NDArray[np.float32]) -> int | None:
-        """Count a video; returns the index of its class when both the list and the head know one."""
+        """Count a video; returns the index of its true class, where the list and the head have one."""
         if truth is None:
             self.unlabelled += 1
             return None
@@ -93,12 +94,15 @@ class _Output:
 
 
 class Evaluation:
-    """Accuracy of one head. ``labels``: {output: name of every class}.
+    """Accuracy of one head, in the memory of its confusion matrices, whatever the number of videos.
 
-    Memory is that of the confusion matrices, whatever the number of videos. Outputs called ``verb`` and
-    ``noun`` make an action, as in EPIC-KITCHENS: it is right when both are, and among the top 5 when the pair
-    is among the five pairs with the largest products of probabilities, which are those with the largest sums
-    of logits (``compute_action_scores`` of github.com/epic-kitchens/C1-Action-Recognition).
+    Outputs called ``verb`` and ``noun`` make an action, as in EPIC-KITCHENS: it is correct when both are, and
+    among the top 5 when the pair is among the five with the largest products of probabilities, which are
+    those with the largest sums of logits (``compute_action_scores`` of
+    github.com/epic-kitchens/C1-Action-Recognition).
+
+    Args:
+        labels: {output: name of every class}.
     """
 
     def __init__(self, labels: Mapping[str, Sequence[str]]) -> None:
@@ -110,12 +114,14 @@ class Evaluation:
         self._videos = self._actions = self._actions_top_1 = self._actions_top_5 = 0
 
     def add(self, truth: Mapping[str, str | int], logits: Mapping[str, NDArray[np.float32]]) -> None:
-        """Count one video. ``truth``: {output: name or index of the class}, of the outputs that have one.
+        """Count one video. Ties go to the first class, as in ``results.top_labels``.
 
-        ``logits``: {output: float32 [C]}, finite. Ties go to the first class, as in ``results.top_labels``.
+        Args:
+            truth: {output: name or index of the true class}, for the outputs that have one.
+            logits: {output: float32 [C]}, finite.
 
         Raises:
-            InvalidInputError: an output without logits, or with others than these; nothing was counted.
+            InvalidInputError: logits are missing or invalid; nothing was counted.
         """
         for output, counts in self._outputs.items():
             _check(output, logits.get(output), len(counts.labels))
@@ -134,12 +140,13 @@ class Evaluation:
             self._actions_top_5 += (verb, noun) in top_actions(verbs, nouns)
 
     def summary(self) -> dict[str, Any]:
-        """Counts and shares in [0, 1], ready for JSON; a share of no videos is None.
+        """Return counts and shares in [0, 1], ready for JSON; a share of no videos is None.
 
         ``{"videos", "outputs": {output: {"evaluated", "unlabelled", "unknown", "unknown_labels": {truth:
         count}, "top1", "top5", "mean_per_class", "per_class": {label: {"count", "top1"}}}}, "action":
-        {"evaluated", "top1", "top5"}}``, the last for heads with a verb and a noun. ``evaluated``: videos
-        whose truth the head knows; ``mean_per_class``: mean of ``top1`` over the classes that have videos.
+        {"evaluated", "top1", "top5"}}``, the last for heads with a verb and a noun. ``evaluated`` counts the
+        videos whose true class the head knows; ``mean_per_class`` is the mean of ``top1`` over the classes
+        that have videos.
         """
         summary: dict[str, Any] = {
             "videos": self._videos,
@@ -154,10 +161,10 @@ class Evaluation:
         return summary
 
     def write(self, folder: Path, name: str) -> list[Path]:
-        """For each output that has evaluated videos: how its classes are taken for one another.
+        """Write the confusion of each output that has evaluated videos, and return the files.
 
         ``confusion_<name>.csv`` and ``.png``, ``per_class_<name>.csv``; ``_<output>`` follows where it has a
-        name. Returns the files, each of which is written as a whole or not at all.
+        name. Each file is written as a whole or not at all.
 
         Raises:
             UsageError: a file cannot be written, or matplotlib is not installed (the CSV files are written).
@@ -171,16 +178,16 @@ class Evaluation:
 
 
 def rank_of(logits: NDArray[np.float32], index: int) -> int:
-    """How many classes come before this one: those with larger logits, or as large and earlier."""
+    """Return the number of classes before this one: with larger logits, or equal ones and a lower index."""
     value = logits[index]
     return int(np.count_nonzero(logits > value) + np.count_nonzero(logits[:index] == value))
 
 
 def top_actions(verbs: NDArray[np.float32], nouns: NDArray[np.float32]) -> list[tuple[int, int]]:
-    """The ``TOP_K`` best (verb, noun) pairs by the sum of their logits, best first; ties in class order.
+    """Return the ``TOP_K`` (verb, noun) pairs with the largest sums of logits; ties in class order.
 
-    Each is made of one of the best verbs and one of the best nouns, since otherwise at least ``TOP_K`` pairs
-    with better verbs, or with better nouns, come before it.
+    Only the ``TOP_K`` best verbs and nouns need to be paired: any other pair has at least ``TOP_K`` pairs
+    with better verbs, or with better nouns, before it.
     """
     best_verbs, best_nouns = (
         np.sort(np.argsort(-logits, kind="stable")[:TOP_K]) for logits in (verbs, nouns)
@@ -192,7 +199,7 @@ def top_actions(verbs: NDArray[np.float32], nouns: NDArray[np.float32]) -> list[
 
 
 def unique_names(labels: Sequence[str]) -> list[str]:
-    """Labels, with the number of the class where a head has a label twice."""
+    """Return the labels, with the index of the class where a head has a label twice."""
     counts = Counter(labels)
     return [label if counts[label] == 1 else f"{label} (class {i})" for i, label in enumerate(labels)]
 

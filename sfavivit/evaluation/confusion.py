@@ -1,12 +1,9 @@
-"""Files of a confusion matrix: as a table, as a picture, and class by class."""
+"""Files of a confusion matrix: a table, a picture, and accuracies by class."""
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +12,15 @@ from numpy.typing import NDArray
 
 from sfavivit.errors import UsageError
 from sfavivit.utils.atomic import atomic_write
-from sfavivit.utils.text import plain_text, printable
+from sfavivit.utils.figures import figure_bytes
+from sfavivit.utils.text import csv_text, plain_text, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Counts = NDArray[np.int64]
 
-MAX_NAMED_CLASSES = 48  # more names than that cannot be read in a picture
+MAX_NAMED_CLASSES = 48  # more names cannot be read in a picture
 MAX_NUMBERED_CLASSES = 16
 MAX_NAME_CHARACTERS = 36
 NAMED_CELL_INCHES = 0.27
@@ -32,33 +30,32 @@ DPI = 120
 
 
 def write_confusion(folder: Path, stem: str, confusion: Counts, labels: Sequence[str]) -> list[Path]:
-    """``confusion_<stem>.csv``, ``per_class_<stem>.csv`` and ``confusion_<stem>.png``; returns them.
+    """Write ``confusion_<stem>.csv``, ``per_class_<stem>.csv`` and ``confusion_<stem>.png``; returns them.
 
-    ``confusion``: int64 [C, C], truth by prediction. The picture leaves out classes that never occur.
+    The picture leaves out classes that never occur.
+
+    Args:
+        folder: folder to write to.
+        stem: end of the files' names.
+        confusion: int64 [C, C], truth by prediction.
+        labels: names of the classes.
 
     Raises:
         UsageError: a file cannot be written, or matplotlib is not installed (the CSV files are written).
     """
     counts, right = confusion.sum(1), confusion.diagonal()
     names = [plain_text(label) for label in labels]
-    table = ([name, *row] for name, row in zip(names, confusion.tolist(), strict=True))
+    matrix = ([name, *row] for name, row in zip(names, confusion.tolist(), strict=True))
     per_class = (
         [name, count, hits, f"{hits / count:.6f}" if count else ""]
         for name, count, hits in zip(names, counts.tolist(), right.tolist(), strict=True)
     )
-    return [
-        _write(folder / f"confusion_{stem}.csv", _csv(["truth \\ prediction", *names], table)),
-        _write(folder / f"per_class_{stem}.csv", _csv(["label", "count", "correct", "top1"], per_class)),
-        _write(folder / f"confusion_{stem}.png", confusion_picture(confusion, labels, stem)),
-    ]
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    files = {
+        f"confusion_{stem}.csv": csv_text(["truth \\ prediction", *names], matrix).encode(),
+        f"per_class_{stem}.csv": csv_text(["label", "count", "correct", "top1"], per_class).encode(),
+    }
+    written = [_write(folder / name, content) for name, content in files.items()]
+    return [*written, _write(folder / f"confusion_{stem}.png", confusion_picture(confusion, labels, stem))]
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -70,9 +67,9 @@ def _write(path: Path, content: bytes) -> Path:
 
 
 def confusion_picture(confusion: Counts, labels: Sequence[str], title: str) -> bytes:
-    """A PNG: rows are truths, columns predictions, colour the share of the row.
+    """Draw a PNG: rows are true classes, columns predictions, and colours the share of the row.
 
-    Names of the classes while they can be read, shares in the cells while they fit; then class indexes.
+    Classes are named while that can be read, else numbered; cells have numbers while these fit.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -91,8 +88,8 @@ def confusion_picture(confusion: Counts, labels: Sequence[str], title: str) -> b
     margin = 1.0 + 0.08 * max(map(len, names)) if len(seen) <= MAX_NAMED_CLASSES else 1.0
     figure = Figure(figsize=(side + margin + 1.3, side + margin + 0.1), dpi=DPI, layout="constrained")
     axis = figure.subplots()
-    # The power shows the few per cent off the diagonal that a linear scale would hide.
-    # Averaging neighbours would pale the diagonal; it is for matrices with more cells than there are pixels.
+    # The power scale shows the few per cent off the diagonal that a linear one would hide.
+    # Averaging neighbours pales the diagonal; it is only for matrices with more cells than pixels.
     interpolation = "nearest" if side * DPI > 1.5 * len(seen) else "auto"
     image = axis.imshow(shares, "Blues", norm=PowerNorm(0.4, 0, 1), interpolation=interpolation)
     bar = figure.colorbar(image, ax=axis, shrink=0.6, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1], aspect=30)
@@ -106,11 +103,7 @@ def confusion_picture(confusion: Counts, labels: Sequence[str], title: str) -> b
     shown = f"{len(seen)} of {len(labels)} classes"
     text = f"{printable(title)}: top-1 {top_1:.1%} of {matrix.sum():,} videos, {shown}"
     figure.suptitle(text, fontsize=11, parse_math=False)
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a box is drawn: that is clear
-        figure.savefig(picture, format="png")
-    return picture.getvalue()
+    return figure_bytes(figure, "png")
 
 
 def _draw_axes(axis: Axes, names: Sequence[str], seen: NDArray[np.intp]) -> None:

@@ -1,5 +1,5 @@
-"""What people look at: a page for videos, a page for a corpus, a picture, and exports of the segments.
+"""Reports: HTML pages of videos and of scored corpora, pictures of timelines, and exports of segments.
 
-Nothing here computes an answer; it is all made from a :class:`~sfavivit.inference.results.Recognition`,
-the curves that were gathered while it was computed, and the rows of a scored corpus.
+Reports compute no answers; they show a :class:`~sfavivit.inference.results.Recognition`, the curves that were
+recorded meanwhile, and the rows of a scored corpus.
 """

@@ -1,10 +1,10 @@
-"""Confidence of every label over time, gathered from window scores in memory that has a bound.
+"""Confidence of every label over time, collected from window scores in bounded memory.
 
 A tubelet's probability is its mean over the windows that cover it, as in the timeline. A video of more than
 ``MAX_BINS`` tubelets (5.5 minutes at 6.25 tubelets a second) is kept in bins of 2, 4, 8 ... tubelets:
 
     tubelets   0 1 2 3 4 5 6 7 8 9      MAX_BINS = 8
-    bins       0   1   2   3   4        the ninth tubelet made every two bins one
+    bins       0   1   2   3   4        the ninth tubelet merged every two bins
 """
 
 from __future__ import annotations
@@ -30,41 +30,34 @@ class CurveBuilder:
 
     def __init__(self, classes: int, max_bins: int = MAX_BINS) -> None:
         self._max_bins = max_bins
-        self._sums = np.zeros((0, classes), np.float64)
-        self._weights = np.zeros(0)
+        self._sums = np.zeros((0, classes + 1))  # of probabilities, and the number of terms
         self.bin_tubelets = 1
 
     def add(self, window: Window, probabilities: NDArray[np.floating[Any]]) -> None:
         """Count a window's probabilities [C] for the tubelets it covers."""
         while window.stop > self._max_bins * self.bin_tubelets:
-            self._halve()
+            self._merge_pairs()
         size = self.bin_tubelets
         first, stop = window.start // size, -(-window.stop // size)
-        if stop > len(self._weights):
-            missing = stop - len(self._weights)
-            self._sums = np.pad(self._sums, ((0, missing), (0, 0)))
-            self._weights = np.pad(self._weights, (0, missing))
+        if stop > len(self._sums):
+            self._sums = np.pad(self._sums, ((0, stop - len(self._sums)), (0, 0)))
         edges = np.arange(first, stop + 1) * size
         covered = np.minimum(edges[1:], window.stop) - np.maximum(edges[:-1], window.start)
-        self._sums[first:stop] += covered[:, None] * probabilities
-        self._weights[first:stop] += covered
+        self._sums[first:stop] += covered[:, None] * np.append(probabilities, 1)
 
     def means(self) -> NDArray[np.float64]:
-        """float64 [bins, C]."""
-        return np.asarray(self._sums / np.maximum(self._weights, 1)[:, None])
+        """Return the mean probabilities, float64 [bins, C]."""
+        return np.asarray(self._sums[:, :-1] / np.maximum(self._sums[:, -1:], 1))
 
-    def _halve(self) -> None:
-        odd = len(self._weights) % 2
-        self._sums = np.pad(self._sums, ((0, odd), (0, 0)))
+    def _merge_pairs(self) -> None:
+        self._sums = np.pad(self._sums, ((0, len(self._sums) % 2), (0, 0)))
         self._sums = self._sums[::2] + self._sums[1::2]
-        self._weights = np.pad(self._weights, (0, odd))
-        self._weights = self._weights[::2] + self._weights[1::2]
         self.bin_tubelets *= 2
 
 
 @dataclass(frozen=True)
 class Lane:
-    """A label and its probability in every bin, float64 [bins]."""
+    """A label and its probabilities, float64 [bins]."""
 
     label: str
     confidences: NDArray[np.float64]
@@ -72,11 +65,14 @@ class Lane:
 
 @dataclass(frozen=True)
 class OutputCurves:
-    """The lanes of one output. Bin k is ``bin_seconds`` long and starts at ``start_seconds`` + k times that.
+    """Lanes of one output. Bin k starts at ``start_seconds`` + k ``bin_seconds``.
 
-    ``lanes``: labels that win a bin, in order of their first, then the other best labels of the whole video.
-    ``winners``: int [bins], the lane of the most probable label; ``NO_LANE`` where that was left out.
-    ``labels_left_out``: how many labels win somewhere, but not long enough to be among ``MAX_LANES``.
+    Attributes:
+        start_seconds: start of the first bin.
+        bin_seconds: length of a bin.
+        lanes: labels that win a bin, in order of their first win, then the other top labels of the video.
+        winners: int64 [bins], lane of the most probable label; ``NO_LANE`` where it has none.
+        labels_left_out: number of labels that win a bin, but too few to be among ``MAX_LANES``.
     """
 
     start_seconds: float
@@ -87,7 +83,7 @@ class OutputCurves:
 
 
 class CurveRecorder:
-    """Takes the windows of one video, of any heads, as ``on_window`` of ``Recognizer.recognize``."""
+    """Collects the windows of one video, of any heads, as ``on_window`` of ``Recognizer.recognize``."""
 
     def __init__(self, tubelet_seconds: float, start_seconds: float = 0.0) -> None:
         self._tubelet_seconds = tubelet_seconds
@@ -103,7 +99,7 @@ class CurveRecorder:
     def curves(
         self, head: str, output: str, result: OutputResult, labels: Sequence[str]
     ) -> OutputCurves | None:
-        """The lanes of an output; None when it had no windows of its own in time (several views)."""
+        """Return the lanes of an output; None when the answer has no timeline (several views)."""
         builder = self._builders.get((head, output))
         if builder is None or not result.timeline:
             return None
@@ -124,12 +120,12 @@ class CurveRecorder:
         return (seconds - self._start_seconds) / self._tubelet_seconds
 
     def _stop(self, seconds: float) -> int:
-        """A last tubelet that is not full ends early, and counts."""
+        """Return the end in tubelets; a last tubelet that is not full counts."""
         return math.ceil(self._tubelets(seconds) - 1e-3)
 
 
 def _shown_classes(best: NDArray[np.intp], result: OutputResult) -> tuple[list[int], int]:
-    """Classes that get a lane, in the lanes' order, and how many winners get none."""
+    """Return the classes that get a lane, in order, and the number of winners that get none."""
     classes, firsts, bins = np.unique(best, return_index=True, return_counts=True)
     longest = np.argsort(-bins, kind="stable")[:MAX_LANES]
     winners = classes[longest][np.argsort(firsts[longest])].tolist()

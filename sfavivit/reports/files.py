@@ -1,4 +1,4 @@
-"""Files that a command writes at its end: tried before the work, and complete or not there at all."""
+"""Files that a command writes at its end: checked before the work, and written atomically."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PAGE_SUFFIXES = (".html", ".htm")
 
 
 def check_target(path: Path, option: str, suffixes: Collection[str]) -> None:
-    """Make sure that ``path`` can be written, before hours of work are lost.
+    """Check that ``path`` can be written, before hours of work are lost.
 
     Raises:
-        UsageError: another suffix, no such folder, one that cannot be written, or not a file.
+        UsageError: another suffix, a folder that is missing or cannot be written, or not a regular file.
     """
     if path.suffix.lower() not in suffixes:
         raise UsageError(f"{option} {str(path)!r}: name a file that ends in {', '.join(suffixes)}")
@@ -37,10 +37,10 @@ def check_target(path: Path, option: str, suffixes: Collection[str]) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write all of ``content`` durably, or leave what was there.
+    """Write a file durably and atomically.
 
     Raises:
-        UsageError: the disk is full, or the folder has gone in the meantime.
+        UsageError: the disk is full, or the folder has been removed in the meantime.
     """
     try:
         atomic_write(_target(path), content)
@@ -49,5 +49,5 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def _target(path: Path) -> Path:
-    """Where links lead, so that they stay links."""
+    """Return the target of a link, so that the link itself stays."""
     return Path(os.path.realpath(path))

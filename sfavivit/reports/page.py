@@ -1,8 +1,8 @@
-"""One HTML file that needs nothing else: a template, its style, its script and its data, and no network.
+"""Self-contained HTML pages: a template with its style, its script and its data, and no network access.
 
-Nothing that comes from a video or a label becomes HTML: it is JSON that the page's script shows as text. The
-content security policy names the one script and the one style by their digests and forbids every address but
-the file itself and videos beside it, so what escaping might miss would still not run.
+Text of videos and labels never becomes HTML: it is JSON that the page's script shows as text. The content
+security policy names the one script and the one style by their digests and forbids every address but the file
+itself and videos beside it, so injected markup would still not run.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ _SLOT = re.compile(r"\{\{(\w+)\}\}")
 
 
 def render_page(name: str, title: str, data: Mapping[str, Any], attachments: Mapping[str, bytes]) -> bytes:
-    """The template ``name``.html with its .css and .js, each after the shared ones, as UTF-8.
+    """Fill the template ``name``.html with its .css and .js, each after the shared ones; returns UTF-8.
 
-    ``data``: what the script shows, as JSON. ``attachments``: id -> bytes that the script may ask for.
+    Args:
+        name: name of the template.
+        title: title of the page.
+        data: values that the script shows, ready for JSON.
+        attachments: {id: bytes that the script may read}.
     """
     style, script = (_template(f"shared.{kind}") + _template(f"{name}.{kind}") for kind in ("css", "js"))
     policy = (
@@ -41,12 +45,12 @@ def render_page(name: str, title: str, data: Mapping[str, Any], attachments: Map
             for key, content in attachments.items()
         ),
     }
-    # In one pass, so that nothing that was filled in is taken for a slot.
+    # In one pass, so that text that was filled in is never taken for a slot.
     return _SLOT.sub(lambda slot: slots[slot[1]], _template("page.html")).encode()
 
 
 def script_json(data: Mapping[str, Any]) -> str:
-    """JSON that cannot end the script element it stands in, whatever the strings in it are."""
+    """Return JSON that cannot end the script element it stands in, whatever its strings are."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

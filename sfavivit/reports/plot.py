@@ -1,28 +1,26 @@
-"""``classify --plot``: the timelines of videos as a picture, with lanes as in the report."""
+"""A picture of the timelines of videos (``classify --plot``), with lanes as in the report."""
 
 from __future__ import annotations
 
-import io
 import textwrap
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfavivit.cli.render import clock
 from sfavivit.errors import UsageError
 from sfavivit.reports.curves import OutputCurves
 from sfavivit.reports.files import write_file
 from sfavivit.reports.video_report import OutputReport, VideoReport
-from sfavivit.utils.text import printable
+from sfavivit.utils.figures import figure_bytes
+from sfavivit.utils.text import clock, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SUFFIXES = (".png", ".svg", ".pdf")
-MAX_TIMELINES = 50  # of all videos and outputs together: a picture must stay one
+MAX_TIMELINES = 50  # of all videos and outputs together, so that the picture can be looked at
 WIDTH_INCHES = 10.0
 LANE_INCHES = 0.36
 MARGIN_INCHES = 0.85  # title and axis of one timeline
@@ -30,9 +28,7 @@ DPI = 144
 
 # Okabe and Ito's colours for the colour-blind (https://jfly.uni-koeln.de/color/), as in the report.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b0558b", "#c98700", "#3c9fd6", "#8a7d00", "#6b7280")
-
-
-MOST_TICKS = 10
+MAX_TICKS = 10
 _STEPS_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
 
 
@@ -45,9 +41,9 @@ def require_matplotlib() -> None:
 
 
 def write_plot(path: Path, reports: Sequence[VideoReport]) -> None:
-    """Draw each output of each video, one under the other: the first ``MAX_TIMELINES``, and it says so.
+    """Draw the first ``MAX_TIMELINES`` outputs of all videos, one under the other.
 
-    Videos without a timeline are left out; if there is none with, there is no picture and no file.
+    Videos without a timeline are left out; if none has one, no file is written.
 
     Raises:
         UsageError: the file cannot be written.
@@ -67,15 +63,11 @@ def write_plot(path: Path, reports: Sequence[VideoReport]) -> None:
         _draw(axis, report, output, curves)
     if left_out > 0:
         figure.supxlabel(f"{left_out} more timelines are not shown")
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a box is drawn: that is clear
-        figure.savefig(picture, format=path.suffix.lower().removeprefix("."))
-    write_file(path, picture.getvalue())
+    write_file(path, figure_bytes(figure, path.suffix.lower().removeprefix(".")))
 
 
 def _draw(axis: Axes, report: VideoReport, output: OutputReport, curves: OutputCurves) -> None:
-    """Lanes from the top down, each 1 high: faint where another label wins."""
+    """Draw lanes from the top down, each 1 high, and faint where another label wins."""
     from matplotlib.ticker import MultipleLocator  # noqa: PLC0415 - an extra
 
     assert report.answer is not None
@@ -94,7 +86,7 @@ def _draw(axis: Axes, report: VideoReport, output: OutputReport, curves: OutputC
     axis.set_title(_plain(f"{printable(Path(report.video).name)} · {output.title}"), loc="left", fontsize=11)
     axis.set(xlim=(curves.start_seconds, end), ylim=(0, len(names)))
     seconds = end - curves.start_seconds
-    step = next((step for step in _STEPS_SECONDS if step * MOST_TICKS >= seconds), _STEPS_SECONDS[-1])
+    step = next((step for step in _STEPS_SECONDS if step * MAX_TICKS >= seconds), _STEPS_SECONDS[-1])
     axis.xaxis.set_major_locator(MultipleLocator(step))
     axis.xaxis.set_major_formatter(lambda seconds, _: clock(seconds).removesuffix(".0"))
     axis.tick_params(axis="y", length=0)
@@ -102,5 +94,5 @@ def _draw(axis: Axes, report: VideoReport, output: OutputReport, curves: OutputC
 
 
 def _plain(text: str) -> str:
-    """Dollar signs would start a formula."""
+    """Escape dollar signs, which would start a formula."""
     return text.replace("$", r"\$")

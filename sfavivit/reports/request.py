@@ -1,4 +1,4 @@
-"""The reports that one command was asked for: checked before the work, written after it."""
+"""Reports requested of one command: checked before the work, written after it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.reports.export import check_export, write_export
 from sfavivit.reports.files import PAGE_SUFFIXES, check_target
-from sfavivit.reports.html import write_report
 from sfavivit.reports.plot import SUFFIXES, require_matplotlib, write_plot
 from sfavivit.reports.thumbnails import require_pillow
+from sfavivit.reports.video_page import write_report
 from sfavivit.reports.video_report import VideoReport
 from sfavivit.video.reader import Limits
 
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """Where to write what; see ``sfavivit classify --help``."""
+    """Files to write: an HTML page, a picture, and exports of segments."""
 
     report: Path | None = None
     plot: Path | None = None
@@ -28,7 +28,7 @@ class ReportRequest:
         return bool(self.report or self.plot or self.exports)
 
     def check(self, videos: int) -> None:
-        """Raise ``UsageError`` when any of it cannot be written for that many videos."""
+        """Raise ``UsageError`` when any file cannot be written for that many videos."""
         for export in self.exports:
             check_export(export, videos)
         if self.plot:
@@ -39,7 +39,7 @@ class ReportRequest:
             require_pillow()
 
     def write(self, reports: Sequence[VideoReport], recognizer: Recognizer, limits: Limits) -> None:
-        """Write all of it. Raises ``UsageError`` when the disk is full or a folder has gone."""
+        """Write all files. Raises ``UsageError`` when the disk is full or a folder has been removed."""
         for export in self.exports:
             write_export(export, reports)
         if self.plot:

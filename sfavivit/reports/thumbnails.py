@@ -1,4 +1,4 @@
-"""A few small pictures of a video, as the model sees them: the centre of the picture, square."""
+"""Thumbnails of a video as the model sees it: the square centre of the picture."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from sfavivit.video.source import Source, VideoSegment
 COUNT = 24
 SIDE = 96  # pixels; some 2 KB as JPEG
 JPEG_QUALITY = 72
-_SLOWEST_FPS = 1e-3  # of Sampling: videos of more than 6 hours get more than COUNT
+_MIN_FPS = 1e-3  # lowest of Sampling; videos of more than 6 hours get more than COUNT
 
 
 def thumbnails(video: Source, start_seconds: float, duration_seconds: float, limits: Limits) -> list[str]:
-    """JPEGs as ``data:`` addresses, evenly spread: picture k stands for the k-th equal part of the video.
+    """Return JPEGs as ``data:`` URLs, evenly spread: picture k shows the middle of the k-th equal stretch.
 
-    Decodes the video once more, in the same confinement. None at all when that fails, since the answer does
-    not depend on them.
+    Decodes the video once more, in the same sandbox. The list is empty when that fails, since a report is
+    complete without thumbnails.
 
     Raises:
         UsageError: pillow is not installed.
     """
     require_pillow()
     count = min(COUNT, max(1, round(2 * duration_seconds)))
-    fps = max(count / duration_seconds, _SLOWEST_FPS)
+    fps = max(count / duration_seconds, _MIN_FPS)
     sampling = Sampling(fps=fps, shortest_side=SIDE, crop_size=SIDE)
     middle = start_seconds + 0.5 / fps
     try:

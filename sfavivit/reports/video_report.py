@@ -1,4 +1,4 @@
-"""What is kept of a video to report on it: its answer with the curves, or its error."""
+"""Content of a report on one video: its answer with curves, or its error."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from sfavivit.errors import SfaVivitError
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.inference.results import OutputResult, Recognition
 from sfavivit.reports.curves import CurveRecorder, OutputCurves
+from sfavivit.utils.text import output_title
 
 
 @dataclass(frozen=True)
 class OutputReport:
-    """One output of one head. ``curves`` is None where the answer has no timeline."""
+    """One output of one head; ``curves`` is None where the answer has no timeline."""
 
     head: str
     output: str
@@ -21,7 +22,8 @@ class OutputReport:
 
     @property
     def title(self) -> str:
-        return f"{self.head} / {self.output}" if self.output else self.head
+        """Name to show."""
+        return output_title(self.head, self.output)
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,13 @@ class VideoReport:
 
 
 def recorder_for(recognizer: Recognizer) -> CurveRecorder:
-    """A recorder to give to ``Recognizer.classify`` as ``on_window``, a new one for each video."""
+    """Return a recorder to be ``on_window`` of ``Recognizer.classify``, for one video."""
     manifest = recognizer.manifest
     return CurveRecorder(manifest.dimensions.tubelet_frames / manifest.sampling.fps)
 
 
 def video_report(recognizer: Recognizer, answer: Recognition, recorder: CurveRecorder) -> VideoReport:
-    """The answer for a video, with the curves of the windows that ``recorder`` was given."""
+    """Return a report of the answer for a video, with the curves of the windows recorded meanwhile."""
     outputs = tuple(
         OutputReport(
             head, output, result, recorder.curves(head, output, result, recognizer.model.labels[head][output])

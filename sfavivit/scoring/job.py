@@ -108,7 +108,7 @@ def run_executor(
     stopped: Callable[[], bool],
     on_progress: OnProgress,
 ) -> None:
-    """Give ``take_rows`` all that the executor yields, until ``stopped``; counts it in ``state``.
+    """Pass all rows of an executor to ``take_rows``, until ``stopped``, and count them in ``state``.
 
     Raises:
         SfaVivitError: raised by the executor or by ``take_rows``.

@@ -22,9 +22,10 @@ DEFAULT_FETCH_BYTES = 16 << 30
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """How each video is scored. ``classify`` names its heads.
+    """Options for scoring each video.
 
     Args:
+        classify: options of the classification; it names the heads.
         limits: limits of decoding.
         store: folder of a feature store to read features from and keep them in.
         align_to_tubelets: widen segments of videos to whole tubelets, so that the stored features of the
@@ -91,7 +92,7 @@ WHOLE = Shard()
 
 @dataclass(frozen=True)
 class Output:
-    """Folder for the rows of a job, and what becomes of the rows that are there.
+    """Output folder of a job, and the treatment of rows that are there already.
 
     Args:
         folder: folder of the job, made if need be.

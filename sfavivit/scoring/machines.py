@@ -12,7 +12,6 @@ from math import ceil
 from types import ModuleType
 from typing import NamedTuple
 
-from sfavivit.cli.run import DEBUG_VARIABLE
 from sfavivit.errors import ScoringError, UsageError
 from sfavivit.utils.text import one_line
 
@@ -49,11 +48,12 @@ def this_machine() -> Machines:
     return Machines(cores, cores)
 
 
-def ray_cluster(address: str) -> Machines:
-    """Connect this process to a Ray cluster, which ``ray.shutdown`` leaves, or ends if it was started here.
+def ray_cluster(address: str, *, debug: bool = False) -> Machines:
+    """Connect this process to a Ray cluster; ``ray.shutdown`` disconnects it, or ends a cluster started here.
 
     Args:
         address: ``local`` (start one here), ``auto`` (join the running one) or ``HOST:PORT``.
+        debug: let Ray's messages reach the terminal.
 
     Raises:
         UsageError: the address has another form; Ray is not installed.
@@ -61,7 +61,6 @@ def ray_cluster(address: str) -> Machines:
     """
     if address not in (LOCAL, AUTO):
         _check_reachable(address)
-    debug = bool(os.environ.get(DEBUG_VARIABLE))
     with nullcontext() if debug else _silent_stderr():
         return _connected(_import_ray(debug), address, debug)
 

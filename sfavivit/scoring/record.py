@@ -1,4 +1,4 @@
-"""The record of a job, ``job.json``: what all rows of a folder must have in common to be comparable."""
+"""The record of a job, ``job.json``: the settings that all rows of a folder share."""
 
 from __future__ import annotations
 

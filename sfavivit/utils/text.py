@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 MAX_MESSAGE_CHARACTERS = 300
 
@@ -28,6 +32,22 @@ def one_line(value: object, max_characters: int = MAX_MESSAGE_CHARACTERS) -> str
 def error_line(error: BaseException, max_characters: int = MAX_MESSAGE_CHARACTERS) -> str:
     """Return ``Type: message`` of an unforeseen error as one line of limited length."""
     return one_line(f"{type(error).__name__}: {error}", max_characters)
+
+
+def clock(seconds: float) -> str:
+    """Format a time as ``m:ss.s``, or ``h:mm:ss.s`` from one hour on."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table as CSV (RFC 4180)."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def output_title(head: str, output: str) -> str:

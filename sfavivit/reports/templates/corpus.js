@@ -1,9 +1,9 @@
 
-// The table shows PAGE_ROWS of `rows`, the numbers of the videos that were found, in order. Columns are arrays
-// with a value for each video, so that a hundred thousand of them are sorted and searched in an instant.
+// The table shows PAGE_ROWS of `rows`, the numbers of the matching videos, in order. Columns are arrays with a
+// value per video, so that a hundred thousand videos are sorted and searched in an instant.
 const PAGE_ROWS = 25;
 const NO_LABEL = -1;
-const OTHERS = 7; // the last colour, of all labels but the most frequent
+const OTHERS = 7; // the last colour, for all but the most frequent labels
 let output = page.outputs[0], rows = [], first = 0, sorting = { key: null, down: false };
 
 const labelOf = (video) => output.best[video] === NO_LABEL ? "" : output.labels[output.best[video]];
@@ -28,16 +28,9 @@ const keys = {
 function find() {
   const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   const kept = filters[$("filter").value];
-  const texts = (video) => [page.names[video], labelOf(video), truthOf(video), ...(noteOf(video) ?? [])].join("\n").toLowerCase();
-  rows = [];
-  for (let video = 0; video < page.names.length; video++) {
-    if (!kept(video)) continue;
-    if (words.length) {
-      const text = texts(video);
-      if (!words.every((word) => text.includes(word))) continue;
-    }
-    rows.push(video);
-  }
+  const text = (video) => [page.names[video], labelOf(video), truthOf(video), ...(noteOf(video) ?? [])].join("\n").toLowerCase();
+  const matches = (found) => words.every((word) => found.includes(word));
+  rows = [...page.names.keys()].filter((video) => kept(video) && (!words.length || matches(text(video))));
   sort();
 }
 
@@ -78,28 +71,15 @@ function drawRow(video) {
 }
 
 function drawStrip(video) {
-  const runs = output.strips?.[video] ?? [];
-  if (!runs.length) return "";
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const runs = output.strips?.[video] ?? [], rects = [], names = [];
   let at = 0;
-  const said = [];
   for (let k = 0; k < runs.length; k += 2) {
-    const rect = document.createElementNS(svg.namespaceURI, "rect");
-    const title = document.createElementNS(svg.namespaceURI, "title");
-    title.textContent = output.labels[runs[k]];
+    names.push(output.labels[runs[k]]);
     const box = { x: at, y: 0, width: runs[k + 1], height: 1, class: colourOf(runs[k]) };
-    for (const [name, value] of Object.entries(box)) rect.setAttribute(name, value);
-    rect.append(title);
-    svg.append(rect);
-    said.push(title.textContent);
+    rects.push(svg("rect", box, svg("title", {}, names.at(-1))));
     at += runs[k + 1];
   }
-  svg.setAttribute("viewBox", `0 0 ${at} 1`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("class", "mini");
-  svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", said.join(", then "));
-  return svg;
+  return at ? drawing(at, names.join(", then "), { class: "mini" }, ...rects) : "";
 }
 
 function showOutput(number) {
@@ -114,7 +94,7 @@ function showOutput(number) {
   find();
 }
 
-/* ---- what does not change ---- */
+/* ---- content that does not change ---- */
 
 const bad = page.errors.reduce((sum, [, count]) => sum + count, 0);
 const tiles = [["videos", page.videos], ["answered", page.videos - bad], ["failed", bad], ["damaged", page.warnings],

@@ -12,13 +12,24 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
+function svg(tag, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+/* A drawing as wide as its cell, with a description for screen readers. */
+const drawing = (width, label, attributes, ...children) => svg("svg",
+  { viewBox: `0 0 ${width} 1`, preserveAspectRatio: "none", role: "img", "aria-label": label, ...attributes }, ...children);
+
 function clock(seconds, digits = 1) {
   const parts = [seconds / 3600, (seconds / 60) % 60].map(Math.floor);
   const rest = (seconds % 60).toFixed(digits).padStart(digits ? 3 + digits : 2, "0");
   return parts[0] ? `${parts[0]}:${String(parts[1]).padStart(2, "0")}:${rest}` : `${parts[1]}:${rest}`;
 }
 
-/* A name, a number and a bar as long as `share`, for a list of either kind. */
+/* A name, a value and a bar of length `share`, for lists of either kind. */
 function barred(tags, name, value, share, className = "") {
   const fill = element("i");
   fill.style.width = percent(share);

@@ -1,6 +1,6 @@
 
-// One video at a time: the position `now` (seconds of the video) is the state, and everything follows it.
-// A video that the browser cannot play still has a position, set by clicks and keys.
+// The page shows one video at a time. Its state is the position `now`, in seconds of the video, which clicks
+// and keys set even when the browser cannot play the video.
 const player = $("video");
 const NO_LANE = 255;
 const STEP_SECONDS = 1, LONG_STEP_SECONDS = 10;
@@ -91,10 +91,9 @@ function drawTimeline() {
     element("div", { className: `label ${colour(k)}` }, element("span", { className: "swatch" }),
       element("span", { textContent: lane.label })),
     drawLane(lane, k)));
-  const surface = element("div", { id: "surface", tabIndex: 0 }, element("div", { id: "ghost", className: "line", hidden: true }),
-    element("div", { id: "playhead", className: "line" }));
-  const facts = { role: "slider", "aria-label": "Position", "aria-valuemin": report.start, "aria-valuemax": end() };
-  for (const [name, value] of Object.entries(facts)) surface.setAttribute(name, value);
+  const facts = { role: "slider", ariaLabel: "Position", ariaValueMin: report.start, ariaValueMax: end() };
+  const surface = element("div", { id: "surface", tabIndex: 0, ...facts },
+    element("div", { id: "ghost", className: "line", hidden: true }), element("div", { id: "playhead", className: "line" }));
   surface.style.gridRow = `1 / span ${rows.length}`;
   surface.onclick = (event) => seek(secondsAt(event));
   surface.onpointermove = hover;
@@ -117,29 +116,19 @@ function drawRuler() {
 }
 
 function drawLane(lane, number) {
-  const stretches = [];
+  const segments = [];
   curves.winners.forEach((winner, k) => {
     if (winner !== number) return;
-    if (stretches.at(-1)?.[1] === k) stretches.at(-1)[1] = k + 1;
-    else stretches.push([k, k + 1]);
+    if (segments.at(-1)?.[1] === k) segments.at(-1)[1] = k + 1;
+    else segments.push([k, k + 1]);
   });
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const path = (name, areas) =>
+    svg("path", { class: name, d: areas.map(([from, to]) => area(lane.values, from, to)).join("") });
+  const times = segments.slice(0, 5).map(([from, to]) => `${clock(timeOf(from))} to ${clock(timeOf(to))}`);
+  const label = `${lane.label}: ${times.length ? `most likely ${times.join(", ")}` : "never most likely"}`;
   const bins = report.duration / curves.binSeconds; // the last bin need not be full
-  svg.setAttribute("viewBox", `0 0 ${bins} 1`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  const draw = (name, areas) => {
-    const path = document.createElementNS(svg.namespaceURI, "path");
-    path.setAttribute("class", name);
-    path.setAttribute("d", areas.map(([from, to]) => area(lane.values, from, to)).join(""));
-    svg.append(path);
-  };
-  draw("all", [[0, curves.bins]]);
-  draw("won", stretches);
-  const cell = element("div", { className: `lane ${colour(number)}` }, svg);
-  cell.setAttribute("role", "img");
-  const times = stretches.slice(0, 5).map(([from, to]) => `${clock(timeOf(from))} to ${clock(timeOf(to))}`);
-  cell.setAttribute("aria-label", `${lane.label}: ${times.length ? `most likely ${times.join(", ")}` : "never most likely"}`);
-  return cell;
+  return element("div", { className: `lane ${colour(number)}` },
+    drawing(bins, label, {}, path("all", [[0, curves.bins]]), path("won", segments)));
 }
 
 function area(values, from, to) {

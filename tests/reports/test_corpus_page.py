@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,15 @@ from PIL import Image
 from playwright.sync_api import Browser, expect
 
 from sfavivit.errors import UsageError
-from sfavivit.reports import corpus
-from sfavivit.reports.corpus import STRIP_SLOTS, write_scores_report
+from sfavivit.reports import corpus_page
+from sfavivit.reports.corpus_page import STRIP_SLOTS, write_scores_report
 from sfavivit.scoring.parquet_parts import write_part
 from sfavivit.scoring.rows import SCHEMA, Row
-from tests.browser import chromium, visit
+from tests.reports.browser import visit
 
 LABELS = {"verb": ["Cut", "wash <b>up", "=take"], "noun": ["cup", "pan"]}
 PAGE_ROWS = 25
 WRONG_EVERY, BROKEN_EVERY, DAMAGED_EVERY, VIDEOS = 5, 7, 9, 60
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 def timeline(*stretches: tuple[float, str]) -> list[dict[str, object]]:
@@ -180,7 +174,7 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, job: Path) -> None:
 def test_a_table_with_a_bound_says_so(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "MAX_VIDEOS", 20)
+    monkeypatch.setattr(corpus_page, "MAX_VIDEOS", 20)
     write_scores_report(tmp_path / "r.html", write_job(tmp_path, range(VIDEOS)))
     with visit(browser, tmp_path / "r.html") as visited:
         expect(visited.page.locator("#found")).to_contain_text(f"20 of 20 (the first of {VIDEOS} videos")

@@ -9,14 +9,10 @@ import pty
 import resource
 import signal
 import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -29,13 +25,13 @@ from sfavivit.cli.main import app
 from sfavivit.cli.progress import JobMonitor
 from sfavivit.errors import SfaVivitError, codes_of
 from sfavivit.scoring.job import JobProgress
-from sfavivit.scoring.parquet_parts import part_files, read_part
+from sfavivit.scoring.parquet_parts import part_files
+from tests.cli.support import SFAVIVIT
 from tests.conftest import random_frames
+from tests.scoring.support import rows_in, wait_until
 from tests.video_files import encode
 
 pytestmark = pytest.mark.timeout(300)  # processes by the dozen, perhaps on a busy machine
-
-SCORE = [sys.executable, "-m", "sfavivit.cli.main", "score"]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +48,7 @@ def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(*arguments: str | Path, repository: Path, workers: int = 1) -> list[str]:
     options = ["--repository", str(repository), "--workers", str(workers)]
-    return [*SCORE, *map(str, arguments), *options]
+    return [*SFAVIVIT, "score", *map(str, arguments), *options]
 
 
 def run(
@@ -74,10 +70,6 @@ def run(
     )
     assert "Traceback" not in done.stdout + done.stderr
     return done
-
-
-def rows_in(folder: Path) -> list[dict[str, Any]]:
-    return [row for part in part_files(folder) for row in read_part(part).to_pylist()]
 
 
 def test_a_list_with_broken_videos(repository: Path, corpus: Path, tmp_path: Path) -> None:
@@ -233,13 +225,6 @@ def decoding(pid: int, video: Path, tree: list[psutil.Process]) -> bool:
             if Path(f"/proc/{process.pid}/fd/0").readlink() == video:
                 return True
     return False
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_killed_and_resumed(repository: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Exports of segments, read back by programs that are not ours: ffmpeg, csv, json; and the picture."""
+"""Exports of segments, read back by programs that are not ours: ffmpeg, csv, json."""
 
 from __future__ import annotations
 
@@ -8,41 +8,19 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from sfavivit.errors import DecodeError, UsageError
-from sfavivit.inference.results import LabelScore, OutputResult, Recognition, Segment, Timings
-from sfavivit.reports import plot
-from sfavivit.reports.curves import Lane, OutputCurves
-from sfavivit.reports.export import check_export, write_export
+from sfavivit.errors import UsageError
+from sfavivit.reports.export import CSV_COLUMNS, check_export, vtt, write_export
 from sfavivit.reports.files import write_file
-from sfavivit.reports.plot import PALETTE, write_plot
-from sfavivit.reports.subtitles import vtt
-from sfavivit.reports.tables import CSV_COLUMNS
-from sfavivit.reports.video_report import OutputReport, VideoReport
 from sfavivit.video.ffmpeg import find_ffmpeg
+from tests.reports.support import FAILED, report_of
 
 HOSTILE = ["a --> b & <i>c</i>", "new\nline\n\n00:00:09,000 --> 00:00:10,000", "=1+2", "@SUM(A1)", 'q"u,o;te']
-FAILED = VideoReport("broken.mp4", error=DecodeError("broken.mp4: cannot be read"))
-
-
-def report_of(labels: Sequence[str], video: str = "v.mp4", outputs: Sequence[str] = ("",)) -> VideoReport:
-    """Segments of 1.5 s each, with those labels, in every output; curves that agree."""
-    segments = tuple(Segment(k * 1.5, (k + 1) * 1.5, label, 0.75) for k, label in enumerate(labels))
-    result = OutputResult((LabelScore(labels[0], 0.5),), segments, np.zeros(len(labels), np.float32))
-    lanes = tuple(Lane(label, np.eye(len(labels))[k] * 0.75) for k, label in enumerate(labels))
-    curves = OutputCurves(0.0, 1.5, lanes, np.arange(len(labels)), 0)
-    answer = Recognition(
-        video, 1.5 * len(labels), 100, {"h": dict.fromkeys(outputs, result)}, Timings(1, 2, 3, 4)
-    )
-    return VideoReport(video, answer, tuple(OutputReport("h", output, result, curves) for output in outputs))
 
 
 def cues_by_ffmpeg(file: Path) -> list[tuple[str, str, str]]:
@@ -155,25 +133,3 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written: Is a directory"):
         write_file(target, b"newer")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "link.csv"]
-
-
-def test_plot_shows_each_lane_where_its_label_wins(tmp_path: Path) -> None:
-    file = tmp_path / "a.png"
-    write_plot(file, [report_of(["walk", "$run$", "駆ける"]), FAILED])
-    picture = np.asarray(Image.open(file).convert("RGB")).astype(int)
-    centres = []
-    for colour in PALETTE[:3]:
-        red_green_blue = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
-        down, right = np.nonzero(np.abs(picture - red_green_blue).sum(-1) <= 6)
-        assert len(down) > 1000, colour
-        centres.append((down.mean(), right.mean()))
-    assert sorted(centres) == centres, "lanes go down"
-    assert [right for _, right in centres] == sorted(right for _, right in centres), "and time goes right"
-
-
-def test_plot_of_none_and_of_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_plot(tmp_path / "a.png", [FAILED])
-    assert not (tmp_path / "a.png").exists()
-    monkeypatch.setattr(plot, "MAX_TIMELINES", 2)
-    write_plot(tmp_path / "a.svg", [report_of(["x"])] * 5)
-    assert "3 more timelines are not shown" in (tmp_path / "a.svg").read_text()

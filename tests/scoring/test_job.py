@@ -32,16 +32,13 @@ from sfavivit.scoring.scorer import score_items
 from sfavivit.types import Features, Frames, Logits
 from sfavivit.video.source import VideoSegment
 from tests.conftest import random_frames
+from tests.scoring.support import BOTH, DEFAULT, rows_in
 from tests.video_files import encode
-
-BOTH = ScoreOptions(ClassifyOptions(("default", "long")))
-DEFAULT = ScoreOptions(ClassifyOptions(("default",)))
 
 
 def asking(options: ScoreOptions, **changes: Any) -> ScoreOptions:
-    """``options`` with other options of classification."""
-    classify = replace(options.classify, **changes)
-    return replace(options, classify=classify)
+    """Return ``options`` with other options of classification."""
+    return replace(options, classify=replace(options.classify, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +72,6 @@ def score(
 ) -> JobProgress:
     with folder_of(recognizer, output, options) as folder:
         return run_job(folder, items, partial(score_items, recognizer, options=options))
-
-
-def rows_in(folder: Path) -> list[Row]:
-    return [row for part in part_files(folder) for row in read_part(part).to_pylist()]
 
 
 def videos_in(folder: Path) -> Counter[str]:

@@ -1,9 +1,9 @@
-"""``classify --report``: videos with their timelines, as one HTML file.
+"""HTML page of classified videos with their timelines (``classify --report``).
 
-Its size has a bound. For each video: 24 thumbnails of 96 pixels (some 70 KB), and for each output at most
+Its size is bounded. Each video has 24 thumbnails of 96 pixels (some 70 KB), and each output at most
 ``MAX_LANES`` lanes of ``MAX_BINS`` bytes (128 KB as base64) and ``MAX_SEGMENTS`` rows of the segment table.
-Videos of up to ``EMBED_BYTES`` that browsers play are put into the file, until there are ``EMBED_PAGE_BYTES``
-of them; others are linked by their path from the report.
+Videos of up to ``EMBED_BYTES`` that browsers play are embedded, up to ``EMBED_PAGE_BYTES`` in total; others
+are linked by their path relative to the page.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +19,6 @@ from urllib.parse import quote
 import numpy as np
 
 from sfavivit.inference.recognizer import Recognizer
-from sfavivit.inference.results import Recognition
 from sfavivit.reports.curves import NO_LANE, OutputCurves
 from sfavivit.reports.files import write_file
 from sfavivit.reports.page import render_page
@@ -60,7 +60,7 @@ def write_report(path: Path, reports: Sequence[VideoReport], recognizer: Recogni
 
 
 def model_facts(recognizer: Recognizer) -> list[tuple[str, str]]:
-    """What the answers were made with, as names and values to show."""
+    """Return names and values that describe the model."""
     manifest, sampling = recognizer.manifest, recognizer.manifest.sampling
     facts = [
         ("model", manifest.name),
@@ -91,25 +91,17 @@ def _video_fields(report: VideoReport, limits: Limits) -> dict[str, Any]:
         "duration": answer.duration_seconds,
         "frames": answer.frames_used,
         "warning": printable(answer.warning) if answer.warning else None,
-        "timings": _timings(answer),
+        "timings": [
+            (name.removesuffix("_seconds"), seconds) for name, seconds in asdict(answer.timings).items()
+        ],
         "thumbnails": thumbnails(report.video, start, answer.duration_seconds, limits),
         "outputs": [_output_fields(output) for output in report.outputs],
     }
 
 
 def _start_seconds(report: VideoReport) -> float:
-    """Where the part of the video that was looked at starts."""
+    """Return the start of the segment of the video that was classified."""
     return next((output.curves.start_seconds for output in report.outputs if output.curves), 0.0)
-
-
-def _timings(answer: Recognition) -> list[tuple[str, float]]:
-    timings = answer.timings
-    return [
-        ("decode", timings.decode_seconds),
-        ("spatial", timings.spatial_seconds),
-        ("temporal", timings.temporal_seconds),
-        ("total", timings.total_seconds),
-    ]
 
 
 def _output_fields(output: OutputReport) -> dict[str, Any]:
@@ -127,7 +119,7 @@ def _output_fields(output: OutputReport) -> dict[str, Any]:
 
 
 def _curve_fields(curves: OutputCurves) -> dict[str, Any]:
-    """Confidences in 255ths and lane numbers, as base64 of bytes: a quarter of what numbers would take."""
+    """Return confidences in 255ths and lane numbers as base64 of bytes, a quarter of the size of numbers."""
     winners = np.where(curves.winners == NO_LANE, _NO_LANE_BYTE, curves.winners)
     return {
         "binSeconds": curves.bin_seconds,
@@ -145,7 +137,7 @@ def _bytes(values: np.ndarray[Any, Any]) -> str:
 def _media_fields(
     video: str, page: Path, attachment: str, attachments: dict[str, bytes]
 ) -> dict[str, str | None]:
-    """How the page gets at the video: ``attachment`` when it goes into the file, else ``link``."""
+    """Return the page's reference to the video: ``attachment`` when it is embedded, else ``link``."""
     file, media_type = Path(video), MEDIA_TYPES.get(Path(video).suffix.lower())
     used = sum(map(len, attachments.values()))
     try:
@@ -153,6 +145,6 @@ def _media_fields(
             attachments[attachment] = file.read_bytes()
             return {"attachment": attachment, "mediaType": media_type}
     except OSError:
-        pass  # it has gone since it was classified; the page says that it cannot be played
+        pass  # it was removed since it was classified; the page says that it cannot be played
     relative = os.path.relpath(file.resolve(), page.resolve().parent)
     return {"link": quote(os.fsencode(relative))}

@@ -8,7 +8,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,25 +20,19 @@ from sfavivit import Recognizer
 from sfavivit.cli.main import app
 from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import NotAVideoError
-from sfavivit.reports import html, page
+from sfavivit.reports import page, video_page
 from sfavivit.reports.curves import MAX_BINS, MAX_LANES, Lane, OutputCurves
-from sfavivit.reports.html import write_report
+from sfavivit.reports.video_page import write_report
 from sfavivit.reports.video_report import VideoReport, recorder_for, video_report
 from sfavivit.repository.manifest import Catalog
 from sfavivit.video.reader import Limits
-from tests.browser import chromium, visit, wait_until
 from tests.commands import run_here
 from tests.conftest import random_frames
+from tests.reports.browser import visit, wait_until
 from tests.video_files import encode
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"> & {{data}}"
 AT_TIME = "Math.abs(document.getElementById('video').currentTime - {}) < 0.05"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +199,7 @@ def test_a_large_video_is_linked_by_a_quoted_relative_path(
     video: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(html, "EMBED_BYTES", 0)
+    monkeypatch.setattr(video_page, "EMBED_BYTES", 0)
     file = written()
     assert file.stat().st_size < 200_000
     with visit(browser, file) as visited:

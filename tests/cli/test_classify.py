@@ -8,33 +8,22 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 import pytest
-from typer.testing import CliRunner
 
-from sfavivit.cli.main import app
-from sfavivit.cli.render import clock
-from tests.commands import run_here
+from tests.cli.support import SFAVIVIT, run
 from tests.conftest import random_frames
 from tests.video_files import encode
-
-SFAVIVIT = [sys.executable, "-m", "sfavivit.cli.main"]
 
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames = random_frames(100).repeat(4, 1).repeat(4, 2)
     return encode(tmp_path_factory.mktemp("video") / "a [bold]b.mp4", frames)
-
-
-def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return run_here(app, *arguments, **environment)
 
 
 def test_json_lines_with_a_failure_among_them(repository: Path, video: Path, tmp_path: Path) -> None:
@@ -100,15 +89,6 @@ def test_limits_are_passed_on(repository: Path, video: Path) -> None:
         assert json.loads(done.stdout)["error"]["kind"] == "limit", limit
 
 
-def test_inspect(repository: Path) -> None:
-    done = run("inspect", repository)
-    assert done.returncode == 0
-    for text in ("12.5 fps", "verb 5, noun 3", "digests verified", "fp32"):
-        assert text in " ".join(done.stdout.split())
-    assert json.loads(run("inspect", repository, "--json").stdout)["format_version"] == 1
-    assert run("inspect", repository / "sfavivit_spatial").returncode == 2
-
-
 def test_a_reader_that_leaves_is_no_traceback(repository: Path, video: Path) -> None:
     command = " ".join(
         [*SFAVIVIT, "classify", *[f"'{video}'"] * 3, "--json", "--repository", f"'{repository}'"]
@@ -160,16 +140,3 @@ def test_progress_is_for_terminals_only(repository: Path, video: Path) -> None:
     os.close(master)
     assert "a [bold]b.mp4" in drawn and "\x1b[2K" in drawn
     assert json.loads(done.stdout)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0:00.0"), (59.96, "1:00.0"), (61.5, "1:01.5"), (3599.99, "1:00:00.0"), (7325.25, "2:02:05.2")],
-)
-def test_clock(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
-
-
-def test_version() -> None:
-    done = CliRunner().invoke(app, ["--version"])
-    assert (done.exit_code, done.stdout) == (0, version("sfavivit") + "\n")

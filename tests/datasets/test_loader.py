@@ -1,4 +1,4 @@
-"""Lists of videos: our own manifests, the datasets' published forms, and what is wrong with wrong ones."""
+"""Lists of videos: our own manifests, the datasets' published formats, and what is wrong with wrong ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sfavivit.datasets import VideoItem, read_items
 from sfavivit.datasets.tables import MAX_LINE_BYTES, csv_rows
 from sfavivit.errors import AnnotationError, codes_of
 
-PUBLISHED = Path(__file__).parent / "data" / "annotations"
+PUBLISHED = Path(__file__).parent / "published"
 
 
 def write(path: Path, content: str | bytes) -> str:
@@ -153,7 +153,7 @@ def test_what_csv_writes_is_what_is_read(rows: list[tuple[str, str]]) -> None:
     assert [number for number, _ in read] == list(range(2, len(rows) + 2))
 
 
-# The published forms ----------------------------------------------------------------------------------
+# The published formats ----------------------------------------------------------------------------------
 
 
 def published(name: str, root: Path, **options: Any) -> list[tuple[str, str, dict[str, Any], float, Any]]:

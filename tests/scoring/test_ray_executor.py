@@ -8,14 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import numpy as np
 import psutil
@@ -23,22 +18,23 @@ import pytest
 
 from sfavivit.datasets import VideoItem
 from sfavivit.errors import RepositoryError, ScoringError, UsageError
-from sfavivit.inference.options import ClassifyOptions
-from sfavivit.scoring.job_options import ModelLocation, ScoreOptions
+from sfavivit.scoring.job_options import ModelLocation
 from sfavivit.scoring.machines import Machines, ray_cluster
-from sfavivit.scoring.parquet_parts import part_files, read_part
+from sfavivit.scoring.parquet_parts import part_files
 from sfavivit.scoring.rows import Row
 from sfavivit.scoring.scorer import score_items
+from tests.cli.support import SFAVIVIT
 from tests.conftest import random_frames
+from tests.scoring.support import BOTH, rows_in, wait_until
 from tests.trapped_models import TrappedModels
 from tests.video_files import encode
+from tests.web_files import served
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # it copies settings of its own
     pytest.mark.timeout(300),  # clusters start slowly on a machine that is busy
 ]
 
-BOTH = ScoreOptions(ClassifyOptions(("default", "long")))
 WHITE = "4"
 
 
@@ -48,7 +44,7 @@ def head() -> Iterator[tuple[psutil.Process, str]]:
     patch = pytest.MonkeyPatch()
     patch.setenv("RAY_AUTH_MODE", "token")
     patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    command = [sys.executable, "-m", "tests.ray_head"]
+    command = [sys.executable, "-m", "tests.scoring.ray_head"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stdin
         address = process.stdout.readline().strip()
@@ -70,14 +66,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(videos: Path) -> Iterator[str]:
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(videos))) as running:
-        Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
+    with served(videos) as address:
+        yield address
 
 
 def score(address: str, items: list[VideoItem], models: ModelLocation) -> dict[str, list[Row]]:
@@ -158,24 +148,7 @@ def test_models_that_the_workers_do_not_have(
 def command(repository: Path, listed: Path, out: Path, address: str, *, workers: int = 1) -> list[str]:
     where = ["--out", out, "--repository", repository, "--ray", address]
     options = [*where, "--workers", workers, "--threads", 1]
-    return [
-        sys.executable,
-        "-m",
-        "sfavivit.cli.main",
-        "score",
-        str(listed),
-        *map(str, options),
-        "--part-videos",
-        "1",
-        "--json",
-    ]
-
-
-def until(condition: Callable[[], Any], seconds: float = 200) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    return [*SFAVIVIT, "score", str(listed), *map(str, options), "--part-videos", "1", "--json"]
 
 
 def _name(process: psutil.Process) -> str:
@@ -213,14 +186,14 @@ def test_a_job_and_an_actor_that_are_killed(
     out = tmp_path / "out"
     arguments = command(repository, listed, out, address)
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as job:
-        until(lambda: out.exists() and part_files(out))
+        wait_until(lambda: out.exists() and part_files(out), 200)
         job.kill()
-    until(lambda: not named(cluster, "MapWorker") and not named(cluster, "ffmpeg"))
+    wait_until(lambda: not named(cluster, "MapWorker") and not named(cluster, "ffmpeg"), 200)
     before = len(part_files(out))
     assert 1 <= before < 20
     arguments = command(repository, listed, out, address, workers=2)
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as again:
-        until(lambda: len(part_files(out)) > before)
+        wait_until(lambda: len(part_files(out)) > before, 200)
         actors = named(cluster, "MapWorker")
         actors[0].send_signal(signal.SIGKILL)
         said, complained = again.communicate(timeout=200)
@@ -229,7 +202,7 @@ def test_a_job_and_an_actor_that_are_killed(
     assert (summary["done_before"], summary["done_now"], summary["failed"]) == (before, 24 - before, {})
     # On a slow machine a line now and then says how far it is.
     assert all(" of 24 videos, " in line for line in complained.splitlines())
-    rows = [row for part in part_files(out) for row in read_part(part).to_pylist()]
+    rows = rows_in(out)
     assert sorted((row["id"], row["output"]) for row in rows) == sorted(
         (str(k), output) for k in range(24) for output in ("", "noun", "verb")
     )
@@ -242,7 +215,7 @@ def test_a_cluster_of_its_own_dies_with_the_job(repository: Path, listed: Path, 
     """But for two agents of Ray, which do no work, and look for their cluster for a minute."""
     out = tmp_path / "out"
     with subprocess.Popen(command(repository, listed, out, "local"), stdout=subprocess.DEVNULL) as job:
-        until(lambda: out.exists() and part_files(out))
+        wait_until(lambda: out.exists() and part_files(out), 200)
         running = psutil.Process(job.pid).children(recursive=True)
         agents = [process for process in running if "Agent" in _name(process)]
         assert all(named(psutil.Process(job.pid), name) for name in ("MapWorker", "raylet"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -21,12 +20,11 @@ from sfavivit.scoring.job_options import ModelLocation, ScoreOptions
 from sfavivit.scoring.rows import Row
 from sfavivit.scoring.workers import score_in_workers
 from tests.conftest import random_frames
+from tests.scoring.support import DEFAULT, wait_until
 from tests.trapped_models import TrappedModels
 from tests.video_files import encode
 
 pytestmark = pytest.mark.timeout(300)  # processes by the dozen, perhaps on a busy machine
-
-OPTIONS = ScoreOptions(ClassifyOptions(("default",)))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def run(
     """Rows by video; each video must come once."""
     models = TrappedModels(str(repository), threads=1, what=what, marks=marks)
     found: dict[str, list[Row]] = {}
-    rows_of = score_in_workers(items, models, models.catalog(), OPTIONS, workers=count)
+    rows_of = score_in_workers(items, models, models.catalog(), DEFAULT, workers=count)
     with closing(rows_of):
         for rows in filter(None, rows_of):
             assert rows[0]["id"] not in found
@@ -116,13 +114,12 @@ def score_processes() -> list[psutil.Process]:
 def test_closing_leaves_nobody(repository: Path, items: list[VideoItem], tmp_path: Path) -> None:
     """In the middle of videos, one of which would never end."""
     models = TrappedModels(str(repository), threads=1, what="hang", marks=tmp_path)
-    rows_of = score_in_workers(items, models, models.catalog(), OPTIONS, workers=2)
+    rows_of = score_in_workers(items, models, models.catalog(), DEFAULT, workers=2)
     with closing(rows_of):
         while not list(tmp_path.iterdir()):
             next(rows_of)
-        deadline = time.monotonic() + 30
-        while len(running := score_processes()) < 2:  # the other worker may still be starting
-            assert time.monotonic() < deadline
+        wait_until(lambda: len(score_processes()) >= 2)  # the other worker may still be starting
+        running = score_processes()
     assert not psutil.wait_procs(running, timeout=10)[1]
 
 
@@ -134,15 +131,12 @@ def test_workers_and_decoders_die_with_the_parent(
     pid = os.fork()
     if not pid:
         try:
-            for _ in score_in_workers(items, models, models.catalog(), OPTIONS, workers=2):
+            for _ in score_in_workers(items, models, models.catalog(), DEFAULT, workers=2):
                 pass
         finally:
             os._exit(0)
     parent = psutil.Process(pid)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.iterdir()):
-        assert time.monotonic() < deadline and parent.is_running()
-        time.sleep(0.02)
+    wait_until(lambda: list(tmp_path.iterdir()))
     running = parent.children(recursive=True)
     assert len(running) >= 2
     parent.kill()

@@ -17,8 +17,8 @@ from sfavivit.features.maintenance import LEFT_OVER_SECONDS, Keep, places, remov
 from sfavivit.features.store import FeatureStore
 from sfavivit.repository.manifest import Repository
 from sfavivit.utils.atomic import atomic_write
+from tests.cli.support import run
 from tests.features.entries import DAMAGES, KEY, features
-from tests.test_cli import run
 
 DAY = 86400
 

@@ -12,10 +12,10 @@ from sfavivit import Recognizer
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.video.source import VideoSegment
+from tests.cli.support import run
 from tests.conftest import random_frames
 from tests.features.videos import entries, essence, forbid_decoders
-from tests.test_cli import run
-from tests.test_score import rows_in
+from tests.scoring.support import rows_in
 from tests.video_files import encode
 
 SAME = ("id", "head", "logits", "labels", "timeline", "frames_used")

@@ -1,7 +1,8 @@
-"""``score --report``: a scored corpus as one HTML file, made of the rows in a job's folder.
+"""HTML page of a scored corpus (``score --report``), made from the rows in a job's folder.
 
-Counts and metrics are of all rows. The table has the first ``MAX_VIDEOS`` videos, and says so: 100,000 videos
-of 50 seconds make 10 MB. Of a timeline, whatever its length, it shows the labels at ``STRIP_SLOTS`` moments.
+Counts and metrics are of all rows. The table is limited to the first ``MAX_VIDEOS`` videos, and says so:
+100,000 videos of 50 seconds make 10 MB. It shows the labels of a timeline, whatever its length, at
+``STRIP_SLOTS`` times.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from sfavivit.reports.files import PAGE_SUFFIXES, check_target, write_file
 from sfavivit.reports.page import render_page
 from sfavivit.scoring.folder import JOB_NAME, METRICS_NAME
 from sfavivit.scoring.parquet_parts import part_files, read_part, writing
-from sfavivit.utils.text import printable
+from sfavivit.utils.text import output_title, printable
 
 MAX_VIDEOS = 100_000
 STRIP_SLOTS = 48
@@ -37,11 +39,11 @@ _COLUMNS = [
 
 
 def check_scores_report(path: Path, folder: Path) -> None:
-    """Make sure that the page of a job in ``folder`` can be written; the job may still have to be started.
+    """Check that the page of a job in ``folder`` can be written; the job may still have to be started.
 
     Raises:
-        UsageError: it cannot be written, or its name is not one of a page.
-        ScoringError: it is to be in ``folder``, and that cannot be made.
+        UsageError: the page cannot be written, or has another suffix.
+        ScoringError: the page belongs into ``folder``, which cannot be made.
     """
     if path.resolve().parent == folder.resolve():
         with writing(folder):
@@ -50,11 +52,11 @@ def check_scores_report(path: Path, folder: Path) -> None:
 
 
 def write_scores_report(path: Path, folder: Path) -> None:
-    """Write the page of all rows in ``folder``, of any shard. Nobody may be scoring there meanwhile.
+    """Write the page of all rows in ``folder``, of any shard; no job may be writing there meanwhile.
 
     Raises:
-        ScoringError: a part cannot be read.
-        UsageError: the file cannot be written, or there is no job in the folder.
+        ScoringError: a Parquet part cannot be read.
+        UsageError: the page cannot be written, or the folder has no job.
     """
     record = _read_json(folder / JOB_NAME)
     if "heads" not in record:
@@ -77,7 +79,7 @@ def write_scores_report(path: Path, folder: Path) -> None:
 
 @dataclass
 class _OutputColumns:
-    """One output of one head: a value for each video, and how often each label is the best one."""
+    """Columns of one output of one head, a value per video, and how often each label is the best one."""
 
     title: str
     labels: list[str]
@@ -92,20 +94,21 @@ class _OutputColumns:
         self._codes = {label: code for code, label in reversed(list(enumerate(self.labels)))}
 
     def code(self, label: str) -> int:
-        """The number of a label on this page; a new one for a label that the head does not have."""
+        """Return the number of a label on this page; a label that the head lacks gets a new one."""
         if label not in self._codes:
             self._codes[label] = len(self.labels)
             self.labels.append(label)
         return self._codes[label]
 
     def truth_code(self, truth: str | None) -> int:
-        """The label that a list means, as the evaluation understands it."""
+        """Return the number of the true label that a list gives, matched as in the evaluation."""
         if truth is None:
             return NO_LABEL
         known = self._names.index_of(truth)
         return self.code(truth) if known is None else known
 
     def fields(self) -> dict[str, Any]:
+        """Return the values for the page's script."""
         return {
             "title": self.title,
             "labels": [printable(label) for label in self.labels],
@@ -118,11 +121,11 @@ class _OutputColumns:
 
 
 class _Corpus:
-    """What the page says of all videos, gathered part by part."""
+    """Content of the page, collected part by part."""
 
     def __init__(self, heads: dict[str, Any]) -> None:
         self.outputs = {
-            (head, output): _OutputColumns(f"{head} / {output}" if output else head, list(labels))
+            (head, output): _OutputColumns(output_title(head, output), list(labels))
             for head, entry in heads.items()
             for output, labels in entry["labels"].items()
         }
@@ -135,7 +138,7 @@ class _Corpus:
         self._notes: dict[int, list[str]] = {}
 
     def add(self, table: pa.Table) -> None:
-        """Take a part; the rows of a video lie together."""
+        """Add a Parquet part, in which the rows of a video lie together."""
         strips = _strips(table["timeline"].combine_chunks())
         last = None
         for row in _rows(table):
@@ -153,6 +156,7 @@ class _Corpus:
                 columns.strips.append(_run_lengths([columns.code(names[slot]) for slot in slots]))
 
     def fields(self) -> dict[str, Any]:
+        """Return the values for the page's script."""
         return {
             "videos": self._videos,
             "hours": self._seconds / 3600,
@@ -186,7 +190,7 @@ def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def _strips(timelines: pa.ListArray) -> Iterator[tuple[list[int], list[str]]]:
-    """For each row: which of the names is the label in the middle of each slot; [] without a timeline."""
+    """Yield for each row the label in the middle of each slot, as indexes of names; [] without a timeline."""
     segments, offsets = timelines.values, timelines.offsets.to_numpy()
     coded = segments.field("label").dictionary_encode()
     names, codes = coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False)
@@ -202,14 +206,8 @@ def _strips(timelines: pa.ListArray) -> Iterator[tuple[list[int], list[str]]]:
 
 
 def _run_lengths(codes: list[int]) -> list[int]:
-    """[a, a, b] -> [a, 2, b, 1]."""
-    runs: list[int] = []
-    for code in codes:
-        if runs and runs[-2] == code:
-            runs[-1] += 1
-        else:
-            runs += [code, 1]
-    return runs
+    """Return [a, 2, b, 1] for [a, a, b]."""
+    return [value for code, run in groupby(codes) for value in (code, len(list(run)))]
 
 
 def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
@@ -227,7 +225,7 @@ def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _metric_lines(name: str, metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Counts and shares of ``Evaluation.summary``, with head and output; not those of single classes."""
+    """Yield counts and shares of ``Evaluation.summary`` by head and output, without single classes."""
     for key, value in metrics.items():
         if isinstance(value, dict) and key not in ("per_class", "unknown_labels"):
             yield from _metric_lines(name if key == "outputs" else f"{name} {key}".strip(), value)
@@ -237,7 +235,7 @@ def _metric_lines(name: str, metrics: dict[str, Any]) -> Iterator[tuple[str, str
 
 
 def _picture(folder: Path, head: str, output: str) -> str | None:
-    """The confusion matrix, where the evaluation drew one."""
+    """Return the picture of the confusion matrix as a ``data:`` URL, where the evaluation drew one."""
     file = folder / ("_".join(filter(None, ("confusion", head, output))) + ".png")
     if not file.is_file() or file.stat().st_size > MAX_PICTURE_BYTES:
         return None
@@ -245,7 +243,7 @@ def _picture(folder: Path, head: str, output: str) -> str | None:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """An object; an empty one where there is no file."""
+    """Read a JSON object; an empty one where there is no file."""
     try:
         return dict(json.loads(file.read_bytes()))
     except FileNotFoundError:
