@@ -39,11 +39,10 @@ from sfavivit.model import SfaVivit
 from sfavivit.repository import Precision
 from tests.test_export import cosines, numpy_state
 from tests.test_image_checkpoints import assert_same, encode, image_weights
-from tests.test_training_stages import batch, cpu_trainer, kept_by_spatial_half, same
-from tests.training_files import one_thread, toy_recipe
+from tests.training.support import batch, cpu_trainer, kept_by_spatial_half, one_thread, same, toy_recipe
 from tests.video_files import encode as encode_video
 from training.config import RegularisationConfig
-from training.learner import ClipLearner
+from training.loss import ClipLoss
 from training.stages import stage_model
 
 __all__ = ["one_thread"]  # for every test here
@@ -289,14 +288,14 @@ def test_both_stages_from_an_image_hybrid(tmp_path: Path) -> None:
     before = copy.deepcopy(first.spatial.resnet)
     clips = batch()
     clips.frames = clips.frames[:, :4]
-    list(cpu_trainer(ClipLearner(first, RegularisationConfig(stochastic_depth=0.1))).steps([[clips]] * 2))
+    list(cpu_trainer(ClipLoss(first, RegularisationConfig(stochastic_depth=0.1))).steps([[clips]] * 2))
     pairs = zip(before.parameters(), first.spatial.resnet.parameters(), strict=True)
     assert not any(torch.equal(*pair) for pair in pairs)
 
     second = stage_model(recipe, recipe.stages[1], first, None)
     assert same(second.spatial, first.spatial)
     frozen = copy.deepcopy(second.spatial)
-    trainer = cpu_trainer(ClipLearner(second, RegularisationConfig()))
+    trainer = cpu_trainer(ClipLoss(second, RegularisationConfig()))
     assert kept_by_spatial_half(second, lambda: list(trainer.steps([[batch()]]))) == 0
     assert same(second.spatial, frozen)
     assert all(parameter.grad is None for parameter in second.spatial.parameters())

@@ -1,8 +1,8 @@
-"""RandAugment (arXiv 1909.13719) for clips, uint8 [F, H, W, 3]: operations that leave things in their place.
+"""RandAugment (arXiv 1909.13719) for clips, uint8 [F, H, W, 3], without operations that move pixels.
 
-As in Scenic's ViViT, the operations that move pixels (rotation, shear, translation) are left out, cutout
-cuts the same hole out of every frame, and histograms are those of the whole clip. Each operation is that of
-PIL; magnitudes become arguments as in the authors' code, in which 10 is full strength and more goes beyond.
+As in Scenic's ViViT, rotation, shear and translation are left out, cutout cuts the same hole out of every
+frame, and histograms are those of the whole clip. Each operation is that of PIL; magnitudes become arguments
+as in the authors' code, in which 10 is full strength and more goes beyond.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CUTOUT_VALUE = 128
 
 
 def rand_augment(frames: Tensor, layers: int, magnitude: float, rng: np.random.Generator) -> Tensor:
-    """``layers`` times one of the operations, or none, all equally likely."""
+    """Apply ``layers`` times one of the operations, or none, all equally likely."""
     for choice in rng.integers(len(OPERATIONS) + 1, size=layers):
         if choice < len(OPERATIONS):
             frames = OPERATIONS[choice](frames, magnitude / FULL_MAGNITUDE, rng)
@@ -28,7 +28,7 @@ def rand_augment(frames: Tensor, layers: int, magnitude: float, rng: np.random.G
 
 
 def autocontrast(frames: Tensor) -> Tensor:
-    """Each colour stretched to 0..255."""
+    """Stretch each colour channel to 0..255."""
     flat = frames.reshape(-1, 3)
     low, high = flat.amin(0).float(), flat.amax(0).float()
     scale = torch.where(high > low, 255 / (high - low).clamp(min=1), 1)
@@ -36,7 +36,7 @@ def autocontrast(frames: Tensor) -> Tensor:
 
 
 def equalize(frames: Tensor) -> Tensor:
-    """Each colour's histogram made flat (``PIL.ImageOps.equalize``)."""
+    """Flatten the histogram of each colour channel (``PIL.ImageOps.equalize``)."""
     channels = []
     for channel in frames.unbind(-1):
         counts = torch.bincount(channel.flatten(), minlength=256)
@@ -50,42 +50,42 @@ def equalize(frames: Tensor) -> Tensor:
 
 
 def invert(frames: Tensor) -> Tensor:
-    """The negative."""
+    """Return the negative."""
     return 255 - frames
 
 
 def posterize(frames: Tensor, bits: int) -> Tensor:
-    """Keep the upper bits."""
+    """Keep the upper ``bits`` of each value."""
     return frames & (256 - (1 << (8 - bits)) if bits else 0)
 
 
 def solarize(frames: Tensor, threshold: int) -> Tensor:
-    """Invert what is not below ``threshold``."""
+    """Invert values that are not below ``threshold``."""
     return torch.where(frames.int() < threshold, frames, 255 - frames)
 
 
 def solarize_add(frames: Tensor, addition: int) -> Tensor:
-    """Brighten what is darker than half."""
+    """Brighten values in the lower half."""
     return torch.where(frames < 128, (frames.int() + addition).clamp(0, 255).to(torch.uint8), frames)
 
 
 def colour(frames: Tensor, factor: float) -> Tensor:
-    """0 is grey, 1 the clip as it is, beyond more colourful."""
+    """Scale saturation: 0 is grey, 1 the unchanged clip."""
     return _blend(_grey(frames)[..., None], frames, factor)
 
 
 def contrast(frames: Tensor, factor: float) -> Tensor:
-    """0 is even grey: the mean brightness of the clip."""
+    """Scale contrast: 0 is even grey, the mean brightness of the clip."""
     return _blend((_grey(frames).mean() + 0.5).floor(), frames, factor)
 
 
 def brightness(frames: Tensor, factor: float) -> Tensor:
-    """0 is black."""
+    """Scale brightness: 0 is black."""
     return _blend(torch.zeros(()), frames, factor)
 
 
 def sharpness(frames: Tensor, factor: float) -> Tensor:
-    """0 is smoothed by 3 x 3 pixels; the outermost pixels stay."""
+    """Scale sharpness: 0 is smoothed by 3 x 3 pixels; the outermost pixels stay."""
     kernel = torch.ones(3, 1, 3, 3)
     kernel[:, :, 1, 1] = 5
     smooth = F.conv2d(frames.permute(0, 3, 1, 2).float(), kernel / 13, groups=3).permute(0, 2, 3, 1)
@@ -95,7 +95,7 @@ def sharpness(frames: Tensor, factor: float) -> Tensor:
 
 
 def cutout(frames: Tensor, reach: int, rng: np.random.Generator) -> Tensor:
-    """A grey square of 2 ``reach`` pixels about a random point; the same in every frame."""
+    """Cut a grey square of 2 ``reach`` pixels around a random point, the same in every frame."""
     height, width = frames.shape[1:3]
     y, x = int(rng.integers(height)), int(rng.integers(width))
     holed = frames.clone()
@@ -104,18 +104,18 @@ def cutout(frames: Tensor, reach: int, rng: np.random.Generator) -> Tensor:
 
 
 def _grey(frames: Tensor) -> Tensor:
-    """ITU-R BT.601 brightness as PIL computes it, in 16-bit fractions: float32 [F, H, W]."""
+    """Return ITU-R BT.601 brightness as PIL computes it, in 16-bit fractions: float32 [F, H, W]."""
     r, g, b = frames.int().unbind(-1)
     return ((19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16).float()
 
 
 def _blend(other: Tensor, frames: Tensor, factor: float) -> Tensor:
-    """``other`` at 0, the frames at 1, and on the straight line through both elsewhere."""
+    """Interpolate linearly: ``other`` at factor 0, the frames at 1, extrapolated beyond."""
     return _to_uint8(other + (frames.float() - other) * factor)
 
 
 def _to_uint8(values: Tensor) -> Tensor:
-    """Cut off to whole numbers of 0..255."""
+    """Clamp and truncate to whole numbers of 0..255."""
     return values.clamp(0, 255).to(torch.uint8)
 
 
