@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from examples.motions.clips import SAMPLING
 from examples.motions.rendering import LABELS
 from examples.motions.train import DemoConfig, long_clip_features, train_stage_one, train_stage_two
-from examples.motions.videos import Confusion, measure_held_out
+from examples.motions.videos import judge
 from export.exporter import ExportOptions, export_model
 from sfavivit.checkpoints import load_checkpoint, save_checkpoint
 from sfavivit.errors import UsageError
-from sfavivit.recognizer import Recognizer
 from training.progress import say, work_bar
 
 STAGE_ONE, STAGE_TWO, LABELS_FILE = "stage_one.safetensors", "demo.safetensors", "labels.txt"
@@ -31,12 +29,12 @@ def run(config: DemoConfig, out: Path, repository: Path, held_out: int, *, resum
         model = load_checkpoint(out / STAGE_ONE)
     else:
         with work_bar("stage I", config.stage_one.steps) as progress:
-            model, _ = train_stage_one(config, progress)
+            model = train_stage_one(config, progress)
         save_checkpoint(model, out / STAGE_ONE)
     with work_bar("features", config.stage_two_clips) as progress:
         features, labels = long_clip_features(model, config, progress)
     with work_bar("stage II", config.stage_two.steps) as progress:
-        model, _ = train_stage_two(model, features, labels, config, progress)
+        model = train_stage_two(model, features, labels, config, progress)
     save_checkpoint(model, out / STAGE_TWO)
     (out / LABELS_FILE).write_text("".join(f"{label}\n" for label in LABELS))
     options = ExportOptions(fps=SAMPLING.fps, shortest_side=SAMPLING.shortest_side)
@@ -45,14 +43,3 @@ def run(config: DemoConfig, out: Path, repository: Path, held_out: int, *, resum
     say(f"held-out top-1 {confusion.accuracy:.1%} on {held_out} videos, through {repository}")
     for label, answer, times in confusion.mistakes():
         say(f"  {label} taken for {answer}: {times}")
-
-
-def judge(repository: Path, clips: int) -> Confusion:
-    """Measure top-1 through the real path: H.264 in MP4 -> ffmpeg -> the repository's ONNX engines."""
-    recognizer = Recognizer.load(repository)
-
-    def classify(video: Path) -> str:
-        return recognizer.classify(video, top_k=1).heads["default"][""].labels[0].label
-
-    with TemporaryDirectory() as folder, work_bar("held-out videos", clips) as progress:
-        return measure_held_out(classify, clips, Path(folder), progress)

@@ -182,8 +182,8 @@ def fastest_dtype(run: Callable[[], Tensor], candidates: Sequence[torch.dtype]) 
     return min(candidates, key=lambda dtype: min(seconds(dtype) for _ in range(2)))
 
 
-def train_stage_one(config: DemoConfig, progress: StepProgress) -> tuple[SfaVivit, float]:
-    """Train the whole model on ``SHORT_FRAMES`` frames; return it and its accuracy on new clips."""
+def train_stage_one(config: DemoConfig, progress: StepProgress) -> SfaVivit:
+    """Train the whole model on ``SHORT_FRAMES`` frames."""
     torch.manual_seed(config.seed)
     model = SfaVivit(config.dimensions)
     initialise_for_motion(model)
@@ -197,8 +197,8 @@ def train_stage_one(config: DemoConfig, progress: StepProgress) -> tuple[SfaVivi
         num_workers=config.workers,
     )
     trainer = stage.trainer(ShortClipLoss(model, config.state_weight, dtype), config.seed)
-    trained = trainer.train(([batch] for batch in batches), progress)
-    return model.eval(), trained.accuracy
+    trainer.train(([batch] for batch in batches), progress)
+    return model.eval()
 
 
 @torch.no_grad()
@@ -216,8 +216,8 @@ def long_clip_features(model: SfaVivit, config: DemoConfig, progress: StepProgre
 
 def train_stage_two(
     model: SfaVivit, features: Tensor, labels: Tensor, config: DemoConfig, progress: StepProgress
-) -> tuple[SfaVivit, float]:
-    """Train adapter and temporal half on features of long clips; return the model and its accuracy."""
+) -> SfaVivit:
+    """Train adapter and temporal half on features of long clips."""
     torch.manual_seed(config.seed)
     extended = stage_two_model(model, LONG_FRAMES, AdapterDimensions(width=model.dims.hidden_size))
     rng = torch.Generator().manual_seed(config.seed)
@@ -228,8 +228,8 @@ def train_stage_two(
             yield [draw_windows(features, labels, size, config.mixed_share, rng)]
 
     trainer = config.stage_two.trainer(WindowLoss(extended), config.seed)
-    trained = trainer.train(batches(), progress)
-    return extended.eval(), trained.accuracy
+    trainer.train(batches(), progress)
+    return extended.eval()
 
 
 def stage_two_model(model: SfaVivit, frames: int, adapter: AdapterDimensions) -> SfaVivit:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
 from examples.motions.encoding import write_video
 from examples.motions.rendering import LABELS, MOTIONS, Frames, Scene, render, sample_scene, trajectory
+from sfavivit.recognizer import Recognizer
+from training.progress import work_bar
 
 FPS = 25
 HELD_OUT_SECONDS = 10.24
@@ -79,20 +82,15 @@ class Confusion:
         )
 
 
-def measure_held_out(
-    classify: Callable[[Path], str], clips: int, folder: Path, done: Callable[[int], None]
-) -> Confusion:
-    """Measure ``classify``, a function of a path to a label, on held-out clips in real MP4 files.
-
-    Clips are written to ``folder`` one at a time and deleted; ``done`` is called with the number measured.
-    """
+def judge(repository: Path, clips: int) -> Confusion:
+    """Classify held-out clips through the real path: H.264 in MP4 -> ffmpeg -> the repository's engines."""
+    recognizer = Recognizer.load(repository)
     counts = np.zeros((len(LABELS), len(LABELS)), dtype=np.int64)
-    for index in range(clips):
-        path = folder / f"held-out-{index}.mp4"
-        label = write_held_out(path, index)
-        try:
-            counts[LABELS.index(label), LABELS.index(classify(path))] += 1
-        finally:
-            path.unlink()
-        done(index + 1)
+    with TemporaryDirectory() as folder, work_bar("held-out videos", clips) as progress:
+        for index in range(clips):
+            path = Path(folder) / "clip.mp4"
+            label = write_held_out(path, index)
+            answer = recognizer.classify(path, top_k=1).heads["default"][""].labels[0].label
+            counts[LABELS.index(label), LABELS.index(answer)] += 1
+            progress(index + 1)
     return Confusion(counts)

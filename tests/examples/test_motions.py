@@ -283,7 +283,7 @@ def recorder(losses: list[float]) -> Callable[..., None]:
 
 def test_both_stages_learn_and_the_second_leaves_the_spatial_half_alone() -> None:
     losses: list[float] = []
-    model, _ = train_stage_one(SMALL, recorder(losses))
+    model = train_stage_one(SMALL, recorder(losses))
     assert len(losses) == SMALL.stage_one.steps
     assert losses[-1] < 0.98 * losses[0]
 
@@ -292,7 +292,7 @@ def test_both_stages_learn_and_the_second_leaves_the_spatial_half_alone() -> Non
     losses.clear()
     features, labels = long_clip_features(model, SMALL, recorder([]))
     assert features.shape == (12, 64, 32)
-    final, _ = train_stage_two(model, features, labels, SMALL, recorder(losses))
+    final = train_stage_two(model, features, labels, SMALL, recorder(losses))
     assert losses[-1] < losses[0]
     assert all(torch.equal(value, spatial[name]) for name, value in final.spatial.state_dict().items())
     assert all(p.grad is None and not p.requires_grad for p in final.spatial.parameters())

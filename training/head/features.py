@@ -8,11 +8,9 @@ features: one decoding and one spatial pass, and as much room.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -53,24 +51,20 @@ def variant_view(
     return Sampling(sampling.fps, side, sampling.crop_size), crop
 
 
-@dataclass
 class FeatureFiller:
-    """Computes the features that ``store`` lacks, several videos at a time.
+    """Computes the features that ``store`` lacks, ``threads`` videos at a time."""
 
-    ``computed``: number of passes over a video so far.
-    """
-
-    recognizer: Recognizer
-    store: FeatureStore
-    variants: VariantConfig
-    threads: int
-    limits: Limits = field(default_factory=Limits)
-    computed: int = 0
-
-    def __post_init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: set[FeatureSource] = set()
+    def __init__(
+        self, recognizer: Recognizer, store: FeatureStore, variants: VariantConfig, threads: int
+    ) -> None:
+        self.recognizer, self.store, self.variants, self.threads = recognizer, store, variants, threads
+        self._passes: list[FeatureKey] = []  # appended to by several threads
         self._stopped = False
+
+    @property
+    def computed(self) -> int:
+        """Number of passes over a video so far."""
+        return len(self._passes)
 
     def fill(
         self, items: Sequence[VideoItem], numbers: Sequence[int], progress: Callable[[int], None]
@@ -96,7 +90,7 @@ class FeatureFiller:
                     broken.append(outcome)
                 progress(done)
         finally:
-            self._stop()
+            self._stopped = True
             pool.shutdown(cancel_futures=True)
             self._stopped = False
         return stored, broken
@@ -134,39 +128,21 @@ class FeatureFiller:
         end = None if item.end_seconds is None else float(item.end_seconds)
         return FeatureKey(sha256, manifest.spatial_sha256, sampling, crop, start, end)
 
-    def _compute(self, source: OpenSource, key: FeatureKey) -> None:
-        made = FeatureSource(
+    def _compute(self, video: OpenSource, key: FeatureKey) -> None:
+        self._passes.append(key)
+        with FeatureSource(
             self.recognizer,
-            source,
-            self.limits,
+            video,
+            Limits(),
             start_seconds=key.start_seconds,
             end_seconds=key.end_seconds,
             crops=(key.crop,),
             store=self.store,
             sampling=key.sampling,
-        )
-        with made, self._closed_by_stop(made):
-            for _ in made:
-                pass
-
-    @contextmanager
-    def _closed_by_stop(self, source: FeatureSource) -> Iterator[None]:
-        with self._lock:
-            self._running.add(source)
-            self.computed += 1
-            if self._stopped:
-                source.close()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running.discard(source)
-
-    def _stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-            for source in self._running:
-                source.close()
+        ) as source:
+            for _ in source:
+                if self._stopped:
+                    break
 
 
 class FeatureCache:

@@ -23,7 +23,8 @@ from tests.feature_videos import entries, forbid_decoders
 from training.__main__ import app
 from training.head import ondemand_engine
 from training.head.config import load_head_recipe
-from training.head.job import HeadJob, HeadLists, HeadPlan, HeadReport
+from training.head.job import HeadJob, HeadPlan, HeadReport
+from training.head.lists import HeadLists
 
 ROOT = Path(__file__).parents[3]
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import build_model
-from training.head.selection import SELECTORS, Selector, even_tubelets, novel_tubelets, selected_logits
+from training.head.config import Selector
+from training.head.selection import SELECTORS, even_tubelets, novel_tubelets, selected_logits
 
 
 def radius(features: torch.Tensor, chosen: list[int]) -> float:
