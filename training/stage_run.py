@@ -124,7 +124,7 @@ class StageRun:
                 self._resume()
             self._fabric.barrier()  # all have looked for a state before the first may write one
             records: AbstractContextManager[Log] = self._start_records() if first else nullcontext(_no_log)
-            with records as log, work_bar(self._stage.name, steps, shown=first) as progress:
+            with records as log, work_bar(f"{self._stage.name} steps", steps, shown=first) as progress:
                 while self._trainer.step < steps:
                     self._train_epoch(log, progress)
                     self._finish_epoch()
