@@ -118,7 +118,7 @@ def write_curves(path: Path, runs: Mapping[str, Sequence[EpochRow]]) -> None:
             values = [100 * row.output_top1[output] for row in rows]
             top1_axis.plot(epochs, values, style, linewidth=1, color=colour, label=f"{name}, {output}")
         if near := near_peak_epoch(rows):
-            top1 = next(100 * row.top1 for row in rows if row.epoch == near)
+            top1 = 100 * rows[near - 1].top1
             top1_axis.plot(near, top1, marker="o", markersize=9, fillstyle="none", color=colour)
     loss_axis.set(xlabel="epoch", title="loss (dotted: validation)")
     top1_name = next((row.top1_name for rows in runs.values() for row in rows), "top-1")

@@ -123,7 +123,7 @@ class StageRun:
             if (self._folder / STATE).exists():
                 self._resume()
             self._fabric.barrier()  # all have looked for a state before the first may write one
-            records: AbstractContextManager[Log] = self._start_records() if first else nullcontext(_no_log)
+            records = self._start_records() if first else nullcontext(lambda _: None)
             with records as log, work_bar(f"{self._stage.name} steps", steps, shown=first) as progress:
                 while self._trainer.step < steps:
                     self._train_epoch(log, progress)
@@ -276,10 +276,6 @@ class StageRun:
             save_checkpoint(model, model_file(self._job.folder, self._stage))
             state.unlink()
         self._fabric.barrier()
-
-
-def _no_log(metrics: StepMetrics) -> None:
-    """Log of all processes but the first."""
 
 
 def model_file(folder: Path, stage: StageConfig) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -84,11 +85,13 @@ def state_targets(states: States) -> NDArray[np.float32]:
     return targets
 
 
+@dataclass(frozen=True)
 class ShortClipBatches(Dataset[ShortClips]):
     """Batches of stage I; every clip is new, so the training accuracy is one on held-out data."""
 
-    def __init__(self, seed: int, steps: int, batch_size: int) -> None:
-        self.seed, self.steps, self.batch_size = seed, steps, batch_size
+    seed: int
+    steps: int
+    batch_size: int
 
     def __len__(self) -> int:
         return self.steps
@@ -104,18 +107,17 @@ class ShortClipBatches(Dataset[ShortClips]):
         )
 
 
+@dataclass(frozen=True)
 class LongClips(Dataset[Tensor]):
     """Clips of stage II, uint8 [128, 64, 64, 3]; the label of clip i is i modulo the number of labels."""
 
-    def __init__(self, seed: int, clips: int) -> None:
-        self.seed, self.clips = seed, clips
+    seed: int
+    clips: int
 
     def __len__(self) -> int:
         return self.clips
 
     def __getitem__(self, index: int) -> Tensor:
-        if index >= self.clips:
-            raise IndexError(index)
         rng = np.random.default_rng((self.seed, 2, index))
         world_width = float(rng.choice(WORLD_WIDTHS, p=WORLD_SHARES))
         frames, _ = training_clip(index % len(LABELS), LONG_FRAMES, world_width, rng)

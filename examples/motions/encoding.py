@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -34,18 +35,13 @@ def write_video(path: Path, chunks: Iterable[Frames], *, fps: float, crf: int = 
         .compile(cmd=find_ffmpeg().path)
     )
     try:
-        with (
-            TemporaryFile() as log,
-            subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log) as encoder,
-        ):
-            assert encoder.stdin is not None
-            try:
-                for chunk in chain([first], iterator):
-                    encoder.stdin.write(chunk.tobytes())
-                encoder.stdin.close()
-            except BrokenPipeError:
-                pass  # ffmpeg gave up; its status and log say why
-            if encoder.wait():
+        with TemporaryFile() as log:
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log) as encoder:
+                assert encoder.stdin is not None
+                with suppress(BrokenPipeError), encoder.stdin:  # when ffmpeg gives up, its log says why
+                    for chunk in chain([first], iterator):
+                        encoder.stdin.write(chunk.tobytes())
+            if encoder.returncode:
                 log.seek(0)
                 reason = log.read().decode(errors="replace").strip().splitlines()
                 raise RuntimeError(f"{path}: ffmpeg could not encode: {reason[0] if reason else 'no reason'}")

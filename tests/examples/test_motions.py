@@ -71,7 +71,7 @@ def plain_scene(shape: str = "flag") -> Scene:
 
 
 def coverage(motion: str, shape: str = "flag", seed: int = 0) -> NDArray[np.bool_]:
-    """Where the rendered object is at MOMENTS: [F, 128, 128], found in the pixels alone."""
+    """Return masks [F, 128, 128] of the rendered object at MOMENTS, found in the pixels alone."""
     scene, rng = plain_scene(shape), np.random.default_rng(seed)
     frames = render(scene, trajectory(scene.item, motion, MOMENTS, rng), 128, 128, rng)
     covered: NDArray[np.bool_] = np.abs(frames - scene.background * 255).max(axis=-1) > 40

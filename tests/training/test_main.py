@@ -16,7 +16,8 @@ def test_help_needs_no_torch(module: str, commands: tuple[str, ...]) -> None:
     code = (
         "import sys; sys.modules |= dict.fromkeys(('torch', 'onnx', 'lightning_fabric', 'matplotlib'))\n"
         f"from {module}.__main__ import app\n"
-        f"for words in [[], *[[command] for command in {commands}]]: app([*words, '--help'], standalone_mode=False)"
+        f"for words in ([], *([command] for command in {commands})):\n"
+        "    app([*words, '--help'], standalone_mode=False)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

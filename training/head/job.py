@@ -19,7 +19,7 @@ from sfavivit.evaluation import Evaluation
 from sfavivit.feature_store import FeatureStore
 from sfavivit.fetch import check_schemes, open_video
 from sfavivit.model import TemporalTransformer
-from sfavivit.repository import HeadEntry, Repository
+from sfavivit.repository import Repository
 from sfavivit.scoring.options import DEFAULT_FETCH_BYTES
 from training.classes import number_labels
 from training.head.config import HeadRecipe
@@ -121,7 +121,10 @@ class HeadJob:
             AnnotationError, UsageError, ExportError, RepositoryError: no valid head can be made.
             FeatureStoreError, EngineError: the store or an engine failed.
         """
-        self._make_out()
+        try:
+            self._plan.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--out {str(self._plan.out)!r} cannot be made: {error.strerror}") from None
         with self._timed("features"):
             training, held_out = self._split()
             names = head_classes([video.item for video in training], self._lists.source)
@@ -131,7 +134,9 @@ class HeadJob:
         with self._timed("training"):
             head, trained = self._train(training, names)
         with self._timed("export"):
-            entry = self._export(head, names, training)
+            features = [self._cache.get(video.keys[0]) for video in training[:PARITY_VIDEOS]]
+            labels = {output: tuple(known) for output, known in names.items()}
+            entry = export_head(head, labels, self._plan.repository, self._plan.name, features)
         with self._timed("measuring"):
             summary = self._measure(held_out)
         report = HeadReport(
@@ -186,13 +191,6 @@ class HeadJob:
             )
         return head, trained
 
-    def _export(
-        self, head: TemporalTransformer, names: dict[str, list[str]], videos: Sequence[StoredVideo]
-    ) -> HeadEntry:
-        features = [self._cache.get(video.keys[0]) for video in videos[:PARITY_VIDEOS]]
-        labels = {output: tuple(known) for output, known in names.items()}
-        return export_head(head, labels, self._plan.repository, self._plan.name, features)
-
     def _measure(self, videos: Sequence[StoredVideo]) -> dict[str, Any] | None:
         """Return the accuracy of the exported head, classifying as any user would; None without videos."""
         if not videos:
@@ -229,12 +227,6 @@ class HeadJob:
         start = time.perf_counter()
         yield
         self._seconds[what] = round(time.perf_counter() - start, 2)
-
-    def _make_out(self) -> None:
-        try:
-            self._plan.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--out {str(self._plan.out)!r} cannot be made: {error.strerror}") from None
 
     def _write(self, report: HeadReport) -> None:
         out = self._plan.out

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sfavivit.engines.base import Features
 from sfavivit.feature_store import FeatureKey
@@ -75,8 +74,3 @@ class Windows:
             windows.append(draw_window(features, self._length, self._recipe.prefix, rng))
             shares.append(rng.beta(alpha, alpha) if alpha else 1.0)
         return WindowBatch(windows, [self._examples[place.example].labels for place in places], shares)
-
-
-def as_served(features: Features, length: int) -> Tensor:
-    """Return the first window of a video, float32 [1, length, D], a short video repeated."""
-    return torch.from_numpy(SHORT_CLIP["loop"](features[:length], length)[None])

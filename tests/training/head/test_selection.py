@@ -16,7 +16,7 @@ from training.head.selection import SELECTORS, even_tubelets, novel_tubelets, se
 
 
 def radius(features: torch.Tensor, chosen: list[int]) -> float:
-    """How far the worst tubelet [T, D] is from the nearest that was chosen."""
+    """Return the largest distance of a tubelet [T, D] from its nearest chosen one."""
     distances = np.linalg.norm(features.numpy()[:, None] - features.numpy()[None, chosen], axis=2)
     return float(distances.min(1).max())
 
