@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from lightning_fabric import Fabric
 
@@ -23,18 +22,12 @@ from training.stage_run import BROKEN, Job, StageRun, finished_model, model_file
 from training.stages import check_start, stage_model
 
 
-class Examples(NamedTuple):
-    """Examples to train on and to validate on, and class names {output: names}."""
-
-    training: Sequence[Example]
-    validation: Sequence[Example]
-    names: dict[str, list[str]]
-
-
 def read_examples(
     recipe: Recipe, train: str, validation: str | None, root: str | None, label_files: Sequence[str]
-) -> Examples:
-    """Read the lists and number their labels by the given class names, or by those of the training list.
+) -> tuple[list[Example], list[Example], dict[str, list[str]]]:
+    """Return the examples to train on and to validate on, and the class names {output: names}.
+
+    Names are read from ``label_files``, or else from the training list.
 
     Raises:
         UsageError: there is no validation list, a URL cannot be fetched, or label files do not fit.
@@ -49,9 +42,8 @@ def read_examples(
     check_schemes([*items, *measured])
     outputs = recipe.model.outputs
     names = _read_names(label_files, outputs) if label_files else class_names(items, outputs, train)
-    return Examples(
-        number_labels(items, names, train), number_labels(measured, names, validation or train), names
-    )
+    training = number_labels(items, names, train)
+    return training, number_labels(measured, names, validation or train), names
 
 
 def train_chain(
