@@ -24,7 +24,7 @@ from training.batches import Share, training_parts
 from training.clips import ClipBatch
 from training.config import OptimiserConfig
 from training.hardware import make_fabric
-from training.learner import batch_result
+from training.loss import batch_result
 from training.optimiser import epoch_schedule
 from training.trainer import StepResult, Trainer
 

@@ -27,7 +27,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from serving.gate import EngineGate, GatedEngine
 
 from benchmarks.figures import Figure, Row
 from benchmarks.first_answer import first_answer
@@ -35,6 +34,7 @@ from benchmarks.models import random_repository
 from benchmarks.videos import write_video
 from export.exporter import DEFAULT_FPS
 from serving.models import Models, slots_in_process
+from serving.scheduler import EngineGate, GatedEngine
 from serving.triton import TritonServer
 from sfavivit import Recognizer
 from sfavivit.engines.base import Engine

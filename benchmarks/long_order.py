@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from examples.motions.encoding import write_video
+from examples.motions.rendering import Frames
 from sfavivit.config import Sampling
 from sfavivit.datasets import VideoItem
 from training.clips import read_clip
-from training.encoding import write_video
-from training.synthetic import Frames
 
 FRAMES = 128
 FPS = 12.5

@@ -32,10 +32,10 @@ from training.batches import Place, Share, training_parts
 from training.clips import Clip, ClipBatch
 from training.config import AugmentationConfig, ModelConfig, OptimiserConfig, Recipe, StageConfig
 from training.hardware import make_fabric
-from training.learner import ClipLearner
+from training.history import EpochRow
+from training.loss import ClipLoss
 from training.memory import peak_memory_bytes, reset_peaks
 from training.optimiser import epoch_schedule
-from training.record import EpochRow
 from training.stages import stage_model
 from training.trainer import Trainer
 
@@ -115,7 +115,7 @@ def recipe_of(scale: Scale, seed: int) -> Recipe:
 
 
 class StageTraining:
-    """One stage of a chain on clips in memory: ``training.run`` without its decoder and its files.
+    """One stage of a chain on clips in memory: ``training.stage_run`` without its decoder and its files.
 
     ``image_checkpoint``: for a stage whose spatial half starts from one.
     """
@@ -134,7 +134,7 @@ class StageTraining:
         self.epochs = config.epochs
         schedule = epoch_schedule(config, len(clips.labels) // config.batch_size)
         self._trainer = Trainer(
-            make_fabric(), ClipLearner(self.model, recipe.regularisation), config, schedule, seed=recipe.seed
+            make_fabric(), ClipLoss(self.model, recipe.regularisation), config, schedule, seed=recipe.seed
         )
 
     def epoch(self, number: int, held_out: Clips) -> EpochRow:

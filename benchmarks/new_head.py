@@ -25,6 +25,9 @@ from torch import nn
 from benchmarks.figures import Case, Figure, Row
 from benchmarks.machine import ROOT
 from benchmarks.operations import timed
+from examples.motions.encoding import write_video
+from examples.motions.rendering import MOTIONS, sample_scene
+from examples.motions.videos import FPS, HELD_OUT_SIZES, motion_frames
 from sfavivit.datasets import read_items
 from sfavivit.features.store import FeatureStore
 from sfavivit.models.vivit import SfaVivit
@@ -33,19 +36,18 @@ from training.batches import Place, Share, training_parts
 from training.classes import Example, number_labels
 from training.clips import Clip, ClipBatch, read_clip
 from training.config import RegularisationConfig
-from training.encoding import write_video
 from training.hardware import make_fabric
-from training.head import HeadLearner, few_threads, head_of, head_optimiser, new_head
-from training.head_config import HeadRecipe
-from training.head_lists import head_classes
-from training.head_windows import FeatureExample, Windows
-from training.learner import ClipLearner
-from training.ondemand_engine import open_on_demand
+from training.head import HeadLearner
+from training.head.config import HeadRecipe
+from training.head.features import FeatureCache, FeatureFiller
+from training.head.lists import head_classes
+from training.head.model import head_of, new_head
+from training.head.ondemand_engine import open_on_demand
+from training.head.train import few_threads, head_optimiser
+from training.head.windows import FeatureExample, Windows
+from training.loss import ClipLoss
 from training.optimiser import Schedule
-from training.stored_features import FeatureCache, FeatureFiller
-from training.synthetic import MOTIONS, sample_scene
 from training.trainer import Trainer
-from training.videos import FPS, HELD_OUT_SIZES, motion_frames
 
 ORDERS = list(permutations(("move_left", "blink", "rotate_clockwise")))[:5]
 MOTION_SECONDS = 3.4  # three of them are a window
@@ -145,7 +147,7 @@ def _epochs(repository: Path, listed: Path, store: Path) -> dict[str, dict[str, 
         first, *rest = (timed(lambda: _take(on_features, batches, steps)) for _ in range(STORED_EPOCHS + 1))
 
     model = SfaVivit(head.dims)
-    on_frames = _trainer(ClipLearner(model, RegularisationConfig()), recipe, 2 * steps)
+    on_frames = _trainer(ClipLoss(model, RegularisationConfig()), recipe, 2 * steps)
     clips = _clips(examples, catalog)
     decoding, decoded = 0.0, []
     for places in training_parts(len(examples), Share(size), seed=0, epoch=0):

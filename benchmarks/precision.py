@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.figures import Figure, Row
+from examples.motions.videos import write_held_out
 from export.exporter import ExportOptions, export_model
 from export.source import read_source
 from sfavivit import Recognizer
 from sfavivit.repository.manifest import Precision, Repository
 from sfavivit.video.reader import VideoReader
-from training.videos import write_held_out
 
 Floats = NDArray[np.float32]
 

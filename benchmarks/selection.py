@@ -18,13 +18,14 @@ from sfavivit.inference.windows import PADDING, all_windows
 from sfavivit.models.vivit import TemporalTransformer
 from sfavivit.repository.manifest import Repository
 from training.classes import number_labels
-from training.head import head_of, new_head, train_head, training_steps
-from training.head_config import HeadRecipe, VariantConfig
-from training.head_lists import head_classes
-from training.head_windows import FeatureExample
-from training.ondemand_engine import open_on_demand
-from training.selection import SELECTORS, Selector, selected_logits
-from training.stored_features import FeatureCache, FeatureFiller
+from training.head.config import HeadRecipe, Selector, VariantConfig
+from training.head.features import FeatureCache, FeatureFiller
+from training.head.lists import head_classes
+from training.head.model import head_of, new_head
+from training.head.ondemand_engine import open_on_demand
+from training.head.selection import SELECTORS, selected_logits
+from training.head.train import train_head, training_steps
+from training.head.windows import FeatureExample
 
 
 class _Data:

@@ -10,7 +10,7 @@ from benchmarks.figures import Case, Figure, Row
 from benchmarks.image_model import SIGNS
 from benchmarks.long_order_training import LONG_FULL, NEW_TEMPORAL, NOT_INITIALISED, SFA, Chain, kind
 from benchmarks.training_table import Cost, TrainingTable
-from training.record import EpochRow, near_peak_epoch
+from training.history import EpochRow, near_peak_epoch
 
 POINT = 1.0  # of top-1, in %
 MIB = 1 << 20

@@ -32,7 +32,7 @@ from sfavivit.errors import UsageError
 from sfavivit.models.checkpoints import load_checkpoint, save_checkpoint
 from sfavivit.utils.atomic import atomic_write
 from training.config import StageConfig
-from training.record import EpochRow, near_peak_epoch
+from training.history import EpochRow, near_peak_epoch
 from training.stages import stage_model
 
 TRAINING_SEED, VALIDATION_SEED, HELD_OUT_SEED = 1, 2, 3

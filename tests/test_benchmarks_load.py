@@ -31,8 +31,7 @@ from benchmarks.load import (
 from sfavivit.errors import ServiceError, UsageError
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, VideoRecognitionClient
 from tests.commands import run_here
-from tests.service import address_of, encode_videos, eventually, running_service
-from tests.test_service_limits import HeldUpload
+from tests.serving.support import HeldUpload, address_of, encode_videos, eventually, running_service
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ from sfavivit.datasets import VideoItem
 from sfavivit.errors import UsageError
 from sfavivit.models.checkpoints import initialise_spatial, load_checkpoint
 from sfavivit.models.vivit import SfaVivit
-from tests.training_files import one_thread
+from tests.training.support import one_thread
 from training.batches import Share, training_parts
 from training.classes import Example
 from training.clips import TrainingClips

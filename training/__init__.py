@@ -1,1 +1,1 @@
-"""Training: the paper's two stages, and the demo model."""
+"""Training: the paper's two stages, and new heads on stored features."""

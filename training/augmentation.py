@@ -1,8 +1,8 @@
-"""Augmentation of a clip, uint8 [F, H, W, 3] RGB: whatever is drawn, is drawn once for all of its frames.
+"""Augmentation of a clip, uint8 [F, H, W, 3] RGB, with the same random choice for all of its frames.
 
-    jittered size ─► random crop ─► flip ─► RandAugment, or else colour jitter
+    random size ─► random crop ─► flip ─► RandAugment, or else colour jitter
 
-The order and the distributions are those of the training of ViViT in Scenic
+Order and distributions are those of the training of ViViT in Scenic
 (``video_tfrecord_dataset.additional_augmentations`` and DMVR's ``processors``).
 """
 
@@ -21,11 +21,11 @@ BRIGHTNESS = 32 / 255  # added, at most
 SATURATION = CONTRAST = (0.6, 1.4)  # factors
 HUE = 0.2  # of a turn, at most
 GREY = (0.299, 0.587, 0.114)  # weights of R, G, B (ITU-R BT.601)
-FRAMES_AT_A_TIME = 16  # whose colours are changed at once: floating point takes room
+CHUNK_FRAMES = 16  # whose colours are changed at once: floating point takes room
 
 
 def augment(frames: Tensor, size: int, config: AugmentationConfig, rng: np.random.Generator) -> Tensor:
-    """A random view of the clip: uint8 [F, ``size``, ``size``, 3]."""
+    """Return a random view of the clip: uint8 [F, ``size``, ``size``, 3]."""
     if rng.random() < config.scale_jitter:
         frames = resize(frames, *rng.uniform(*config.scale_range, 2))
     at = tuple(rng.random(2)) if rng.random() < config.random_crop else (0.5, 0.5)
@@ -42,25 +42,25 @@ def augment(frames: Tensor, size: int, config: AugmentationConfig, rng: np.rando
 
 
 def resize(frames: Tensor, down: float, across: float) -> Tensor:
-    """Bilinear, height and width by factors of their own: uint8 [F, int(down * H), int(across * W), 3]."""
+    """Resize bilinearly by a factor per side: uint8 [F, int(down * H), int(across * W), 3]."""
     size = int(down * frames.shape[1]), int(across * frames.shape[2])
     resized = F.interpolate(frames.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False)
     return resized.permute(0, 2, 3, 1)
 
 
 def crop(frames: Tensor, size: int, down: float, across: float) -> Tensor:
-    """A square whose place is from 0 (top, left) to 1 along each side: uint8 [F, ``size``, ``size``, 3]."""
+    """Crop a square at 0 (top, left) to 1 along each side: uint8 [F, ``size``, ``size``, 3]."""
     top, left = round(down * (frames.shape[1] - size)), round(across * (frames.shape[2] - size))
     return frames[:, top : top + size, left : left + size]
 
 
 def random_colours(frames: Tensor, rng: np.random.Generator) -> Tensor:
-    """Brightness, saturation, contrast and hue, one after the other."""
+    """Change brightness, saturation, contrast and hue at random, in this order."""
     brightness, hue = rng.uniform(-BRIGHTNESS, BRIGHTNESS), rng.uniform(-HUE, HUE)
     saturation, contrast = rng.uniform(*SATURATION), rng.uniform(*CONTRAST)
     changed = [
         change_colours(part, brightness, saturation, contrast, hue)
-        for part in torch.split(frames, FRAMES_AT_A_TIME)
+        for part in torch.split(frames, CHUNK_FRAMES)
     ]
     return torch.cat(changed)
 
@@ -68,7 +68,7 @@ def random_colours(frames: Tensor, rng: np.random.Generator) -> Tensor:
 def change_colours(
     frames: Tensor, brightness: float, saturation: float, contrast: float, hue: float
 ) -> Tensor:
-    """Add ``brightness`` in [0, 1], scale saturation and contrast, turn the hue by a share of a turn.
+    """Add ``brightness`` in [0, 1], scale saturation and contrast, and rotate the hue by a share of a turn.
 
     Contrast is about the mean of each colour of each frame, as in ``tf.image.adjust_contrast``.
     """
@@ -83,7 +83,7 @@ def change_colours(
 
 
 def rgb_to_hsv(rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[3, ...] -> hue in turns, saturation, value, each [...]; grey has hue 0, black saturation 0."""
+    """Convert [3, ...] to hue in turns, saturation and value; grey has hue 0, black saturation 0."""
     value, largest = rgb.max(0)
     spread = value - rgb.amin(0)
     divisor = torch.where(spread > 0, spread, 1)
@@ -94,7 +94,7 @@ def rgb_to_hsv(rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """The inverse: hue in turns [0, 1), saturation and value [...] -> [3, ...]."""
+    """Convert hue in turns [0, 1), saturation and value, each [...], to [3, ...]."""
     chroma = value * saturation
     channels = []
     for offset in (5, 3, 1):

@@ -1,4 +1,4 @@
-"""Names of classes, and lists of videos whose labels are numbers of classes."""
+"""Class names, and examples whose labels are class indices."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Names = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Example:
-    """A video, and for every output the number of its class."""
+    """A video with the class index of every output."""
 
     item: VideoItem
     labels: dict[str, int]
 
 
 def class_names(items: Sequence[VideoItem], outputs: Mapping[str, int], source: str) -> dict[str, list[str]]:
-    """The names of each output's classes: those that the list has, sorted; numbers where it has numbers.
+    """Return the class names of each output: the list's names, sorted, or numbers where it has numbers.
 
-    ``outputs``: {name: classes}.
+    ``outputs``: {name: number of classes}.
 
     Raises:
-        AnnotationError: an item without a label, or more or fewer names than classes.
+        AnnotationError: an item without a label, or another number of names than of classes.
     """
     names: dict[str, list[str]] = {}
     for output, classes in outputs.items():
@@ -45,10 +45,10 @@ def class_names(items: Sequence[VideoItem], outputs: Mapping[str, int], source: 
 
 
 def number_labels(items: Sequence[VideoItem], names: Names, source: str) -> list[Example]:
-    """Replace labels by the numbers of their classes.
+    """Replace labels by class indices.
 
     Raises:
-        AnnotationError: no items, an item without a label, or a class that there is not.
+        AnnotationError: no items, an item without a label, or an unknown class.
     """
     if not items:
         raise AnnotationError(f"{source!r} lists no videos")
@@ -60,7 +60,7 @@ def number_labels(items: Sequence[VideoItem], names: Names, source: str) -> list
 
 
 def write_names(names: Names, folder: Path) -> None:
-    """One file an output, as ``python -m export --labels`` reads it: labels.txt, or labels_verb.txt ..."""
+    """Write a file per output for ``python -m export --labels``: labels.txt, or labels_verb.txt and so on."""
     for output, known in names.items():
         file = folder / (f"labels_{output}.txt" if output else "labels.txt")
         atomic_write(file, "".join(f"{name}\n" for name in known).encode())

@@ -1,10 +1,10 @@
-"""Clips of listed videos, read as they are read for recognition, and batches of them."""
+"""Random and fixed clips of listed videos, and batches of them."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES
 from sfavivit.video.reader import VideoReader
 from sfavivit.video.source import VideoSegment
 from training.augmentation import augment
-from training.batches import NOTHING, Place
+from training.batches import PADDING, Place, TensorBatch
 from training.classes import Example
 from training.config import Recipe
 
@@ -29,14 +29,14 @@ SUBSTITUTES = 16  # videos tried in place of a broken one
 
 
 class Broken(NamedTuple):
-    """A video that gave no clip, and why."""
+    """A video that gave no clip, and the reason."""
 
     id: str
     reason: str
 
 
 class Clip(NamedTuple):
-    """An example: uint8 [F, S, S, 3] and the classes of its outputs. ``share``: its own in a mixture."""
+    """Frames uint8 [F, S, S, 3] with class indices by output; ``share``: its own share in a mixup."""
 
     frames: Tensor
     labels: dict[str, int]
@@ -45,12 +45,8 @@ class Clip(NamedTuple):
     broken: tuple[Broken, ...]
 
 
-class ClipBatch:
-    """Clips of a batch: frames uint8 [B, F, S, S, 3], labels {output: int64 [B]}, shares float32 [B], valid
-    bool [B].
-
-    No tuple on purpose: the numbers in a container would be rounded by mixed precision.
-    """
+class ClipBatch(TensorBatch):
+    """Clips: frames uint8 [B, F, S, S, 3], labels {output: int64 [B]}, shares float32 [B], valid bool [B]."""
 
     def __init__(self, clips: Sequence[Clip]) -> None:
         self.frames = torch.stack([clip.frames for clip in clips])
@@ -61,16 +57,9 @@ class ClipBatch:
         self.valid = torch.tensor([clip.valid for clip in clips])
         self.broken = [broken for clip in clips for broken in clip.broken]
 
-    def to(self, device: torch.device) -> Self:
-        """The same object, its tensors on ``device``."""
-        self.frames = self.frames.to(device, non_blocking=True)
-        self.labels = {output: labels.to(device) for output, labels in self.labels.items()}
-        self.shares, self.valid = self.shares.to(device), self.valid.to(device)
-        return self
-
 
 class TrainingClips(Dataset[Clip]):
-    """A random clip of the example at each place; everything random depends on (seed, epoch, example) alone.
+    """Random clips of examples; everything random depends on (seed, epoch, example) alone.
 
     A broken video gives its place to the next of the list, so that batches stay full. When ``SUBSTITUTES``
     in a row are broken, the clip is not valid.
@@ -93,37 +82,36 @@ class TrainingClips(Dataset[Clip]):
             alpha = self._recipe.regularisation.mixup
             share = rng.beta(alpha, alpha) if alpha else 1.0
             return Clip(frames, example.labels, share, valid=True, broken=tuple(broken))
-        return _no_clip(self._examples, self._frames, self._recipe.sampling.crop_size, broken)
+        return _invalid_clip(self._examples, self._frames, self._recipe.sampling.crop_size, broken)
 
     def _random_clip(self, item: VideoItem, rng: np.random.Generator) -> Tensor:
         sampling, augmentation = self._recipe.sampling, self._recipe.augmentation
         along = rng.random() if rng.random() < augmentation.random_crop else 0.5
-        frames = read_clip(item, _whole(sampling), self._frames, at=rng.random(), crop=Crop(along=along))
+        # The largest square, out of which the augmentation takes its own.
+        largest = Sampling(sampling.fps, sampling.shortest_side, sampling.shortest_side)
+        frames = read_clip(item, largest, self._frames, at=rng.random(), crop=Crop(along=along))
         return augment(torch.from_numpy(frames), sampling.crop_size, augmentation, rng).contiguous()
 
 
 class ValidationClips(Dataset[Clip]):
-    """The middle clip of the example at each place. A broken video, or no place, gives a clip that is not
-    valid.
-    """
+    """Middle clips of examples; the clip of a broken video, or of padding, is not valid."""
 
     def __init__(self, examples: Sequence[Example], sampling: Sampling, frames: int) -> None:
         self._examples, self._sampling, self._frames = examples, sampling, frames
 
     def __getitem__(self, place: Place) -> Clip:
         size = self._sampling.crop_size
-        if place == NOTHING:
-            return _no_clip(self._examples, self._frames, size, [])
+        if place == PADDING:
+            return _invalid_clip(self._examples, self._frames, size, [])
         example = self._examples[place.example]
         try:
             frames = read_clip(example.item, self._sampling, self._frames, at=0.5)
         except (VideoError, InvalidInputError) as error:
-            return _no_clip(self._examples, self._frames, size, [Broken(example.item.id, str(error))])
+            return _invalid_clip(self._examples, self._frames, size, [Broken(example.item.id, str(error))])
         return Clip(torch.from_numpy(frames), example.labels, 1.0, valid=True, broken=())
 
 
-def _no_clip(examples: Sequence[Example], frames: int, size: int, broken: Sequence[Broken]) -> Clip:
-    """Black, of no class, and not to be counted."""
+def _invalid_clip(examples: Sequence[Example], frames: int, size: int, broken: Sequence[Broken]) -> Clip:
     black = torch.zeros(frames, size, size, 3, dtype=torch.uint8)
     return Clip(black, dict.fromkeys(examples[0].labels, 0), 1.0, valid=False, broken=tuple(broken))
 
@@ -131,42 +119,33 @@ def _no_clip(examples: Sequence[Example], frames: int, size: int, broken: Sequen
 def read_clip(
     item: VideoItem, sampling: Sampling, frames: int, *, at: float, crop: Crop = CENTER[0]
 ) -> NDArray[np.uint8]:
-    """``frames`` frames of a video, uint8 [F, S, S, 3], from its start (``at`` 0) to its end (1).
+    """Read a clip uint8 [F, S, S, 3] that lies between the video's start (``at`` 0) and its end (1).
 
-    A shorter video is repeated, as in the training of ViViT. One that does not say how long it is gives its
-    first frames. One at a URL is fetched again for each clip.
+    A shorter video is repeated, as in the training of ViViT. A video of unknown length gives its first
+    frames. A video at a URL is fetched again for each clip.
 
     Raises:
-        VideoError, InvalidInputError: it has no frames there.
+        VideoError, InvalidInputError: the video has no frames there.
     """
     wanted: deque[NDArray[np.uint8]] = deque(maxlen=frames)
     stop: int | None = None
     read = 0
-    with VideoReader(
-        VideoSegment(open_video(item.video, DEFAULT_FETCH_BYTES), item.start_seconds, item.end_seconds),
-        sampling,
-        chunk_frames=CHUNK_FRAMES,
-        crops=(crop,),
-    ) as reader:
+    source = open_video(item.video, DEFAULT_FETCH_BYTES)
+    segment = VideoSegment(source, item.start_seconds, item.end_seconds)
+    with VideoReader(segment, sampling, chunk_frames=CHUNK_FRAMES, crops=(crop,)) as reader:
         for chunk in reader:
             if stop is None:
-                stop = _stop(item, reader, sampling.fps, frames, at)
-            for frame in chunk[: stop - read]:
-                wanted.append(frame)
+                stop = _stop_frame(item, reader, sampling.fps, frames, at)
+            wanted.extend(chunk[: stop - read])
             read += len(chunk)
             if read >= stop:
                 break
     return np.stack([wanted[k % len(wanted)] for k in range(frames)])
 
 
-def _stop(item: VideoItem, reader: VideoReader, fps: float, frames: int, at: float) -> int:
-    """The frame after the clip's last one; a video may end before it."""
+def _stop_frame(item: VideoItem, reader: VideoReader, fps: float, frames: int, at: float) -> int:
+    """Return the frame after the clip's last one; a video may end before it."""
     end = item.end_seconds
     duration = reader.container_duration_seconds if end is None else end
     total = int(((duration or 0.0) - item.start_seconds) * fps)
     return frames + round(at * max(0, total - frames))
-
-
-def _whole(sampling: Sampling) -> Sampling:
-    """The largest square, out of which augmentation takes its own."""
-    return Sampling(fps=sampling.fps, shortest_side=sampling.shortest_side, crop_size=sampling.shortest_side)

@@ -1,4 +1,4 @@
-"""Recipes: everything about a training run but where its videos lie and what it runs on, as checked TOML."""
+"""Training recipes: checked TOML that holds all of a run except its lists of videos and its machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from sfavivit.config import (
     ModelDimensions,
@@ -21,15 +29,27 @@ from sfavivit.errors import UsageError
 
 RECIPES = Path(__file__).parent / "recipes"
 
+
+def _check_range(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError(f"scale_range must be [min, max], got {list(value)}")
+    return value
+
+
 Count = Annotated[int, Field(gt=0, le=1 << 20)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # TOML has arrays, and strict pydantic takes none of them for a tuple.
-Range = Annotated[tuple[Positive, Positive], Field(strict=False)]
+ScaleRange = Annotated[tuple[Positive, Positive], Field(strict=False), AfterValidator(_check_range)]
+
+Strategy = Literal["auto", "ddp", "fsdp"]
+Precision = Literal["32-true", "bf16-mixed"]  # not fp16: its loss scale would be one more state to keep
 
 
 class Section(BaseModel):
-    """A table of a recipe: unknown keys and other types are refused."""
+    """Base of a recipe's tables: unknown keys and values of other types are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -38,7 +58,7 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 class ModelConfig(Section):
-    """A published size (``SIZES`` and ``HYBRIDS`` of ``sfavivit.config``) and, for trials, smaller parts.
+    """Model size: one of ``SIZES`` and ``HYBRIDS`` in ``sfavivit.config``, with changes for trials.
 
     ``outputs``: {name: classes}; a single output is named ``""``. ``adapter_width`` None: the hidden size.
     """
@@ -53,7 +73,7 @@ class ModelConfig(Section):
     spatial_layers: Count | None = None
 
     def dimensions(self, image_size: int, frames: int) -> ModelDimensions:
-        """Without an adapter, with positions for ``frames`` frames; raises ``UsageError``."""
+        """Return dimensions without an adapter; raises ``UsageError`` for sizes that do not fit."""
         given = {"hidden_size": self.hidden_size, "patch_size": self.patch_size}
         dims = named_dimensions(
             self.size,
@@ -71,10 +91,10 @@ class ModelConfig(Section):
 
 
 class OptimiserConfig(Section):
-    """Linear warm-up, cosine decay to zero; ``clip_norm`` is the largest norm of all gradients together.
+    """Optimiser with linear warm-up to the peak ``learning_rate`` and cosine decay to zero.
 
-    ``learning_rate`` is the peak. The paper does not mention ``clip_norm``; 1 is what the configurations of
-    ViViT in Scenic have (``max_grad_norm``).
+    ``clip_norm``: largest norm of all gradients together. The paper does not mention it; 1 is what the
+    configurations of ViViT in Scenic have (``max_grad_norm``).
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -82,52 +102,46 @@ class OptimiserConfig(Section):
     epochs: Count
     batch_size: Count
     warmup_epochs: Annotated[float, Field(ge=0)] = 2.5
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Rate = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Positive | None = 1.0
 
 
 class RandAugmentConfig(Section):
-    """``layers`` random operations of strength ``magnitude`` (10 is full strength, more goes beyond)."""
+    """RandAugment: ``layers`` random operations of ``magnitude`` (10 is full strength, more goes beyond)."""
 
     layers: Count
     magnitude: Annotated[float, Field(ge=0, le=30)]
 
 
 class AugmentationConfig(Section):
-    """What happens to a clip, all frames alike; numbers are probabilities unless they say otherwise.
+    """Augmentation of a clip, the same for all its frames; plain numbers are probabilities.
 
-    ``colour_drop``: to grey; 0.1 goes with colour jitter in the configurations of ViViT in Scenic.
+    ``colour_drop``: conversion to grey; 0.1 accompanies colour jitter in the ViViT configurations of Scenic.
     """
 
     random_crop: Probability = 1.0
     flip: Probability = 0.5
     scale_jitter: Probability = 1.0
-    scale_range: Range = (0.9, 1.33)
+    scale_range: ScaleRange = (0.9, 1.33)
     colour_jitter: Probability = 0.0
     colour_drop: Probability = 0.0
     randaugment: RandAugmentConfig | None = None
 
-    @model_validator(mode="after")
-    def _check(self) -> AugmentationConfig:
-        if self.scale_range[0] > self.scale_range[1]:
-            raise ValueError(f"scale_range must be [least, most], got {list(self.scale_range)}")
-        return self
-
 
 class RegularisationConfig(Section):
-    """``stochastic_depth``: rate of the last block. ``mixup``: alpha of the Beta distribution; 0 is none."""
+    """Drop rate of the last block, label smoothing, and alpha of mixup's Beta distribution (0: off)."""
 
-    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    stochastic_depth: Rate = 0.0
+    label_smoothing: Rate = 0.0
     mixup: Annotated[float, Field(ge=0)] = 0.0
 
 
 class StageConfig(Section):
-    """One training of the model; where its two halves start, and which of them learn.
+    """One stage: where each half of the model starts, and whether the spatial half learns.
 
-    ``image``: a ViT image checkpoint, or random when the run is given none. ``previous``: the stage before
-    (temporal positions are interpolated). ``epochs`` and ``learning_rate`` None: those of the recipe.
+    ``image``: a ViT image checkpoint. ``previous``: the stage before, its temporal positions interpolated.
+    ``epochs`` and ``learning_rate`` None: those of the recipe.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -145,10 +159,10 @@ class StageConfig(Section):
 
 
 class Recipe(Section):
-    """A whole run. Stages follow one another; the first may start from a checkpoint that is given."""
+    """A whole run: its stages follow one another, and the first may start from a given checkpoint."""
 
     name: str
-    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    seed: Seed = 0
     model: ModelConfig
     sampling: Sampling
     optimiser: OptimiserConfig
@@ -166,63 +180,58 @@ class Recipe(Section):
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages must have names of their own, got {', '.join(names)}")
-        least = self.sampling.shortest_side
-        if self.augmentation.scale_jitter:
-            least = int(least * self.augmentation.scale_range[0])
-        if least < self.sampling.crop_size:
+        sampling, scale = self.sampling, self.augmentation.scale_range[0]
+        min_side = int(sampling.shortest_side * (scale if self.augmentation.scale_jitter else 1))
+        if min_side < sampling.crop_size:
             raise ValueError(
-                f"scale_range {self.augmentation.scale_range[0]} of shortest_side "
-                f"{self.sampling.shortest_side} is less than crop_size {self.sampling.crop_size}"
+                f"scale_range {scale} of shortest_side {sampling.shortest_side} is less than crop_size "
+                f"{sampling.crop_size}"
             )
         if self.regularisation.mixup and self.optimiser.batch_size % 2:
             raise ValueError(f"mixup mixes pairs: batch_size must be even, got {self.optimiser.batch_size}")
         return self
 
     def optimiser_of(self, stage: StageConfig) -> OptimiserConfig:
-        """The recipe's optimiser with what the stage says otherwise."""
+        """Return the recipe's optimiser with the stage's own epochs and learning rate."""
         own = {"epochs": stage.epochs, "learning_rate": stage.learning_rate}
         return self.optimiser.model_copy(update={name: value for name, value in own.items() if value})
 
 
 def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
-    """A recipe by the name of one in ``training/recipes`` or by its path, with ``key.key=value`` settings.
+    """Load a recipe of ``training/recipes`` by name, or any by path, and apply ``key.key=value`` settings.
 
     Raises:
-        UsageError: no such recipe, not TOML, or a key or value that a recipe cannot have.
+        UsageError: no such recipe, not TOML, or an invalid key or value.
     """
     path = Path(name)
     if not path.suffix and not path.exists():
         path = RECIPES / f"{name}.toml"
-    try:
-        content = read_toml(path)
-    except FileNotFoundError:
-        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.toml")))
-        raise UsageError(f"no recipe {name!r}; give the path of a .toml file, or one of {known}") from None
-    return checked(Recipe, content, settings, f"recipe {name!r}")
+    known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.toml")))
+    content = read_toml(path, f"no recipe {name!r}; give the path of a .toml file, or one of {known}")
+    return validate_section(Recipe, content, settings, f"recipe {name!r}")
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
+def read_toml(path: Path, missing: str) -> dict[str, Any]:
+    """Read the tables of a TOML file.
 
     Raises:
-        FileNotFoundError: there is none.
-        UsageError: it cannot be read.
+        UsageError: the file cannot be read; ``missing`` is the message where there is none.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise
+        raise UsageError(missing) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"recipe {str(path)!r} cannot be read: {reason}") from None
 
 
-def checked(
+def validate_section(
     kind: type[SectionType], content: dict[str, Any], settings: Sequence[str], where: str
 ) -> SectionType:
-    """``content`` with ``settings`` as a section. Raises ``UsageError`` for what it cannot have."""
+    """Apply ``settings`` to ``content`` and validate it as a section. Raises ``UsageError``."""
     for setting in settings:
-        _apply(content, setting)
+        _apply_setting(content, setting)
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -231,8 +240,8 @@ def checked(
         raise UsageError(f"{where}: sampling: {error}") from None
 
 
-def _apply(content: dict[str, Any], setting: str) -> None:
-    """Set ``optimiser.learning_rate=0.01`` or ``stages.1.frames=64`` in place."""
+def _apply_setting(content: dict[str, Any], setting: str) -> None:
+    """Apply ``optimiser.learning_rate=0.01`` or ``stages.1.frames=64`` in place."""
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise UsageError(f"--set {setting!r}: write key.key=value, for example optimiser.learning_rate=0.01")

@@ -1,4 +1,4 @@
-"""Peak memory of a stretch of the program."""
+"""Peak memory of a section of the program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RESET_PEAK = "5"  # proc(5)
 
 
 def reset_peaks() -> None:
-    """Begin to measure. Where the system cannot, the peak is that since the start of the process."""
+    """Start a measurement. Where the system cannot reset the peak, it is that since the process began."""
     with suppress(OSError):
         _CLEAR.write_text(_RESET_PEAK)
     if torch.cuda.is_available():
@@ -22,7 +22,7 @@ def reset_peaks() -> None:
 
 
 def peak_memory_bytes() -> int:
-    """Most resident memory of this process since ``reset_peaks``."""
+    """Return the peak resident memory of this process since ``reset_peaks``."""
     with suppress(OSError):
         if found := re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text()):
             return int(found[1]) << 10
@@ -30,5 +30,5 @@ def peak_memory_bytes() -> int:
 
 
 def peak_cuda_bytes() -> int:
-    """Most memory that tensors took on the current GPU since ``reset_peaks``; 0 without one."""
+    """Return the peak memory of tensors on the current GPU since ``reset_peaks``; 0 without a GPU."""
     return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0

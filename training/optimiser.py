@@ -1,4 +1,4 @@
-"""How weights learn: the optimiser, and its learning rate over the steps."""
+"""Optimiser and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Schedule:
     warmup_steps: float
 
     def factor(self, step: int) -> float:
-        """Share of the peak learning rate in step 0, 1 ... ``steps`` - 1."""
+        """Return the share of the peak learning rate in step 0, 1 ... ``steps`` - 1."""
         warmup = min(1.0, (step + 1) / max(1.0, self.warmup_steps))
         return warmup * (1 + math.cos(math.pi * step / self.steps)) / 2
 
 
 def epoch_schedule(config: OptimiserConfig, steps_per_epoch: int) -> Schedule:
-    """The schedule of a run of whole epochs."""
+    """Return the schedule of a run of whole epochs."""
     return Schedule(config.epochs * steps_per_epoch, config.warmup_epochs * steps_per_epoch)
 
 
 def build_optimiser(parameters: Iterable[nn.Parameter], config: OptimiserConfig) -> Optimizer:
-    """Over what learns: a frozen parameter has no state in it, nor a gradient."""
+    """Return an optimiser over the parameters that require gradients; frozen ones have no state in it."""
     learned = [parameter for parameter in parameters if parameter.requires_grad]
     rate, decay = config.learning_rate, config.weight_decay
     if config.name == "sgd":

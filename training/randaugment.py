@@ -1,17 +1,18 @@
-"""RandAugment (arXiv 1909.13719) for clips, uint8 [F, H, W, 3]: operations that leave things in their place.
+"""RandAugment (arXiv 1909.13719) for clips, uint8 [F, H, W, 3], without operations that move pixels.
 
-As in Scenic's ViViT, the operations that move pixels (rotation, shear, translation) are left out, cutout
-cuts the same hole out of every frame, and histograms are those of the whole clip. Each operation is that of
-PIL; magnitudes become arguments as in the authors' code, in which 10 is full strength and more goes beyond.
+As in Scenic's ViViT, rotation, shear and translation are left out, cutout cuts the same hole out of every
+frame, and histograms are those of the whole clip. The other operations are PIL's; magnitudes become arguments
+as in the authors' code, in which 10 is full strength and more goes beyond.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 FULL_MAGNITUDE = 10.0
@@ -20,103 +21,60 @@ CUTOUT_VALUE = 128
 
 
 def rand_augment(frames: Tensor, layers: int, magnitude: float, rng: np.random.Generator) -> Tensor:
-    """``layers`` times one of the operations, or none, all equally likely."""
+    """Apply ``layers`` times one of the operations, or none, all equally likely."""
     for choice in rng.integers(len(OPERATIONS) + 1, size=layers):
         if choice < len(OPERATIONS):
             frames = OPERATIONS[choice](frames, magnitude / FULL_MAGNITUDE, rng)
     return frames
 
 
-def autocontrast(frames: Tensor) -> Tensor:
-    """Each colour stretched to 0..255."""
-    flat = frames.reshape(-1, 3)
-    low, high = flat.amin(0).float(), flat.amax(0).float()
-    scale = torch.where(high > low, 255 / (high - low).clamp(min=1), 1)
-    return _to_uint8((frames - low.where(high > low, torch.zeros(3))) * scale)
+def _by_pil(operation: Callable[[Image.Image], Image.Image], frames: Tensor) -> Tensor:
+    """Apply an operation of PIL to the clip as one tall picture."""
+    tall = Image.fromarray(frames.reshape(-1, *frames.shape[2:]).numpy())
+    return torch.from_numpy(np.array(operation(tall))).view(frames.shape)
 
 
-def equalize(frames: Tensor) -> Tensor:
-    """Each colour's histogram made flat (``PIL.ImageOps.equalize``)."""
-    channels = []
-    for channel in frames.unbind(-1):
-        counts = torch.bincount(channel.flatten(), minlength=256)
-        step = int(counts.sum() - counts[counts > 0][-1]) // 255
-        if step:
-            before = counts.cumsum(0) - counts
-            table = ((before + step // 2) // step).clamp(max=255).to(torch.uint8)
-            channel = table[channel.int()]  # noqa: PLW2901 - the same channel
-        channels.append(channel)
-    return torch.stack(channels, dim=-1)
+def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance], frames: Tensor, factor: float) -> Tensor:
+    return _by_pil(lambda picture: kind(picture).enhance(factor), frames)
 
 
-def invert(frames: Tensor) -> Tensor:
-    """The negative."""
-    return 255 - frames
-
-
-def posterize(frames: Tensor, bits: int) -> Tensor:
-    """Keep the upper bits."""
-    return frames & (256 - (1 << (8 - bits)) if bits else 0)
-
-
-def solarize(frames: Tensor, threshold: int) -> Tensor:
-    """Invert what is not below ``threshold``."""
-    return torch.where(frames.int() < threshold, frames, 255 - frames)
-
-
-def solarize_add(frames: Tensor, addition: int) -> Tensor:
-    """Brighten what is darker than half."""
-    return torch.where(frames < 128, (frames.int() + addition).clamp(0, 255).to(torch.uint8), frames)
-
-
-def colour(frames: Tensor, factor: float) -> Tensor:
-    """0 is grey, 1 the clip as it is, beyond more colourful."""
-    return _blend(_grey(frames)[..., None], frames, factor)
-
-
-def contrast(frames: Tensor, factor: float) -> Tensor:
-    """0 is even grey: the mean brightness of the clip."""
-    return _blend((_grey(frames).mean() + 0.5).floor(), frames, factor)
-
-
-def brightness(frames: Tensor, factor: float) -> Tensor:
-    """0 is black."""
-    return _blend(torch.zeros(()), frames, factor)
+# Of a clip:
+autocontrast = partial(_by_pil, ImageOps.autocontrast)
+equalize = partial(_by_pil, ImageOps.equalize)
+invert = partial(_by_pil, ImageOps.invert)
+# Of a clip and a factor, 1 for the unchanged clip:
+colour = partial(_enhance, ImageEnhance.Color)
+contrast = partial(_enhance, ImageEnhance.Contrast)
+brightness = partial(_enhance, ImageEnhance.Brightness)
 
 
 def sharpness(frames: Tensor, factor: float) -> Tensor:
-    """0 is smoothed by 3 x 3 pixels; the outermost pixels stay."""
-    kernel = torch.ones(3, 1, 3, 3)
-    kernel[:, :, 1, 1] = 5
-    smooth = F.conv2d(frames.permute(0, 3, 1, 2).float(), kernel / 13, groups=3).permute(0, 2, 3, 1)
-    blurred = frames.float()
-    blurred[:, 1:-1, 1:-1] = (smooth + 0.5).floor()
-    return _blend(blurred, frames, factor)
+    """Scale the sharpness of each frame; a tall picture would be smoothed across frames."""
+    return torch.cat([_enhance(ImageEnhance.Sharpness, frame[None], factor) for frame in frames])
+
+
+def posterize(frames: Tensor, bits: int) -> Tensor:
+    """Keep the upper ``bits`` of each value."""
+    return frames & (256 - (1 << (8 - bits)) if bits else 0)  # PIL takes no 0
+
+
+def solarize(frames: Tensor, threshold: int) -> Tensor:
+    """Invert values that are not below ``threshold``."""
+    return _by_pil(lambda picture: ImageOps.solarize(picture, threshold), frames)
+
+
+def solarize_add(frames: Tensor, addition: int) -> Tensor:
+    """Brighten values in the lower half."""
+    return torch.where(frames < 128, (frames.int() + addition).clamp(0, 255).to(torch.uint8), frames)
 
 
 def cutout(frames: Tensor, reach: int, rng: np.random.Generator) -> Tensor:
-    """A grey square of 2 ``reach`` pixels about a random point; the same in every frame."""
+    """Cut a grey square of 2 ``reach`` pixels around a random point, the same in every frame."""
     height, width = frames.shape[1:3]
     y, x = int(rng.integers(height)), int(rng.integers(width))
     holed = frames.clone()
     holed[:, max(0, y - reach) : y + reach, max(0, x - reach) : x + reach] = CUTOUT_VALUE
     return holed
-
-
-def _grey(frames: Tensor) -> Tensor:
-    """ITU-R BT.601 brightness as PIL computes it, in 16-bit fractions: float32 [F, H, W]."""
-    r, g, b = frames.int().unbind(-1)
-    return ((19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16).float()
-
-
-def _blend(other: Tensor, frames: Tensor, factor: float) -> Tensor:
-    """``other`` at 0, the frames at 1, and on the straight line through both elsewhere."""
-    return _to_uint8(other + (frames.float() - other) * factor)
-
-
-def _to_uint8(values: Tensor) -> Tensor:
-    """Cut off to whole numbers of 0..255."""
-    return values.clamp(0, 255).to(torch.uint8)
 
 
 Operation = Callable[[Tensor, float, np.random.Generator], Tensor]

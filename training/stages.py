@@ -1,4 +1,4 @@
-"""Where the model of a stage starts.
+"""Initial model of a stage.
 
     stage I     image ViT ──► spatial            temporal from scratch         few frames, all weights learn
     stage II    stage I ───► spatial, frozen     stage I ─► temporal           many frames
@@ -26,7 +26,7 @@ from training.config import Recipe, StageConfig
 def check_start(
     stages: Sequence[StageConfig], previous: SfaVivit | None, image_checkpoint: Path | None
 ) -> None:
-    """Raise ``UsageError`` when stages that follow one another need a checkpoint that is not given."""
+    """Raise ``UsageError`` when consecutive stages need a checkpoint that is not given."""
     first = stages[0]
     if first.needs_previous and previous is None:
         raise UsageError(
@@ -43,11 +43,11 @@ def check_start(
 def stage_model(
     recipe: Recipe, stage: StageConfig, previous: SfaVivit | None, image_checkpoint: Path | None
 ) -> SfaVivit:
-    """The model with which a stage begins; what is random depends on the recipe's seed alone.
+    """Build the model that a stage starts from; random weights depend on the recipe's seed alone.
 
     Raises:
         UsageError: the stage needs a checkpoint that is not given, or one of other dimensions.
-        CheckpointError: an image checkpoint that cannot be read or does not fit.
+        CheckpointError: the image checkpoint cannot be read or does not fit.
     """
     check_start([stage], previous, image_checkpoint)
     dims = recipe.model.dimensions(recipe.sampling.crop_size, stage.frames)
@@ -68,24 +68,11 @@ def stage_model(
     return model.freeze_spatial() if stage.frozen else model
 
 
-def stage_two_model(model: SfaVivit, frames: int, adapter: AdapterDimensions) -> SfaVivit:
-    """The stage I model with an adapter that starts as the identity, positions for ``frames`` frames, and
-    its spatial half frozen.
-
-    Raises:
-        ValueError: ``frames`` is no multiple of the tubelet length.
-    """
-    extended = SfaVivit(replace(model.dims.with_frames(frames), adapter=adapter))
-    extended.spatial.load_state_dict(model.spatial.state_dict())
-    copy_temporal(model.temporal, extended.temporal)
-    return extended.freeze_spatial()
-
-
 @torch.no_grad()
 def copy_temporal(source: TemporalTransformer, target: TemporalTransformer) -> None:
-    """``source``, its positions interpolated to the frames of ``target``.
+    """Copy weights, with positions interpolated to the frames of ``target``.
 
-    An adapter that ``source`` does not have, and classifiers of other outputs, stay as they are.
+    An adapter that ``source`` lacks, and classifiers of other outputs, keep the weights of ``target``.
     """
     state = source.state_dict()
     grids = (source.dims.max_tubelets, 1), (target.dims.max_tubelets, 1)
@@ -98,7 +85,7 @@ def copy_temporal(source: TemporalTransformer, target: TemporalTransformer) -> N
 
 
 def _check_fits(found: ModelDimensions, wanted: ModelDimensions, stage: StageConfig) -> None:
-    """Frames and outputs may differ, and an adapter may be new; all else must be equal."""
+    """Check that nothing but frames, outputs and a new adapter differs."""
     adapter = wanted.adapter if found.adapter is None else found.adapter
     adjusted = replace(found, max_tubelets=wanted.max_tubelets, outputs=wanted.outputs, adapter=adapter)
     if adjusted != wanted:

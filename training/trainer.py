@@ -1,13 +1,12 @@
-"""The one training loop: it takes steps, on any devices, and knows nothing about what is learned.
+"""Training loop: takes steps on any devices, and is independent of model and data.
 
-    learner(batch) -> StepResult         a module, which holds whatever learns and computes its own loss
-    Trainer.steps(batches)               forward, backward, clip, step; one StepFigures after each
-    Trainer.save / load                  everything, atomically
+    module(batch) -> StepResult          a module that holds the weights and computes its own loss
+    Trainer.steps(batches)               forward, backward, clip, step; StepMetrics after each
+    Trainer.save / load                  the whole state, atomically
 
 Devices, DDP and FSDP, mixed precision and gradient accumulation are Lightning Fabric's. A step is a function
-of the weights, the optimiser's state, its batch and its number: the random numbers of a step are seeded with
-(seed, step, process), so there is no state of a generator to keep, and a run that was killed goes on as if
-it had not been.
+of the weights, the optimiser's state, its batch and its number: its random numbers are seeded with (seed,
+step, process). So no generator's state is saved, and a killed run continues exactly.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -31,10 +30,9 @@ from training.optimiser import Schedule, build_optimiser
 
 
 class StepResult(NamedTuple):
-    """What a learner says of a batch: mean loss, and how many of how many examples were right (scalars).
+    """Result of a batch: mean loss, number of correct examples, number of examples (scalar tensors).
 
-    ``correct`` may be a vector: first the examples that were right in everything, then those that were right
-    in each thing that was asked.
+    ``correct`` may be a vector: examples that are right in all outputs, then in each.
     """
 
     loss: Tensor
@@ -42,8 +40,8 @@ class StepResult(NamedTuple):
     examples: Tensor
 
 
-class StepFigures(NamedTuple):
-    """A step over all processes; ``step`` counts from 0."""
+class StepMetrics(NamedTuple):
+    """Metrics of a step over all processes; ``step`` counts from 0."""
 
     step: int
     learning_rate: float
@@ -51,48 +49,86 @@ class StepFigures(NamedTuple):
     accuracy: float
 
 
-class Measured(NamedTuple):
-    """An evaluation: ``accuracy`` in everything, and in each thing that the learner counted apart."""
+class Validation(NamedTuple):
+    """Result of a validation; ``output_accuracies`` are empty where outputs are not counted apart."""
 
     loss: float
     accuracy: float
-    parts: tuple[float, ...]
+    output_accuracies: tuple[float, ...]
+
+
+class Trained(NamedTuple):
+    """Steps taken, with means of loss and accuracy over about the last 50."""
+
+    steps: int
+    loss: float
+    accuracy: float
+
+
+class StepProgress(Protocol):
+    """Callback with the steps done and, in training, running means of loss and accuracy."""
+
+    def __call__(self, done: int, loss: float | None = None, accuracy: float | None = None) -> None: ...
+
+
+class RunningMean:
+    """Mean of all values at first, of about the last 50 later."""
+
+    KEPT = 0.98
+
+    def __init__(self) -> None:
+        self.value, self._count = 0.0, 0
+
+    def add(self, value: float) -> float:
+        """Add a value and return the mean."""
+        kept = min(self.KEPT, self._count / (self._count + 1))
+        self.value = kept * self.value + (1 - kept) * value
+        self._count += 1
+        return self.value
 
 
 class Trainer:
-    """Learner, optimiser and the number of steps taken.
+    """Module, optimiser and the number of steps taken.
 
     Raises:
-        TrainingError: (from ``steps``) the loss or its gradient is no longer a number.
+        TrainingError: (from ``steps``) the loss or its gradient is no longer a finite number.
     """
 
     def __init__(
-        self, fabric: Fabric, learner: nn.Module, config: OptimiserConfig, schedule: Schedule, *, seed: int
+        self, fabric: Fabric, module: nn.Module, config: OptimiserConfig, schedule: Schedule, *, seed: int
     ) -> None:
         self.fabric, self.config, self.schedule, self.seed = fabric, config, schedule, seed
-        self.learner = fabric.setup_module(learner)
-        optimiser = fabric.setup_optimizers(build_optimiser(self.learner.parameters(), config))
+        self.module = fabric.setup_module(module)
+        optimiser = fabric.setup_optimizers(build_optimiser(self.module.parameters(), config))
         assert not isinstance(optimiser, tuple)
         self.optimiser = optimiser
         self.step = 0
 
-    def steps(self, batches: Iterable[Sequence[Any]]) -> Iterator[StepFigures]:
-        """Take a step for each item: the parts of this process's batch, whose gradients are accumulated."""
-        self.learner.train()
-        for parts in batches:
+    def train(self, batches: Iterable[Sequence[Any]], progress: StepProgress) -> Trained:
+        """Take all steps and report each to ``progress``."""
+        loss, accuracy = RunningMean(), RunningMean()
+        for metrics in self.steps(batches):
+            progress(metrics.step + 1, loss.add(metrics.loss), accuracy.add(metrics.accuracy))
+        return Trained(self.step, loss.value, accuracy.value)
+
+    def steps(self, batches: Iterable[Sequence[Any]]) -> Iterator[StepMetrics]:
+        """Take a step per item, the micro-batches of this process, whose gradients are accumulated."""
+        self.module.train()
+        for micro_batches in batches:
             if self.step >= self.schedule.steps:
                 return
-            yield self._take_step(parts)
+            yield self._take_step(micro_batches)
 
-    def _take_step(self, parts: Sequence[Any]) -> StepFigures:
+    def _take_step(self, micro_batches: Sequence[Any]) -> StepMetrics:
         torch.manual_seed(self._step_seed())
         rate = self.config.learning_rate * self.schedule.factor(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        results = [self._backward(part, len(parts), last=k == len(parts) - 1) for k, part in enumerate(parts)]
+        count = len(micro_batches)
+        results = [self._backward(batch, count, last=k == count - 1) for k, batch in enumerate(micro_batches)]
         norm = self._clip_gradients()
         loss, correct, *_, examples = self._sums(results)
-        loss /= len(parts) * self.fabric.world_size
+        loss /= count * self.fabric.world_size
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise TrainingError(
                 f"the loss is {loss} and its gradient {norm} long in step {self.step} (learning rate "
@@ -100,53 +136,47 @@ class Trainer:
             )
         self.optimiser.step()
         self.optimiser.zero_grad()
-        figures = StepFigures(self.step, rate, loss, correct / examples)
+        metrics = StepMetrics(self.step, rate, loss, correct / examples)
         self.step += 1
-        return figures
+        return metrics
 
     def _clip_gradients(self) -> float:
-        """The norm of all gradients before they were clipped; 0 where they are not."""
+        """Clip all gradients together; return their norm before that, or 0 where clipping is off."""
         if not self.config.clip_norm:
             return 0.0
         norm = self.fabric.clip_gradients(
-            self.learner, self.optimiser, max_norm=self.config.clip_norm, error_if_nonfinite=False
+            self.module, self.optimiser, max_norm=self.config.clip_norm, error_if_nonfinite=False
         )
         assert norm is not None
         return norm.item()
 
-    def _backward(self, part: Any, parts: int, *, last: bool) -> StepResult:
-        """Gradients are exchanged between processes with the last part only."""
-        with self.fabric.no_backward_sync(self.learner, enabled=not last):
-            result: StepResult = self.learner(self.fabric.to_device(part))
-            self.fabric.backward(result.loss / parts)
+    def _backward(self, batch: Any, micro_batches: int, *, last: bool) -> StepResult:
+        """Accumulate gradients; processes exchange them with the last micro-batch only."""
+        with self.fabric.no_backward_sync(self.module, enabled=not last):
+            result: StepResult = self.module(self.fabric.to_device(batch))
+            self.fabric.backward(result.loss / micro_batches)
         return StepResult(*(value.detach() for value in result))
 
-    def evaluate(self, batches: Iterable[Any]) -> tuple[float, float]:
-        """Loss and accuracy of ``measure``."""
-        measured = self.measure(batches)
-        return measured.loss, measured.accuracy
-
     @torch.no_grad()
-    def measure(self, batches: Iterable[Any]) -> Measured:
-        """Means over the examples of all processes, each of which gives as many batches.
+    def evaluate(self, batches: Iterable[Any]) -> Validation:
+        """Return means over the examples of all processes, each of which gives as many batches.
 
         Raises:
             TrainingError: there are no examples.
         """
-        self.learner.eval()
-        results: Iterator[StepResult] = (self.learner(self.fabric.to_device(batch)) for batch in batches)
+        self.module.eval()
+        results: Iterator[StepResult] = (self.module(self.fabric.to_device(batch)) for batch in batches)
         weighted = [result._replace(loss=result.loss * result.examples) for result in results]
         loss, *correct, examples = self._sums(weighted)
         if not examples:
             raise TrainingError("there is nothing to measure on: no validation video can be read")
-        accuracy, *parts = (count / examples for count in correct)
-        return Measured(loss / examples, accuracy, tuple(parts))
+        accuracy, *output_accuracies = (count / examples for count in correct)
+        return Validation(loss / examples, accuracy, tuple(output_accuracies))
 
     def _sums(self, results: Sequence[StepResult]) -> list[float]:
-        """Sums of loss, correct (all of its numbers) and examples over the results of all processes."""
+        """Return sums of loss, all correct counts and examples over the results of all processes."""
         rows = [torch.cat([value.float().flatten() for value in result]) for result in results]
-        sums = torch.stack(rows).sum(0)
-        reduced = self.fabric.all_reduce(sums, reduce_op="sum")
+        reduced = self.fabric.all_reduce(torch.stack(rows).sum(0), reduce_op="sum")
         assert isinstance(reduced, Tensor)
         return [float(value) for value in reduced]
 
@@ -155,13 +185,13 @@ class Trainer:
         return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
     def save(self, path: Path, extra: dict[str, Any]) -> None:
-        """Write weights, optimiser, steps taken and ``extra`` (plain values): all of it, or nothing.
+        """Write weights, optimiser, steps taken and ``extra`` (plain values), all or nothing.
 
         Raises:
             TrainingError: the file cannot be written.
         """
         part = path.with_name(f".{path.name}.part")
-        state: dict[str, Any] = {"learner": self.learner, "optimiser": self.optimiser, "step": self.step}
+        state: dict[str, Any] = {"module": self.module, "optimiser": self.optimiser, "step": self.step}
         try:
             self.fabric.save(part, state | {"extra": extra})
             if self.fabric.is_global_zero:
@@ -174,18 +204,18 @@ class Trainer:
         self.fabric.barrier()
 
     def load(self, path: Path) -> None:
-        """Go on from ``save``.
+        """Restore the state that ``save`` wrote.
 
         Raises:
             TrainingError: the file is not the state of a run of this model.
         """
-        state: dict[str, Any] = {"learner": self.learner, "optimiser": self.optimiser}
+        state: dict[str, Any] = {"module": self.module, "optimiser": self.optimiser}
         with _readable(path):
             self.step = self.fabric.load(path, state, weights_only=True)["step"]
 
 
 def saved_extra(path: Path) -> dict[str, Any]:
-    """What ``Trainer.save`` was given beside the trainer, without reading the weights.
+    """Read the ``extra`` of a state that ``Trainer.save`` wrote, without its weights.
 
     Raises:
         TrainingError: the file is not such a state.
@@ -199,7 +229,7 @@ def saved_extra(path: Path) -> dict[str, Any]:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # torch raises whatever it likes on a broken file
+    except Exception as error:  # torch raises many types on a broken file
         raise TrainingError(
             f"{path} cannot be resumed from: {_first_line(error)}; remove it to start again"
         ) from error

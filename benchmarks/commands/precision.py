@@ -19,7 +19,7 @@ def precision(
 ) -> None:
     """Top-1 of the demo model at fp32, fp16 and int8 on its held-out videos."""
     from benchmarks import precision as precisions  # noqa: PLC0415 - needs torch
-    from training.watch import work_bar  # noqa: PLC0415 - the same
+    from training.progress import work_bar  # noqa: PLC0415 - the same
 
     with TemporaryDirectory() as folder, work_bar("held-out videos", videos) as done:
         rows = precisions.measure(repository, ("fp16", "int8"), videos, Path(folder), done)

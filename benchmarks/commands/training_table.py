@@ -41,7 +41,7 @@ def training_table(
 ) -> None:
     """The paper's table on synthetic videos whose class is the order of two events, and which claims hold."""
     from benchmarks import training_claims, training_table  # noqa: PLC0415 - needs torch
-    from training.watch import say  # noqa: PLC0415 - as above
+    from training.progress import say  # noqa: PLC0415 - as above
 
     scale = Scale(
         training=training,

@@ -13,6 +13,7 @@ from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
+import ffmpeg
 from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[attr-defined]
 
 from sfavivit.config import CENTER, Crop, Sampling
@@ -83,16 +84,29 @@ def decode_command(
     timed = (
         f"[0:V:0]{_shift_filter(offset_microseconds)},{fps_filter}:round=up,{pictures},{_HOLD_LAST}[timed]"
     )
-    threads = min(DECODER_THREADS, os.cpu_count() or 1)
-    return [
-        *(path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info"),
-        *("-filter_complex_threads", "1", "-filter_complex", timed),
-        *("-filter_complex", f"[timed]{fps_filter}:start_time=0[frames]"),
-        *("-protocol_whitelist", "fd", "-format_whitelist", CONTAINERS, "-max_pixels", str(pixels)),
-        *("-threads", str(threads), "-an", "-sn", "-dn", "-fd", "0", "-i", "fd:"),
-        *("-map", "[frames]", "-f", "rawvideo", "-pix_fmt", "rgb24", "-fps_mode", "passthrough"),
-        *("-threads", "1", "pipe:1"),
-    ]
+    source = ffmpeg.input(  # type: ignore[no-untyped-call]
+        "fd:",
+        fd=0,
+        protocol_whitelist="fd",
+        format_whitelist=CONTAINERS,
+        max_pixels=pixels,
+        threads=min(DECODER_THREADS, os.cpu_count() or 1),
+        an=None,
+        sn=None,
+        dn=None,
+    )
+    frames = source.output(
+        "pipe:1",
+        format="rawvideo",
+        pix_fmt="rgb24",
+        fps_mode="passthrough",
+        threads=1,
+        filter_complex=timed,
+        map="[frames]",
+    )
+    frames = frames.global_args("-filter_complex", f"[timed]{fps_filter}:start_time=0[frames]")
+    options = "-hide_banner -nostdin -nostats -loglevel level+info -filter_complex_threads 1"
+    return list(frames.compile(cmd=[path, *options.split()]))
 
 
 def exact_rate(fps: float) -> Fraction:

@@ -1,0 +1,7 @@
+"""Fixtures of the tests of training."""
+
+from __future__ import annotations
+
+from tests.training.support import one_thread
+
+__all__ = ["one_thread"]

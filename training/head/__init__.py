@@ -1,0 +1,1 @@
+"""Training of a new head on stored features."""
