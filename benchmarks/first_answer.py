@@ -1,8 +1,8 @@
-"""The first answer of a fresh process, in parts.
+"""The first answer of a fresh process, timed part by part.
 
 ``python -m benchmarks.first_answer`` is that process: it does what ``sfavivit classify --json`` does, and
-says when each part was done. Files that it reads are in the page cache after the first time: cold is the
-process, not the disk.
+prints when each part was done. The process is cold, the disk is not: after the first time, its files are in
+the page cache.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FirstAnswer:
 
 
 def first_answer(location: str, video: Path, engine: str, chunk_tubelets: int) -> FirstAnswer:
-    """Measured in a process of its own. ``location``: an absolute path, or ``triton://HOST:PORT``."""
+    """Time a process of its own. ``location``: an absolute path, or ``triton://HOST:PORT``."""
     command = [sys.executable, "-m", __name__, location, str(video.resolve()), engine, str(chunk_tubelets)]
     start = time.perf_counter()  # CLOCK_MONOTONIC on Linux: the same in all processes
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
@@ -48,8 +48,8 @@ def first_answer(location: str, video: Path, engine: str, chunk_tubelets: int) -
 
 
 def _answer(location: str, video: str, engine: str, chunk_tubelets: str) -> None:
-    """Classify and print: the answer, then the moments."""
-    import sfavivit.cli  # noqa: F401, PLC0415 - all that the command loads; imports are what is measured
+    """Classify, and print the answer and the times of the parts' ends."""
+    import sfavivit.cli  # noqa: F401, PLC0415 - loads what the command loads; imports are measured here
     from sfavivit.engines import ENGINES  # noqa: PLC0415
     from sfavivit.read_ahead import decoded_ahead  # noqa: PLC0415
     from sfavivit.recognizer import Recognizer  # noqa: PLC0415

@@ -1,12 +1,12 @@
-"""How fast the machine multiplies matrices, and how much of that the spatial engine reaches.
+"""Rate of the machine's matrix products, and the share of it that the spatial engine reaches.
 
     matrix product   each library's rate at the linear layers of a spatial block, M = tokens of a chunk
     spatial engine   tubelets a second x operations a tubelet, as a share of the fastest of these
-    operator         where the engine's time goes, after ONNX Runtime's profiler
+    operator         the engine's time by ONNX operator, from ONNX Runtime's profiler
 
-The ceiling is the rate over a block's four layers, one after the other. Operations are counted as our graph
-computes them (the last block for the CLS token alone), and as the full model would have to: what is left out
-is speed, too. The share of an int8 engine counts its attention as if that were int8, which it is not.
+The ceiling is the rate over a block's four layers, one after the other. Operations are counted as the graph
+computes them (the last block for the CLS token alone), and as the full model would, since work left out is
+speed, too. The share of an int8 engine counts its attention as if that were int8, which it is not.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import onnxruntime as ort
 import torch
+import typer
 from numpy.typing import NDArray
 
-from benchmarks.figures import Case, Figure, Row
-from benchmarks.matrix_kernels import Kernel, Product, kernels, session_options
-from benchmarks.models import random_repository
-from benchmarks.operations import layer_shapes, product_rate, spatial_operations, timed
+from benchmarks.command_options import ModelsFolder, Out, Rounds, Size
+from benchmarks.figures import RESULTS, Case, Figure, Row, report
+from benchmarks.matrix_kernels import Kernel, Product, kernels, product_rate, session_options
+from benchmarks.measuring import timed
+from benchmarks.models import layer_shapes, random_repository, spatial_operations
 from sfavivit.dimensions import ModelDimensions, named_dimensions
 from sfavivit.engines import load_engine
 from sfavivit.engines.base import Engine, Frames
@@ -35,19 +37,37 @@ from sfavivit.errors import UsageError
 from sfavivit.repository import FRAMES, Precision, Repository
 
 ALL_LAYERS = "all layers"
-OTHERS, SMALLEST_SHARE = "others", 0.005  # operators that are not told apart
-CALLS = 3  # of a product in a round, of which the fastest counts: a ceiling is what is possible
-EMULATED = 1 / 4  # of the rate of fp32: slower, and the processor has no instructions for it
+ENGINE = "spatial engine"
+OTHERS, MIN_SHARE = "others", 0.005  # operators with a smaller share of the time are one row
+CALLS = 3  # calls of a product in a round; the fastest counts, since a ceiling is what is possible
+EMULATED = 1 / 4  # of the rate of fp32: a slower bf16 has no instructions of this processor
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 Rates = dict[str, list[float]]
 """Layer -> operations a second, one a round."""
 
 
+def command(
+    size: Size = "B",
+    precision: Annotated[
+        list[str] | None, typer.Option(help="Precision of the engine; repeatable (default: fp32, int8).")
+    ] = None,
+    chunk_tubelets: Annotated[int, typer.Option(min=1, help="Tubelets per engine call.")] = 4,
+    rounds: Rounds = 5,
+    models: ModelsFolder = None,
+    out: Out = RESULTS,
+) -> None:
+    """Measure the machine's rate of matrix products, and the share that the spatial engine reaches."""
+    with TemporaryDirectory() as scratch:
+        folder = (models or Path(scratch)) / size
+        rows = measure(size, precision or PRECISIONS, chunk_tubelets, rounds, folder)
+    report("limit", rows, out)
+
+
 def measure(
     size: str, precisions: Sequence[str], chunk_tubelets: int, rounds: int, folder: Path
 ) -> list[Row]:
-    """Rows of all three kinds; repositories are made in ``folder``.
+    """Return rows of all three kinds; repositories are made in ``folder``.
 
     Raises:
         UsageError: an unknown size or precision.
@@ -70,7 +90,7 @@ def measure(
     found = product_rows(rates, case)
     for precision, repository in repositories.items():
         found.append(engine_row(precision, seconds[precision], rates, dims, case))
-        shares = time_by_operator(repository.spatial_file("model.onnx"), frames, rounds)
+        shares = operator_shares(repository.spatial_file("model.onnx"), frames, rounds)
         for operator, samples in shares.items():
             figures = {"time": Figure("share", "neither", samples)}
             found.append(Row({"what": "operator", "precision": precision, "name": operator, **case}, figures))
@@ -80,7 +100,10 @@ def measure(
 def take_rounds(
     dims: ModelDimensions, engines: dict[str, Engine], frames: Frames, rounds: int
 ) -> tuple[dict[Kernel, Rates], dict[str, list[float]]]:
-    """Every kernel and every engine in turn: rates of the kernels, seconds of a chunk of the engines."""
+    """Run every kernel and every engine in turn.
+
+    Returns the rates of the kernels in operations a second, and the seconds of the engines for a chunk.
+    """
     chunk = frames.shape[1] // dims.tubelet_frames
     tokens, shapes = chunk * (dims.patches + 1), layer_shapes(dims)
     products = {
@@ -101,7 +124,7 @@ def take_rounds(
 
 
 def bf16_is_emulated() -> bool:
-    """Whether this processor has no instructions for it: then a product takes a hundred times as long."""
+    """Return whether this processor lacks bf16 instructions: then a product takes a hundred times as long."""
     return product_rate(torch.bfloat16) < EMULATED * product_rate(torch.float32)
 
 
@@ -115,7 +138,7 @@ def _time_layers(layers: dict[str, tuple[Product, int]], rates: Rates) -> None:
 
 
 def product_rows(rates: dict[Kernel, Rates], case: Case) -> list[Row]:
-    """A row for each kernel, a figure for each layer."""
+    """Return a row for each kernel, with a figure for each layer."""
     return [
         Row(
             {
@@ -136,7 +159,10 @@ def product_rows(rates: dict[Kernel, Rates], case: Case) -> list[Row]:
 def engine_row(
     precision: str, seconds: list[float], rates: dict[Kernel, Rates], dims: ModelDimensions, case: Case
 ) -> Row:
-    """``seconds`` of a chunk, one a round, against the kernels of the same precision in the same rounds."""
+    """Compare an engine's ``seconds`` for a chunk, one a round, with kernels of its precision.
+
+    ``rates`` are those of the same rounds.
+    """
     rate = float(case["chunk tubelets"]) / np.array(seconds)
     operations = spatial_operations(dims, last_block_for_cls=True)
     full = spatial_operations(dims, last_block_for_cls=False)
@@ -154,19 +180,19 @@ def engine_row(
         "of ONNX Runtime's ceiling": Figure("share", "higher", tuple(rate * operations / runtime_ceiling)),
         "of that, as the full model": Figure("share", "higher", tuple(rate * full / runtime_ceiling)),
     }
-    return Row({"what": "spatial engine", "precision": precision, "name": "onnxruntime", **case}, figures)
+    return Row({"what": ENGINE, "precision": precision, "name": "onnxruntime", **case}, figures)
 
 
 def _fastest(group: list[Kernel], rates: dict[Kernel, Rates]) -> NDArray[np.float64]:
-    """Rates over all layers, one a round, of the kernel whose median is the highest."""
+    """Return the rates over all layers, float64 [rounds], of the kernel with the highest median."""
     best = max(group, key=lambda kernel: median(rates[kernel][ALL_LAYERS]))
     return np.array(rates[best][ALL_LAYERS])
 
 
-def time_by_operator(model: Path, frames: Frames, runs: int) -> dict[str, tuple[float, ...]]:
-    """ONNX operator -> its share of the time of all nodes, one for each run; the largest first.
+def operator_shares(model: Path, frames: Frames, runs: int) -> dict[str, tuple[float, ...]]:
+    """Return the share of each ONNX operator in the time of all nodes, one a run; the largest first.
 
-    After ONNX Runtime's own optimisations, which put some operators together.
+    Operators are those after ONNX Runtime's own optimisations, which fuse some of them.
     """
     options = session_options()
     options.enable_profiling = True
@@ -186,6 +212,6 @@ def time_by_operator(model: Path, frames: Frames, runs: int) -> dict[str, tuple[
     found: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(runs))
     for name, times in taken.items():
         shares = (np.array(times) / totals)[1:]  # the first run warms up
-        found[name if float(np.median(shares)) >= SMALLEST_SHARE else OTHERS] += shares
+        found[name if float(np.median(shares)) >= MIN_SHARE else OTHERS] += shares
     ordered = sorted(found, key=lambda name: -float(np.median(found[name])))
     return {name: tuple(map(float, found[name])) for name in ordered}

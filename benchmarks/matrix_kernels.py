@@ -1,4 +1,4 @@
-"""Matrix products of the libraries at hand, ready to be timed: [M, K] x [K, N], weights packed beforehand."""
+"""Matrix products [M, K] x [K, N] of the installed libraries, with weights packed beforehand."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.measuring import timed
+
 Product = Callable[[], object]
 
 OPSET, IR_VERSION = 20, 9
+PROBE_ROWS, PROBE_SIDE = 256, 768  # small enough to be quick where a type is emulated
 ONNX_TYPES = {np.float32: TensorProto.FLOAT, np.uint8: TensorProto.UINT8, np.int8: TensorProto.INT8}
 
 
 class Kernel(NamedTuple):
-    """``make(m, k, n)`` gives a product of random matrices as ``runtime`` computes it."""
+    """Matrix product of a runtime; ``make(m, k, n)`` returns one of random matrices."""
 
     runtime: str
     precision: str
@@ -30,7 +33,7 @@ class Kernel(NamedTuple):
 
 
 def kernels() -> list[Kernel]:
-    """All that can run here. numpy's BLAS and PyTorch use the cores that this process may use."""
+    """Return the kernels that can run here; numpy's BLAS and PyTorch use the cores of this process."""
     return [
         Kernel("onnxruntime", "fp32", "MatMul", _onnx_float),
         Kernel("torch", "fp32", "mm", partial(_torch, torch.float32)),
@@ -44,6 +47,14 @@ def kernels() -> list[Kernel]:
             if engine in torch.backends.quantized.supported_engines
         ),
     ]
+
+
+def product_rate(dtype: torch.dtype) -> float:
+    """Return the operations a second of one small matrix product of PyTorch."""
+    a = torch.ones(PROBE_ROWS, PROBE_SIDE, dtype=dtype)
+    b = torch.ones(PROBE_SIDE, PROBE_SIDE, dtype=dtype)
+    seconds = min(timed(lambda: torch.mm(a, b)) for _ in range(3))
+    return 2 * PROBE_ROWS * PROBE_SIDE**2 / seconds
 
 
 def _numpy(m: int, k: int, n: int) -> Product:
@@ -81,7 +92,7 @@ def _onnx_integer(weight: type[np.generic], m: int, k: int, n: int) -> Product:
 
 
 def _onnx(node: Any, a: NDArray[Any], gives: int, constants: dict[str, NDArray[Any]]) -> Product:
-    """``node`` takes "a" and constants, and gives "c" of type ``gives``."""
+    """Return a run of ``node``, which takes "a" and constants and gives "c" of type ``gives``."""
     takes = helper.make_tensor_value_info("a", ONNX_TYPES[a.dtype.type], a.shape)
     output = helper.make_tensor_value_info("c", gives, [None, None])
     weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
@@ -93,7 +104,7 @@ def _onnx(node: Any, a: NDArray[Any], gives: int, constants: dict[str, NDArray[A
 
 
 def session_options() -> ort.SessionOptions:
-    """As our engine has them."""
+    """Return session options as those of ``OnnxRuntimeEngine``."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -1,7 +1,7 @@
-"""OpenVINO as an engine for our two halves: the same ONNX files, at fp32 or as NNCF quantises them to int8.
+"""OpenVINO as an engine for our ONNX files, at fp32 or as NNCF quantises them to int8.
 
-A peer, not an engine of this system: on a CPU with AVX2 alone it is the slower one, at fp32 and more so at
-int8 (``python -m benchmarks peers``), so it does not earn its place among the dependencies.
+A peer, not an engine of this system: on a CPU with AVX2 alone it is slower, at fp32 and more so at int8
+(``python -m benchmarks peers``).
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from sfavivit.repository import Repository, logits_tensor
 
 CALIBRATION_CALLS = 4
 CALIBRATION_SEED = 1
-"""Of the pixels, which are noise as those of the benchmark are, but not the same."""
+"""Seed of the calibration's pixels: noise like the benchmark's, but not the same."""
 
 
 def has_openvino() -> bool:
-    """Whether OpenVINO and its quantiser are installed."""
+    """Return whether OpenVINO and its quantiser are installed."""
     return find_spec("openvino") is not None and find_spec("nncf") is not None
 
 
 class OpenVinoEngine:
-    """See ``engines.base.Engine``; calls to the spatial half must all have ``chunk_tubelets``.
+    """Engine (``sfavivit.engines.base.Engine``) whose spatial calls must all have ``chunk_tubelets``.
 
-    Static shapes and the latency hint are what OpenVINO asks for to be fastest, and int8 is its quantiser's
+    OpenVINO's documentation recommends static shapes and the latency hint for speed; int8 is its quantiser's
     default for transformers: static scales with SmoothQuant. The temporal half stays fp32, as ours does.
 
     Raises:
@@ -72,13 +72,13 @@ class OpenVinoEngine:
 
 
 def _precision_hint(core: Any, precision: str) -> str:
-    """Type of the layers that are not int8. Without it, OpenVINO rounds fp32 to bf16 on CPUs that have it."""
+    """Return the type of layers that are not int8; by default OpenVINO uses bf16 on CPUs that have it."""
     has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "bf16" if precision == "int8" and has_bf16 else "f32"
 
 
 def _quantized(model: Any, shape: list[int]) -> Any:
-    os.environ.setdefault("NNCF_CI", "1")  # or it reports every use to its maker
+    os.environ.setdefault("NNCF_CI", "1")  # else NNCF reports every use to its maker
     import nncf  # noqa: PLC0415 - optional
 
     noise = np.random.default_rng(CALIBRATION_SEED)

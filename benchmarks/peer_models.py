@@ -1,6 +1,6 @@
-"""What users would run instead: our model as one writes it in plain PyTorch, and Hugging Face's video models.
+"""Peers in PyTorch: the same model written plainly, and Hugging Face's video models.
 
-Without anything of ours: float frames in, all tokens through all blocks, positions and attention by the book.
+The plain model uses nothing of this library: float frames in, all tokens through all blocks.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class FactorisedEncoder(nn.Module):
 
 
 def factorised_encoder(model: SfaVivit) -> FactorisedEncoder:
-    """The same function as ``model``, which has one output, the default adapter, and its full length."""
+    """Return the same function as ``model``, which has one output and the default adapter."""
     dims = model.dims
     peer = FactorisedEncoder(dims).eval()
     names = {
@@ -112,20 +112,20 @@ def factorised_encoder(model: SfaVivit) -> FactorisedEncoder:
 
 
 HUGGING_FACE_FRAMES = {"vivit": 32, "videomae": 16, "timesformer": 8}
-"""Frames of a clip, as published."""
+"""Frames of a clip of each model, as published."""
 
 
 def has_transformers() -> bool:
-    """Whether Hugging Face's package is installed."""
+    """Return whether Hugging Face's package is installed."""
     return find_spec("transformers") is not None
 
 
 def hugging_face(name: str, size: str) -> nn.Module:
-    """A video classifier of ``transformers`` in our ``size``; pixel_values [B, F, 3, H, W] -> ``.logits``.
+    """Return a classifier of ``transformers`` in our ``size``: pixel_values [B, F, 3, H, W] -> ``.logits``.
 
     Raises:
         EngineError: the package is not installed.
-        UsageError: no such size.
+        UsageError: an unknown size.
     """
     if not has_transformers():
         raise EngineError(f"peer {name!r} needs a package that is missing: pip install 'sfavivit[peers]'")

@@ -1,4 +1,4 @@
-"""What scoring costs: from videos, from the feature store, with a second head, with many views."""
+"""Cost of scoring a video: from the video, from the feature store, with a second head, in many views."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import numpy as np
+import typer
 
-from benchmarks.figures import Figure, Row
+from benchmarks.command_options import Out
+from benchmarks.figures import RESULTS, Figure, Row, report
+from benchmarks.models import random_repository
 from benchmarks.videos import write_video
 from sfavivit import Recognizer
 from sfavivit.annotations import VideoItem
@@ -27,13 +32,27 @@ VIEWS = Views(4, 3)
 TOLERANCE = 1e-4
 
 
+def command(
+    repository: Annotated[
+        Path | None, typer.Option(help="Model repository with two heads (default: one of size B is made).")
+    ] = None,
+    videos: Annotated[int, typer.Option(min=1, help="Number of clips of ten seconds.")] = 4,
+    view_videos: Annotated[int, typer.Option(min=1, help="Number of them scored in many views.")] = 1,
+    out: Out = RESULTS,
+) -> None:
+    """Measure scoring from videos, from the feature store, with a second head, in many views."""
+    with TemporaryDirectory() as folder:
+        models = repository or random_repository(Path(folder) / "models", "B", "int8", heads=2)
+        rows = measure(models, Path(folder), videos, min(view_videos, videos))
+    report("scoring", rows, out)
+
+
 def measure(repository: Path, folder: Path, videos: int, view_videos: int) -> list[Row]:
-    """What a video costs, in the mean; scores that must be the same are compared.
+    """Measure the mean cost of a video, and compare scores that must be equal.
 
-    ``repository`` has two heads. ``times faster``: than the first row.
-    ``tubelets`` went through the spatial half of the model for it, ``windows`` through the temporal half.
-
-    Many views are measured on the first ``view_videos`` of the ``videos`` clips, since they take so long.
+    ``repository`` has two heads. ``times faster``: compared with the first row. ``tubelets`` and ``windows``:
+    those that go through the spatial and the temporal half for a video. Many views, which take long, are
+    measured on the first ``view_videos`` clips.
     """
     engine = _Counting(Recognizer.load(repository).engine)
     recognizer = Recognizer(Repository.load(repository), engine)
@@ -81,7 +100,7 @@ def measure(repository: Path, folder: Path, videos: int, view_videos: int) -> li
 
 
 class _Counting:
-    """An engine that counts what goes through it."""
+    """Engine that counts tubelets and windows."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -99,7 +118,7 @@ class _Counting:
 
 
 def _unshared_views(recognizer: Recognizer, item: VideoItem, head: str) -> Logits:
-    """The mean of all views, every one from its own frames; the clips of a crop share its decoding."""
+    """Return the mean logits of all views, each from its own frames; clips of a crop share its decoding."""
     manifest = recognizer.manifest
     entry, tubelet_frames = manifest.head(head), manifest.dimensions.tubelet_frames
     length = entry.dimensions.max_tubelets
@@ -122,6 +141,6 @@ def _logits(rows: list[ScoreRow]) -> Logits:
 
 
 def _expect_same(expected: list[Logits], found: list[Logits]) -> None:
-    """Up to rounding: the sums of a call may be added in another order than those of another."""
+    """Assert equality up to rounding, since sums of two calls may be added in different orders."""
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_allclose(one[""], other[""], atol=TOLERANCE)

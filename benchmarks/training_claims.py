@@ -1,4 +1,4 @@
-"""The rows of the training table, and which of the paper's claims they bear out."""
+"""Rows of the training table, and the paper's claims tested on them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 from benchmarks.figures import Case, Figure, Row
-from benchmarks.image_model import SIGNS
-from benchmarks.long_order_training import LONG_FULL, NEW_TEMPORAL, NOT_INITIALISED, SFA, Chain, kind
+from benchmarks.sign_videos import PICTURE_SIGNS
 from benchmarks.training_table import Cost, TrainingTable
+from benchmarks.training_variants import LONG_FULL, NEW_TEMPORAL, NOT_INITIALISED, SFA, Chain, kind
 from training.record import EpochRow, near_peak_epoch
 
 POINT = 1.0  # of top-1, in %
@@ -25,7 +25,7 @@ TOP1, NEAR_PEAK, EPOCH, COST, NEAR_PEAK_COST, MEMORY = (
 
 
 class Claim(NamedTuple):
-    """``holds`` when ``measured`` (in ``unit``) is on the right side of ``bound``."""
+    """A claim of the paper, the quantity ``measured`` in ``unit``, and whether it holds."""
 
     text: str
     measured: float
@@ -34,10 +34,10 @@ class Claim(NamedTuple):
 
 
 def table_rows(table: TrainingTable) -> list[Row]:
-    """The image model's row, a row a variant, of the seeds and costs that are there, then a row a claim.
+    """Return the row of the image model, and a row for each variant and each claim.
 
-    Top-1 is that of the last epoch; the near-peak epoch is counted in the last stage, and the costs are those
-    of all stages.
+    Top-1 is that of the last epoch; the near-peak epoch is counted in the last stage; costs are those of all
+    stages.
     """
     costs = table.costs()
     rows = {
@@ -49,14 +49,14 @@ def table_rows(table: TrainingTable) -> list[Row]:
 
 
 def _image_row(table: TrainingTable) -> Row:
-    """Its cost is nobody's: the paper's image checkpoints are given."""
+    """Return the row of the image model, whose cost does not count: the paper's image models are given."""
     scale, top1 = table.scale, table.image_top1()
-    case: Case = {"image model": f"{SIGNS} signs, {scale.pictures} pictures x {scale.image_epochs}"}
+    case: Case = {"image model": f"{PICTURE_SIGNS} signs, {scale.pictures} pictures x {scale.image_epochs}"}
     return Row(case, _top1_figures(top1) if top1 else {})
 
 
 def _top1_figures(top1: Sequence[float]) -> dict[str, Figure]:
-    """``top1``: a share for each seed."""
+    """Return the figures of ``top1``, a share for each seed."""
     percent = tuple(100 * one for one in top1)
     return {
         TOP1: Figure("%", "higher", percent),
@@ -91,8 +91,8 @@ def _figures(
 
 
 def claims(figures: Mapping[str, Mapping[str, Figure]]) -> Iterator[Claim]:
-    """What the abstract of arXiv 2306.04822 says, of the SFA models against full training (model E), and what
-    its ablations say of initialisation. Those whose figures are missing are left out.
+    """Test the claims of arXiv 2306.04822: its abstract's on SFA models against full training (model E), and
+    its ablations' on initialisation. Claims whose figures are missing are left out.
     """
     full = figures[LONG_FULL]
     for name in SFA:
@@ -114,7 +114,7 @@ def claims(figures: Mapping[str, Mapping[str, Figure]]) -> Iterator[Claim]:
 
 
 def _comparable(first: Mapping[str, Figure], second: Mapping[str, Figure]) -> bool:
-    """Whether both were trained, with as many seeds: a run may be in the middle."""
+    """Return whether both were trained with as many seeds: a run may be unfinished."""
     return TOP1 in first and TOP1 in second and len(first[TOP1].samples) == len(second[TOP1].samples)
 
 

@@ -1,14 +1,14 @@
-"""The paper's table on synthetic videos: ways to train one model, what each gives and what it costs.
+"""The paper's table on synthetic videos: accuracy and cost of each way to train one model.
 
-Accuracies and costs are measured by themselves, since costs need a quiet machine:
+Accuracies and costs are measured separately, since costs need a quiet machine:
 
     WORK/settings.json          what all of it was measured with
     WORK/*.npy                  frames of the videos
-    WORK/seed-0/image/          what spatial halves start from: model.safetensors, and its top1.json
+    WORK/seed-0/image/          start of the spatial halves: model.safetensors, and its top1.json
     WORK/seed-0/short+long/     the last stage of a chain: model.safetensors, and epochs.json when it is done
     WORK/costs.json             seconds and memory of an epoch, from processes of their own
 
-What is there is not trained again: chains share their first stages, and a run that was killed goes on.
+Stages that are there are not trained again: chains share their first stages, and a killed run goes on.
 """
 
 from __future__ import annotations
@@ -19,21 +19,34 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
+import typer
+from pydantic import ValidationError
 
-from benchmarks.image_model import train_image_model, write_image_checkpoint
-from benchmarks.long_order import Clips, make_clips
-from benchmarks.long_order_training import Chain, StageTraining, kind, recipe_of, variants
-from benchmarks.training_scale import Scale
+from benchmarks.command_options import Out
+from benchmarks.figures import RESULTS, ROOT, report
+from benchmarks.sign_videos import Clips, make_clips
+from benchmarks.training_variants import (
+    Chain,
+    Scale,
+    StageTraining,
+    kind,
+    recipe_of,
+    train_image_model,
+    variants,
+    write_image_checkpoint,
+)
 from sfavivit.checkpoints import load_checkpoint, save_checkpoint
+from sfavivit.dimensions import validation_summary
 from sfavivit.durable_file import write_durably
 from sfavivit.errors import UsageError
 from training.config import StageConfig
 from training.record import EpochRow, near_peak_epoch
 from training.stages import stage_model
+from training.watch import say
 
 TRAINING_SEED, VALIDATION_SEED, HELD_OUT_SEED = 1, 2, 3
 FIRST_VALIDATION_SEED = 100  # of weights
@@ -44,15 +57,57 @@ THREADS = 1  # the model is too small for more
 Say = Callable[[str], None]
 
 
+def command(
+    work: Annotated[
+        Path, typer.Option(help="Folder of runs and costs; stages that it has are not measured again.")
+    ] = ROOT / "runs" / "training-table",
+    seeds: Annotated[int, typer.Option(min=0, help="Number of seeds to train; 0 only makes the table.")] = 3,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="Measure an epoch of each kind instead of training.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of costs.")] = 5,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE of benchmarks.training_variants.Scale; repeatable."),
+    ] = None,
+    out: Out = RESULTS,
+) -> None:
+    """Train the paper's variants on synthetic videos, and test the paper's claims."""
+    from benchmarks.training_claims import table_rows  # noqa: PLC0415 - it imports this module
+
+    scale = parse_scale(settings or [])
+    table = TrainingTable(work, scale)
+    if costs:
+        table.measure_costs(rounds, say)
+    else:
+        for seed in table.seeds(seeds):
+            table.train(seed, say)
+    options = "".join(f" --set {setting}" for setting in settings or [])
+    passes = [f"python -m benchmarks training-table{options}{option}" for option in ("", " --costs")]
+    folder = work if scale.validation else out
+    report("training_table", table_rows(table), folder, command=" && ".join(passes))
+
+
+def parse_scale(settings: list[str]) -> Scale:
+    """Return the scale with these settings, each NAME=VALUE; raise ``UsageError`` for an invalid one."""
+    values: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings)
+    if unknown := values.keys() - asdict(Scale()):
+        raise UsageError(f"unknown setting {min(unknown)!r}; choose one of {', '.join(asdict(Scale()))}")
+    try:
+        return Scale(**values)
+    except ValidationError as error:
+        raise UsageError(f"--set: {validation_summary(error)}") from error
+
+
 class Cost(NamedTuple):
-    """Samples of an epoch's seconds, and of the memory that its training takes beyond model and clips."""
+    """Samples of an epoch's seconds, and of its memory beyond model and clips."""
 
     seconds: list[float]
     memory_bytes: list[int]
 
 
 class TrainingTable:
-    """The folder ``work``: what has been measured at ``scale``, and what is missing.
+    """The folder ``work`` with the measurements at ``scale``.
 
     Raises:
         UsageError: ``work`` holds measurements at another scale.
@@ -69,18 +124,18 @@ class TrainingTable:
             raise UsageError(f"{work} holds runs with {found}, not {asdict(scale)}: name another --work")
 
     def clips(self) -> tuple[Clips, Clips]:
-        """To learn from, and to judge by."""
+        """Return the training clips and the held-out clips."""
         name, seed = ("validation", VALIDATION_SEED) if self.scale.validation else ("held_out", HELD_OUT_SEED)
         training = make_clips(self.work / "training.npy", self.scale.training, TRAINING_SEED)
         return training, make_clips(self.work / f"{name}.npy", self.scale.held_out, seed)
 
     def seeds(self, count: int) -> range:
-        """Of weights and clips; those that settings were chosen with are never those that are reported."""
+        """Return seeds of weights and clips; those that chose the settings are never those reported."""
         first = FIRST_VALIDATION_SEED if self.scale.validation else 0
         return range(first, first + count)
 
     def train(self, seed: int, say: Say) -> None:
-        """The image model and all variants with the weights and clips of ``seed``."""
+        """Train the image model and all variants with the weights and clips of ``seed``."""
         torch.set_num_threads(THREADS)
         training, held_out = self.clips()
         self._train_image_model(seed, say)
@@ -122,17 +177,17 @@ class TrainingTable:
         return self.work / f"seed-{seed}"
 
     def image_top1(self) -> list[float]:
-        """Of the image model, for each seed that is done."""
+        """Return the top-1 of the image model, for each finished seed."""
         files = sorted(self.work.glob(f"seed-*/{IMAGE}/{TOP1}"))
         return [json.loads(file.read_text()) for file in files]
 
     def epochs(self, chain: Chain) -> list[list[EpochRow]]:
-        """Of the last stage of ``chain``, for each seed that is done."""
+        """Return the epochs of the last stage of ``chain``, for each finished seed."""
         files = sorted(self.work.glob(f"seed-*/{self._folder(chain, 0).name}/{EPOCHS}"))
         return [[EpochRow(**row) for row in json.loads(file.read_text())] for file in files]
 
     def measure_costs(self, rounds: int, say: Say) -> None:
-        """An epoch of every kind of stage, in turn, each in a process of its own; replaces what there is."""
+        """Measure an epoch of every kind of stage, in turn, each in a process; replaces former costs."""
         self.clips()
         kinds = {kind(stage): stage for chain in self.variants.values() for stage in chain}
         costs: dict[str, Cost] = {name: Cost([], []) for name in kinds}
@@ -147,14 +202,14 @@ class TrainingTable:
         write_durably(self.work / COSTS, text.encode())
 
     def costs(self) -> dict[str, Cost]:
-        """By kind of stage; empty before they are measured."""
+        """Return the costs by kind of stage; empty before they are measured."""
         file = self.work / COSTS
         found = json.loads(file.read_text()) if file.exists() else {}
         return {name: Cost(**cost) for name, cost in found.items()}
 
 
 def epoch_cost(table: TrainingTable, stage: StageConfig) -> tuple[float, int]:
-    """Seconds and bytes of a stage's first epoch, in this process; what it starts from is not trained."""
+    """Return seconds and bytes of a stage's first epoch, in this process, from untrained weights."""
     torch.set_num_threads(THREADS)
     recipe = recipe_of(table.scale, 0)
     first = _from_random(recipe.stages[0])
@@ -166,5 +221,5 @@ def epoch_cost(table: TrainingTable, stage: StageConfig) -> tuple[float, int]:
 
 
 def _from_random(stage: StageConfig) -> StageConfig:
-    """In place of an image checkpoint."""
+    """Return the stage with random weights in place of an image checkpoint."""
     return stage.model_copy(update={"spatial": "random"}) if stage.spatial == "image" else stage

@@ -1,0 +1,141 @@
+"""Charts of results, drawn with matplotlib: the same bytes for the same result."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from itertools import cycle
+
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Picture
+
+from benchmarks.figures import Figure, Result, Row
+from benchmarks.tables import label, number
+from sfavivit.errors import UsageError
+
+Series = dict[str, list[tuple[float, Figure]]]
+"""Name of a line -> its points: a place on the x axis, and the figure there."""
+
+
+def plot(name: str, result: Result) -> bytes:
+    """Return the chart of ``CHARTS`` called ``name`` for a result, as PNG.
+
+    Raises:
+        UsageError: the result lacks a setting or a figure that its chart shows.
+    """
+    with style.context("default"):  # whatever the user has configured
+        picture = Picture(figsize=(9, 4), dpi=100, layout="constrained")
+        axes = picture.subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#dde2e8", lw=0.8)
+        axes.set_axisbelow(True)
+        try:
+            CHARTS[name](axes, result.rows)
+        except KeyError as error:
+            raise UsageError(
+                f"the chart of {name!r} shows {error}, which a row does not have; measure again"
+            ) from error
+        buffer = io.BytesIO()
+        picture.savefig(buffer, format="png", metadata={"Software": None})  # without the library's version
+    return buffer.getvalue()
+
+
+def _peers(axes: Axes, rows: Sequence[Row]) -> None:
+    bars = []
+    for row in sorted(rows, key=lambda row: -row.figures["throughput"].median):
+        name = f"{row.case['model']} {row.case['mode']}, {row.case['precision']}"
+        predicted = ", predicted" * bool(row.case["predicted"])
+        bars.append((name + predicted, row.figures["throughput"], row.case["model"] == "sfavivit"))
+    _bars(axes, bars)
+
+
+def _limit(axes: Axes, rows: Sequence[Row]) -> None:
+    bars = []
+    for row in sorted(rows, key=lambda row: (str(row.case["precision"]), str(row.case["what"]))):
+        if row.case["what"] == "matrix product":
+            name = f"{row.case['precision']}, {row.case['name']}"
+            bars.append((name, row.figures["all layers"], False))
+        elif row.case["what"] == "spatial engine":
+            bars.append((f"{row.case['precision']}, our spatial engine", row.figures["rate"], True))
+    _bars(axes, bars)
+
+
+def _latency(axes: Axes, rows: Sequence[Row]) -> None:
+    series: Series = {}
+    for row in rows:
+        if (row.case["work"], row.case["stage"]) == ("clip", "total"):
+            name = f"size {row.case['size']}, {row.case['precision']}"
+            series.setdefault(name, []).append((float(row.case["frames"]), row.figures["p50"]))
+    _lines(axes, series, "frames in the clip", "latency of a clip")
+
+
+def _load(axes: Axes, rows: Sequence[Row]) -> None:
+    series: Series = {}
+    for percentile in ("latency p99", "latency p50"):
+        for row in rows:
+            name = f"{row.case['loop']} loop, {percentile.removeprefix('latency ')}"
+            point = (row.figures["throughput"].median, row.figures[percentile])
+            series.setdefault(name, []).append(point)
+    _lines(axes, series, "throughput (requests/s)", "latency")
+    axes.set_ylim(bottom=10)
+    axes.set_yscale("log")
+
+
+def _memory(axes: Axes, rows: Sequence[Row]) -> None:
+    lengths = [row for row in rows if row.case["against"] == "video_seconds"]
+    series: Series = {
+        name: [(float(row.case["value"]), row.figures[name]) for row in lengths]
+        for name in ("with decoder", "process")
+    }
+    _lines(axes, series, "length of the video (s)", "peak memory")
+
+
+def _training(axes: Axes, rows: Sequence[Row]) -> None:
+    series: Series = {
+        str(row.case["variant"]): [(row.figures["cost"].median, row.figures["top-1"])]
+        for row in rows
+        if "variant" in row.case
+    }
+    _lines(axes, series, "training cost (s)", "top-1")
+
+
+CHARTS: dict[str, Callable[[Axes, Sequence[Row]], None]] = {
+    "latency_frames": _latency,
+    "limit": _limit,
+    "load": _load,
+    "memory": _memory,
+    "peers": _peers,
+    "training_table": _training,
+}
+
+
+def _bars(axes: Axes, bars: Sequence[tuple[str, Figure, bool]]) -> None:
+    """Draw (name, figure, whether it is ours) from the top down: medians, with the range of the samples."""
+    names, figures, ours = zip(*bars, strict=True)
+    medians = [figure.median for figure in figures]
+    colours = ["C0" if own else "#9aa3ad" for own in ours]
+    drawn = axes.barh(names, medians, color=colours, xerr=_ranges(figures), error_kw={"lw": 1, "capsize": 2})
+    axes.bar_label(drawn, [number(median) for median in medians], padding=4)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_xlabel(label("rate", figures[0].unit))
+
+
+def _lines(axes: Axes, series: Series, across: str, up: str) -> None:
+    """Draw medians joined by lines, with the range of the samples."""
+    unit = ""
+    for (name, points), marker in zip(series.items(), cycle("os^vD<>P"), strict=False):
+        places, figures = zip(*points, strict=True)
+        medians = [figure.median for figure in figures]
+        axes.errorbar(places, medians, _ranges(figures), label=name, marker=marker, ms=6, capsize=2)
+        unit = figures[0].unit
+    axes.set(xlim=(0, None), ylim=(0, None))
+    axes.set(xlabel=across, ylabel=label(up, unit))
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _ranges(figures: Sequence[Figure]) -> tuple[list[float], list[float]]:
+    """Return the distances of the lowest and the highest sample from the median."""
+    below = [figure.median - min(figure.samples) for figure in figures]
+    return below, [max(figure.samples) - figure.median for figure in figures]
