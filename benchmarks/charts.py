@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
+from benchmarks.command_options import DEMO_MODEL
 from benchmarks.figures import RESULTS, ROOT, Result, Row, read_result
 from benchmarks.plots import CHARTS, plot
 from benchmarks.tables import table
@@ -17,6 +21,7 @@ from sfavivit.reports.files import write_file
 
 PLACEHOLDER = re.compile(r"\{(source|table) (\w+)(?:: ([^|}]*\w))?(?: \| ([^}]*))?\}")
 """``{source RESULT}`` or ``{table RESULT: FIGURE; FIGURE | SETTING=VALUE, SETTING=VALUE}``."""
+COLUMNS = 88  # of the terminal in the README
 OTHERS = "{others}"
 """Links to the results that the page does not show."""
 
@@ -24,13 +29,33 @@ OTHERS = "{others}"
 def command(
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
     out: Annotated[Path, typer.Option(help="Folder for benchmarks.md and its charts.")] = ROOT / "docs",
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Only draw OUT/demo.svg, the demo model's answer in the README.")
+    ] = False,
 ) -> None:
     """Write docs/benchmarks.md and its charts from the results."""
+    if demo:
+        write_file(out / "demo.svg", demo_answer("docs/motions.mp4").encode())
+        return
     found = {path.stem: read_result(path) for path in sorted(results.glob("*.json"))}
     template = (Path(__file__).parent / "page.md").read_text()
     write_file(out / "benchmarks.md", page(template, found).encode())
     for name in CHARTS:
         write_file(out / f"benchmark_{name}.png", plot(name, found[name]))
+
+
+def demo_answer(video: str) -> str:
+    """Classify ``video``, a path in the checkout; return what the terminal shows as SVG without fonts."""
+    from sfavivit.console import recognition_view  # noqa: PLC0415 - the page needs no recognizer
+    from sfavivit.recognizer import Recognizer  # noqa: PLC0415
+
+    console = Console(
+        record=True, width=COLUMNS, file=StringIO(), force_terminal=True, color_system="truecolor"
+    )
+    answer = replace(Recognizer.load(DEMO_MODEL).classify(ROOT / video), video=video)
+    console.print(recognition_view(answer, COLUMNS))
+    svg = console.export_svg(title=f"sfavivit classify {video}")
+    return re.sub(r"@font-face \{.*?\}\n?", "", svg, flags=re.DOTALL)
 
 
 def page(template: str, results: Mapping[str, Result]) -> str:
@@ -42,7 +67,7 @@ def page(template: str, results: Mapping[str, Result]) -> str:
         UsageError: there is no such result, or it has no such rows.
     """
 
-    def replace(found: re.Match[str]) -> str:
+    def filled(found: re.Match[str]) -> str:
         kind, name, figures, settings = found.groups(default="")
         if name not in results:
             raise UsageError(f"the page shows the result {name!r}, which does not exist; measure it again")
@@ -57,7 +82,7 @@ def page(template: str, results: Mapping[str, Result]) -> str:
 
     shown = {name for _, name, *_ in PLACEHOLDER.findall(template)}
     links = (f"[{name}](../benchmarks/results/{name}.json)" for name in results if name not in shown)
-    return PLACEHOLDER.sub(replace, template).replace(OTHERS, ", ".join(links))
+    return PLACEHOLDER.sub(filled, template).replace(OTHERS, ", ".join(links))
 
 
 def _is_shown(row: Row, names: Sequence[str], wanted: Mapping[str, str]) -> bool:

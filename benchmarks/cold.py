@@ -31,25 +31,26 @@ def command(
 ) -> None:
     """Time a fresh process until its answer for a clip of two seconds."""
     Repository.load(repository)  # an invalid one is reported here, not by a process
-    with TemporaryDirectory() as folder:
-        rows = measure(repository, Path(folder), rounds)
-    report("cold", rows, out)
-
-
-def measure(repository: Path, folder: Path, rounds: int) -> list[Row]:
-    """Time ``sfavivit classify`` from start to exit, and in turn with it a process that times its parts.
-
-    The parts (``benchmarks.first_answer``) are all that the command does, except reading its command line.
-    """
-    clip = write_video(folder / "clip.mp4", CLIP_SECONDS)
     location = str(repository.resolve())
-    classify = ["-m", "sfavivit.cli", "classify", "--json", str(clip), "--repository", location]
     seconds: dict[str, list[float]] = {COMMAND: []}
-    for _ in range(rounds):
-        seconds[COMMAND].append(
-            timed(lambda: subprocess.run([sys.executable, *classify], stdout=subprocess.DEVNULL, check=True))
-        )
-        parts = asdict(first_answer(location, clip, DEFAULT_ENGINE, CHUNK_TUBELETS))
-        for part, took in parts.items():
-            seconds.setdefault(f"of which: {part}", []).append(took)
-    return [Row({"what": what}, {"time": seconds_figure(*took)}) for what, took in seconds.items()]
+    with TemporaryDirectory() as folder:
+        clip = write_video(Path(folder) / "clip.mp4", CLIP_SECONDS)
+        words = [
+            sys.executable,
+            "-m",
+            "sfavivit.cli",
+            *COMMAND.split()[1:],
+            str(clip),
+            "--repository",
+            location,
+        ]
+        for _ in range(rounds):
+            seconds[COMMAND].append(
+                timed(lambda: subprocess.run(words, stdout=subprocess.DEVNULL, check=True))
+            )
+            # The parts are all that the command does, except reading its command line.
+            parts = asdict(first_answer(location, clip, DEFAULT_ENGINE, CHUNK_TUBELETS))
+            for part, took in parts.items():
+                seconds.setdefault(f"of which: {part}", []).append(took)
+    rows = [Row({"what": what}, {"time": seconds_figure(*took)}) for what, took in seconds.items()]
+    report("cold", rows, out)

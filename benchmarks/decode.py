@@ -22,37 +22,24 @@ LOOK = "noise=alls=12:allf=t"  # noise as of a camera, so that there are bits to
 
 def command(rounds: Rounds = 5, out: Out = RESULTS) -> None:
     """Measure the CPU time and speed of decoding H.264 of two sizes."""
-    with TemporaryDirectory() as folder:
-        report("decode", measure(Path(folder), rounds), out)
-
-
-def measure(folder: Path, rounds: int) -> list[Row]:
-    """Decode a video of each size in turn, ``rounds`` times, as a recognizer does."""
-    videos = {
-        picture: write_video(
-            folder / f"{picture}.mp4", VIDEO_SECONDS, picture, look=LOOK, options=f"-b:v {bits:.0f}"
-        )
-        for picture, bits in PICTURES.items()
-    }
-    costs: dict[str, list[tuple[float, float]]] = {picture: [] for picture in videos}
-    for _ in range(rounds):
-        for picture, video in videos.items():
-            costs[picture].append(_decode(video))
     rows = []
-    for picture, samples in costs.items():
-        cpu, speed = zip(*samples, strict=True)
-        megabits = 8e-6 * videos[picture].stat().st_size / VIDEO_SECONDS
-        figures = {
-            "decode CPU": Figure("CPU s per video s", "lower", cpu),
-            "speed": Figure("video s/s", "higher", speed),
-            "bit rate": Figure("Mbit/s", "neither", (megabits,)),
-        }
-        rows.append(Row({"codec": "h264", "picture": picture, "rate": RATE}, figures))
-    return rows
+    with TemporaryDirectory() as folder:
+        for picture, bits in PICTURES.items():
+            path, options = Path(folder) / f"{picture}.mp4", f"-b:v {bits:.0f}"
+            video = write_video(path, VIDEO_SECONDS, picture, look=LOOK, options=options)
+            cpu, speed = zip(*(_decode(video) for _ in range(rounds)), strict=True)
+            megabits = 8e-6 * video.stat().st_size / VIDEO_SECONDS
+            figures = {
+                "decode CPU": Figure("CPU s per video s", "lower", cpu),
+                "speed": Figure("video s/s", "higher", speed),
+                "bit rate": Figure("Mbit/s", "neither", (megabits,)),
+            }
+            rows.append(Row({"codec": "h264", "picture": picture, "rate": RATE}, figures))
+    report("decode", rows, out)
 
 
 def _decode(video: Path) -> tuple[float, float]:
-    """Return CPU seconds for a second of video, and seconds of video decoded in a second."""
+    """Decode as a recognizer does; return CPU seconds a second of video, and seconds of video a second."""
     cpu, wall = cpu_seconds(), time.perf_counter()
     with VideoReader(video, SAMPLING, chunk_frames=CHUNK_FRAMES) as reader:
         for _ in reader:

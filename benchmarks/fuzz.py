@@ -35,11 +35,18 @@ def command(
     repository: ModelRepository = DEMO_MODEL,
     out: Out = RESULTS,
 ) -> None:
-    """Send broken videos to the video service."""
-    with TemporaryDirectory() as folder:
+    """Upload and stream broken videos to the video service."""
+    # A changed time stamp can make two seconds last for hours: a long video then, and no fault.
+    options = ("--repository", repository, "--limit-duration-seconds", str(MAX_SECONDS))
+    with (
+        TemporaryDirectory() as folder,
+        service_process(*options) as service,
+        VideoRecognitionClient(service.address, timeout_seconds=60) as client,
+        ThreadPoolExecutor(CLIENTS) as pool,
+    ):
         # The index comes first, so that the video can be read while it arrives.
         video = write_video(Path(folder) / "short.mp4", 2, "64x64", options="-movflags +faststart")
-        rows = measure(repository, video, count, seed)
+        rows = _attack(client, service.process, video.read_bytes(), count, seed, pool)
     report("fuzz", rows, out)
 
 
@@ -74,22 +81,6 @@ def outcome(client: VideoRecognitionClient, data: bytes, *, streaming: bool) -> 
     return "damaged" if getattr(answer, "warning", None) else "whole"
 
 
-def measure(repository: Path, video: Path, count: int, seed: int) -> list[Row]:
-    """Upload half of the mutations, stream the other half, and count the outcomes.
-
-    Raises:
-        AssertionError: the service failed, or kept a process of a video.
-    """
-    # A changed time stamp can make two seconds last for hours: a long video then, and no fault.
-    limit = ("--limit-duration-seconds", str(MAX_SECONDS))
-    with (
-        service_process("--repository", repository, *limit) as service,
-        VideoRecognitionClient(service.address, timeout_seconds=60) as client,
-        ThreadPoolExecutor(CLIENTS) as pool,
-    ):
-        return _attack(client, service.process, video.read_bytes(), count, seed, pool)
-
-
 def _attack(
     client: VideoRecognitionClient,
     service: psutil.Process,
@@ -98,6 +89,11 @@ def _attack(
     seed: int,
     pool: ThreadPoolExecutor,
 ) -> list[Row]:
+    """Upload half of the mutations, stream the other half, and count the outcomes.
+
+    Raises:
+        AssertionError: the service failed, or kept a process of a video.
+    """
     started = time.monotonic()
     before = client.classify(content).to_json()["heads"]
     attack, one_at_a_time = islice(enumerate(mutations(content, seed)), count), Lock()

@@ -12,24 +12,27 @@ speed, too. The share of an int8 engine counts its attention as if that were int
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 import torch
 import typer
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.command_options import ModelsFolder, Out, Rounds, Size
 from benchmarks.figures import RESULTS, Case, Figure, Row, report
-from benchmarks.matrix_kernels import Kernel, Product, kernels, product_rate, session_options
 from benchmarks.measuring import timed
-from benchmarks.models import layer_shapes, random_repository, spatial_operations
+from benchmarks.models import layer_shapes, product_rate, random_repository, spatial_operations
 from sfavivit.dimensions import ModelDimensions, named_dimensions
 from sfavivit.engines import load_engine
 from sfavivit.engines.base import Engine, Frames
@@ -43,6 +46,10 @@ CALLS = 3  # calls of a product in a round; the fastest counts, since a ceiling 
 EMULATED = 1 / 4  # of the rate of fp32: a slower bf16 has no instructions of this processor
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
+OPSET, IR_VERSION = 20, 9
+ONNX_TYPES = {np.float32: TensorProto.FLOAT, np.uint8: TensorProto.UINT8, np.int8: TensorProto.INT8}
+
+Product = Callable[[], object]
 Rates = dict[str, list[float]]
 """Layer -> operations a second, one a round."""
 
@@ -58,46 +65,34 @@ def command(
     out: Out = RESULTS,
 ) -> None:
     """Measure the machine's rate of matrix products, and the share that the spatial engine reaches."""
-    with TemporaryDirectory() as scratch:
-        folder = (models or Path(scratch)) / size
-        rows = measure(size, precision or PRECISIONS, chunk_tubelets, rounds, folder)
-    report("limit", rows, out)
-
-
-def measure(
-    size: str, precisions: Sequence[str], chunk_tubelets: int, rounds: int, folder: Path
-) -> list[Row]:
-    """Return rows of all three kinds; repositories are made in ``folder``.
-
-    Raises:
-        UsageError: an unknown size or precision.
-    """
     dims = named_dimensions(size, {"": 1})
-    chosen = [precision for precision in PRECISIONS if precision in precisions]
-    if unknown := set(precisions) - set(PRECISIONS):
-        raise UsageError(f"no such precision {min(unknown)!r}; choose of {', '.join(PRECISIONS)}")
+    if unknown := set(precision or ()) - set(PRECISIONS):
+        raise UsageError(f"unknown precision {min(unknown)!r}; choose one of {', '.join(PRECISIONS)}")
     case: Case = {"size": size, "chunk tubelets": chunk_tubelets}
     shape = (1, chunk_tubelets * dims.tubelet_frames, dims.image_size, dims.image_size, 3)
     frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    repositories = {
-        precision: Repository.load(random_repository(folder / precision, size, precision))
-        for precision in chosen
-    }
-    engines: dict[str, Engine] = {
-        precision: load_engine("onnxruntime", repository) for precision, repository in repositories.items()
-    }
-    rates, seconds = take_rounds(dims, engines, frames, rounds)
-    found = product_rows(rates, case)
-    for precision, repository in repositories.items():
-        found.append(engine_row(precision, seconds[precision], rates, dims, case))
-        shares = operator_shares(repository.spatial_file("model.onnx"), frames, rounds)
-        for operator, samples in shares.items():
-            figures = {"time": Figure("share", "neither", samples)}
-            found.append(Row({"what": "operator", "precision": precision, "name": operator, **case}, figures))
-    return found
+    with TemporaryDirectory() as scratch:
+        folder = (models or Path(scratch)) / size
+        repositories = {
+            name: Repository.load(random_repository(folder / name, size, name))
+            for name in PRECISIONS
+            if name in (precision or PRECISIONS)
+        }
+        engines: dict[str, Engine] = {
+            name: load_engine("onnxruntime", repository) for name, repository in repositories.items()
+        }
+        rates, seconds = _take_rounds(dims, engines, frames, rounds)
+        rows = product_rows(rates, case)
+        for name, repository in repositories.items():
+            rows.append(engine_row(name, seconds[name], rates, dims, case))
+            shares = _operator_shares(repository.spatial_file("model.onnx"), frames, rounds)
+            for operator, samples in shares.items():
+                figures = {"time": Figure("share", "neither", samples)}
+                rows.append(Row({"what": "operator", "precision": name, "name": operator, **case}, figures))
+    report("limit", rows, out)
 
 
-def take_rounds(
+def _take_rounds(
     dims: ModelDimensions, engines: dict[str, Engine], frames: Frames, rounds: int
 ) -> tuple[dict[Kernel, Rates], dict[str, list[float]]]:
     """Run every kernel and every engine in turn.
@@ -109,7 +104,7 @@ def take_rounds(
     products = {
         kernel: {layer: (kernel.make(tokens, k, n), 2 * tokens * k * n) for layer, (k, n) in shapes.items()}
         for kernel in kernels()
-        if kernel.precision != "bf16" or not bf16_is_emulated()
+        if kernel.precision != "bf16" or not _bf16_is_emulated()
     }
     rates: dict[Kernel, Rates] = {kernel: defaultdict(list) for kernel in products}
     seconds: dict[str, list[float]] = {precision: [] for precision in engines}
@@ -123,7 +118,7 @@ def take_rounds(
     return rates, seconds
 
 
-def bf16_is_emulated() -> bool:
+def _bf16_is_emulated() -> bool:
     """Return whether this processor lacks bf16 instructions: then a product takes a hundred times as long."""
     return product_rate(torch.bfloat16) < EMULATED * product_rate(torch.float32)
 
@@ -189,7 +184,7 @@ def _fastest(group: list[Kernel], rates: dict[Kernel, Rates]) -> NDArray[np.floa
     return np.array(rates[best][ALL_LAYERS])
 
 
-def operator_shares(model: Path, frames: Frames, runs: int) -> dict[str, tuple[float, ...]]:
+def _operator_shares(model: Path, frames: Frames, runs: int) -> dict[str, tuple[float, ...]]:
     """Return the share of each ONNX operator in the time of all nodes, one a run; the largest first.
 
     Operators are those after ONNX Runtime's own optimisations, which fuse some of them.
@@ -215,3 +210,91 @@ def operator_shares(model: Path, frames: Frames, runs: int) -> dict[str, tuple[f
         found[name if float(np.median(shares)) >= MIN_SHARE else OTHERS] += shares
     ordered = sorted(found, key=lambda name: -float(np.median(found[name])))
     return {name: tuple(map(float, found[name])) for name in ordered}
+
+
+class Kernel(NamedTuple):
+    """Matrix product of a runtime; ``make(m, k, n)`` returns one of random matrices."""
+
+    runtime: str
+    precision: str
+    name: str
+    make: Callable[[int, int, int], Product]
+
+
+def kernels() -> list[Kernel]:
+    """Return the kernels that can run here; numpy's BLAS and PyTorch use the cores of this process."""
+    return [
+        Kernel("onnxruntime", "fp32", "MatMul", _onnx_float),
+        Kernel("torch", "fp32", "mm", partial(_torch, torch.float32)),
+        Kernel("numpy", "fp32", "matmul", _numpy),
+        Kernel("torch", "bf16", "mm", partial(_torch, torch.bfloat16)),
+        Kernel("onnxruntime", "int8", "MatMulInteger u8 x u8", partial(_onnx_integer, np.uint8)),
+        Kernel("onnxruntime", "int8", "MatMulInteger u8 x s8", partial(_onnx_integer, np.int8)),
+        *(
+            Kernel("torch", "int8", f"quantized.linear {engine}", partial(_torch_quantized, engine))
+            for engine in ("fbgemm", "onednn")
+            if engine in torch.backends.quantized.supported_engines
+        ),
+    ]
+
+
+def _numpy(m: int, k: int, n: int) -> Product:
+    a, b = _random(np.float32, m, k), _random(np.float32, k, n)
+    return lambda: a @ b
+
+
+def _torch(dtype: torch.dtype, m: int, k: int, n: int) -> Product:
+    a, b = (torch.from_numpy(_random(np.float32, *shape)).to(dtype) for shape in ((m, k), (k, n)))
+    return lambda: torch.mm(a, b)
+
+
+def _torch_quantized(engine: str, m: int, k: int, n: int) -> Product:
+    quantized: Any = torch.ops.quantized
+    torch.backends.quantized.engine = engine
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and still what PyTorch's own quantised models run
+        scales, zeros = torch.full((n,), 1e-2), torch.zeros(n, dtype=torch.long)
+        b = torch.quantize_per_channel(torch.randn(n, k), scales, zeros, 0, torch.qint8)
+        packed = quantized.linear_prepack(b, torch.zeros(n))
+        a = torch.quantize_per_tensor(torch.randn(m, k), 1e-2, 128, torch.quint8)
+    return lambda: quantized.linear(a, packed, 1e-1, 128)
+
+
+def _onnx_float(m: int, k: int, n: int) -> Product:
+    a, b = _random(np.float32, m, k), _random(np.float32, k, n)
+    return _onnx(helper.make_node("MatMul", ["a", "b"], ["c"]), a, TensorProto.FLOAT, {"b": b})
+
+
+def _onnx_integer(weight: type[np.generic], m: int, k: int, n: int) -> Product:
+    a, b = _random(np.uint8, m, k), _random(weight, k, n)
+    zeros = {"za": np.array(128, np.uint8), "zb": np.array(128 if weight is np.uint8 else 0, weight)}
+    node = helper.make_node("MatMulInteger", ["a", "b", "za", "zb"], ["c"])
+    return _onnx(node, a, TensorProto.INT32, {"b": b, **zeros})
+
+
+def _onnx(node: Any, a: NDArray[Any], gives: int, constants: dict[str, NDArray[Any]]) -> Product:
+    """Return a run of ``node``, which takes "a" and constants and gives "c" of type ``gives``."""
+    takes = helper.make_tensor_value_info("a", ONNX_TYPES[a.dtype.type], a.shape)
+    output = helper.make_tensor_value_info("c", gives, [None, None])
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph([node], "product", [takes], [output], weights)
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    session = ort.InferenceSession(model.SerializeToString(), session_options())
+    return lambda: session.run(None, {"a": a})
+
+
+def session_options() -> ort.SessionOptions:
+    """Return session options as those of ``OnnxRuntimeEngine``."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _random(dtype: type[np.generic], *shape: int) -> NDArray[Any]:
+    rng = np.random.default_rng(0)
+    if dtype is np.float32:
+        return rng.standard_normal(shape, np.float32)
+    limits = np.iinfo(dtype)  # type: ignore[type-var]  # an integer type
+    return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)  # type: ignore[arg-type]

@@ -11,7 +11,6 @@ much as one tubelet of size tiny, and a tenth of a tubelet of size B.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -53,28 +52,20 @@ def command(
 ) -> None:
     """Compare overlapping windows of features computed once with windows recomputed from frames."""
     with TemporaryDirectory() as folder:
-        repository = random_repository(Path(folder) / "models", size, precision, frames=frames)
-        rows = measure(repository, Path(folder), overlap or [0, 0.5, 0.75, 0.875], seconds, rounds)
-    report(name, rows, out)
+        models = random_repository(Path(folder) / "models", size, precision, frames=frames)
+        recognizer = Recognizer.load(models)
+        length = recognizer.manifest.head(HEAD).dimensions.max_tubelets
+        strides = {share: _stride(share, length) for share in overlap or (0, 0.5, 0.75, 0.875)}
+        with recognizer.reader(write_video(Path(folder) / "long.mp4", seconds)) as reader:
+            pixels = np.concatenate(list(reader))
+        for compute in (_once, _recomputed):  # the first calls of an engine are slow
+            compute(recognizer, pixels[:frames], length)
+        report(name, _measure(recognizer, pixels, strides, rounds), out)
 
 
-def measure(
-    repository: Path, folder: Path, overlaps: Sequence[float], video_seconds: float, rounds: int
-) -> list[Row]:
-    """Time both ways at each overlap, in turn.
-
-    ``overlaps``: shares of a window in [0, 1); the others are compared with the first.
-
-    Raises:
-        UsageError: an overlap that is no whole number of tubelets.
-    """
-    recognizer = Recognizer.load(repository)
-    length = recognizer.manifest.head(HEAD).dimensions.max_tubelets
-    strides = {overlap: _stride(overlap, length) for overlap in overlaps}
-    with recognizer.reader(write_video(folder / "long.mp4", video_seconds)) as reader:
-        frames = np.concatenate(list(reader))
-    for compute in (_once, _recomputed):  # the first calls of an engine are slow
-        compute(recognizer, frames[: length * recognizer.manifest.dimensions.tubelet_frames], length)
+def _measure(recognizer: Recognizer, frames: Frames, strides: dict[float, int], rounds: int) -> list[Row]:
+    """Time both ways at each overlap (a share of a window), in turn; the first is the base of the others."""
+    first = next(iter(strides))
     seconds: dict[tuple[str, float], list[float]] = {}
     differences: dict[float, float] = {}
     windows: dict[float, int] = {}
@@ -93,7 +84,7 @@ def measure(
             {"way": way, "overlap": overlap},
             {
                 "time": seconds_figure(*took),
-                "times the first": Figure("x", "lower", ratios(took, seconds[way, overlaps[0]])),
+                "times the first": Figure("x", "lower", ratios(took, seconds[way, first])),
                 "windows": Figure("windows", "neither", (windows[overlap],)),
                 "largest difference": Figure("logit", "neither", (differences[overlap],)),
             },
@@ -103,7 +94,11 @@ def measure(
 
 
 def _stride(overlap: float, length: int) -> int:
-    """Return the stride in tubelets of windows of ``length`` tubelets."""
+    """Return the stride in tubelets of windows of ``length`` tubelets.
+
+    Raises:
+        UsageError: the overlap is no whole number of tubelets.
+    """
     stride = round((1 - overlap) * length)
     if not 0 <= overlap < 1 or stride != (1 - overlap) * length:
         raise UsageError(

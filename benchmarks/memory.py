@@ -1,4 +1,9 @@
-"""Peak memory of classifying a video, against its length and against the frames of a window."""
+"""Peak memory of classifying a video, against its length and against the frames of a window.
+
+Every video is classified in a process of its own. The process's peak is the kernel's count, read at most
+20 ms before the end. The peak with the decoder is the largest sum seen at any reading; a shorter peak can be
+missed.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +47,24 @@ def command(
     out: Out = RESULTS,
 ) -> None:
     """Measure peak memory against the length of the video and the frames of a window."""
-    with TemporaryDirectory() as folder:
+    peaks: dict[tuple[str, int], _Peaks] = {}
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         windows = {
-            count: random_repository(Path(folder) / f"{size}-{count}", size, "fp32", frames=count)
+            count: random_repository(folder / f"{size}-{count}", size, "fp32", frames=count)
             for count in frames or [8, 16, 32, 64, 128]
         }
-        rows = measure(repository, windows, seconds or [10, 600, 3600], Path(folder), rounds)
+        short = write_video(folder / "short.mp4", SHORT_SECONDS, PICTURE)
+        for _ in range(rounds):
+            for length in seconds or [10, 600, 3600]:
+                video = write_video(folder / "long.mp4", length, PICTURE)
+                _classify(repository, video, peaks.setdefault(("video_seconds", length), _Peaks()))
+            for count, model in windows.items():
+                _classify(model, short, peaks.setdefault(("window_frames", count), _Peaks()))
+    first = {what: found for (what, _), found in reversed(peaks.items())}
+    rows = [
+        _row({"against": what, "value": value}, found, first[what]) for (what, value), found in peaks.items()
+    ]
     report("memory", rows, out)
 
 
@@ -58,29 +75,6 @@ class _Peaks:
     process: list[float] = field(default_factory=list)
     tree: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-
-
-def measure(
-    repository: Path, windows: dict[int, Path], lengths_seconds: list[int], folder: Path, rounds: int
-) -> list[Row]:
-    """Classify videos of each length with ``repository``, and ten seconds with each of ``windows``.
-
-    ``windows``: frames of a window -> repository of such a model. Every video is classified in a process of
-    its own. The process's peak is the kernel's count, read at most 20 ms before the end. The peak with the
-    decoder is the largest sum seen at any of these readings; a shorter peak can be missed.
-    """
-    short = write_video(folder / "short.mp4", SHORT_SECONDS, PICTURE)
-    peaks: dict[tuple[str, int], _Peaks] = {}
-    for _ in range(rounds):
-        for seconds in lengths_seconds:
-            video = write_video(folder / "long.mp4", seconds, PICTURE)
-            _classify(repository, video, peaks.setdefault(("video_seconds", seconds), _Peaks()))
-        for frames, model in windows.items():
-            _classify(model, short, peaks.setdefault(("window_frames", frames), _Peaks()))
-    first = {what: found for (what, _), found in reversed(peaks.items())}
-    return [
-        _row({"against": what, "value": value}, found, first[what]) for (what, value), found in peaks.items()
-    ]
 
 
 def _classify(repository: Path, video: Path, peaks: _Peaks) -> None:

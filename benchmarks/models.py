@@ -1,4 +1,4 @@
-"""Models of published sizes with random weights, and the number of operations that they take."""
+"""Models of published sizes with random weights, and their number of operations."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measuring import timed
 from export.exporter import ExportOptions, export_model
 from export.outputs import label_outputs
 from sfavivit.dimensions import ModelDimensions, named_dimensions
@@ -17,6 +18,7 @@ from sfavivit.repository import Precision, Repository
 from sfavivit.resnet import ResNet
 
 CLASSES = 400  # as in Kinetics
+PROBE_ROWS, PROBE_SIDE = 256, 768  # small enough to be quick where a type is emulated
 
 
 def random_model(size: str, *, frames: int = 128, seed: int = 0, spatial_seed: int = 0) -> SfaVivit:
@@ -81,3 +83,11 @@ def counted_operations(make: Callable[[], tuple[nn.Module, dict[str, torch.Tenso
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         module.eval()(**arguments)
     return int(counter.get_total_flops())
+
+
+def product_rate(dtype: torch.dtype) -> float:
+    """Return the operations a second of one small matrix product of PyTorch."""
+    a = torch.ones(PROBE_ROWS, PROBE_SIDE, dtype=dtype)
+    b = torch.ones(PROBE_SIDE, PROBE_SIDE, dtype=dtype)
+    seconds = min(timed(lambda: torch.mm(a, b)) for _ in range(3))
+    return 2 * PROBE_ROWS * PROBE_SIDE**2 / seconds

@@ -1,7 +1,8 @@
 """A new head: from 50 videos to served answers, and the cost of an epoch on stored features and on frames.
 
 The classes are five of the six orders in which three motions can follow one another. The demo model knows the
-motions; their order is new to it, and all three occur in every class.
+motions; their order is new to it, and all three occur in every class. ``load`` is the load average before the
+command.
 """
 
 from __future__ import annotations
@@ -62,22 +63,15 @@ def command(
     out: Out = RESULTS,
 ) -> None:
     """Time a new head from labelled videos to served answers, and epochs on features and on frames."""
-    with TemporaryDirectory() as folder:
-        rows = measure(repository, Path(folder), videos, held_out)
-    report("new_head", rows, out)
-
-
-def measure(repository: Path, folder: Path, videos: int, held_out: int) -> list[Row]:
-    """Make the videos, run ``python -m training head`` on a copy of ``repository``, then time the epochs.
-
-    ``load``: the load average before the command.
-    """
-    training = write_videos(folder / "training", videos, TRAINING_SEED)
-    validation = write_videos(folder / "held_out", held_out, HELD_OUT_SEED)
-    own = Path(shutil.copytree(repository, folder / "model_repository"))
-    load = os.getloadavg()[0]
-    seconds = timed(lambda: _command(own, training, validation, folder))
-    trained = json.loads((folder / "out" / "report.json").read_text())
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        training = write_videos(folder / "training", videos, TRAINING_SEED)
+        validation = write_videos(folder / "held_out", held_out, HELD_OUT_SEED)
+        own = Path(shutil.copytree(repository, folder / "model_repository"))
+        load = os.getloadavg()[0]
+        seconds = timed(lambda: _command(own, training, validation, folder))
+        trained = json.loads((folder / "out" / "report.json").read_text())
+        epochs = _epochs(own, training, folder / "store")
     accuracy = trained["held_out"]["outputs"][""]["top1"]
     whole = {
         "time": seconds_figure(seconds),
@@ -87,13 +81,9 @@ def measure(repository: Path, folder: Path, videos: int, held_out: int) -> list[
     case: Case = {"videos": videos, "held-out videos": held_out}
     stages = {"total": whole}
     stages |= {stage: {"time": seconds_figure(took)} for stage, took in trained["seconds"].items()}
-    return [
-        *(Row({**case, "stage": stage}, figures) for stage, figures in stages.items()),
-        *(
-            Row({**case, "epoch of": epoch}, figures)
-            for epoch, figures in _epochs(own, training, folder / "store").items()
-        ),
-    ]
+    rows = [Row({**case, "stage": stage}, figures) for stage, figures in stages.items()]
+    rows += [Row({**case, "epoch of": epoch}, figures) for epoch, figures in epochs.items()]
+    report("new_head", rows, out)
 
 
 def write_videos(folder: Path, count: int, seed: int) -> Path:

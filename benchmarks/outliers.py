@@ -4,7 +4,8 @@ Random weights have no outlier channels, so they are given some, like those of t
 (FQ-ViT, Lin et al. 2022, arXiv 2111.13824, figure 1): a few entries of every norm's scale, or of what an
 early block adds to the residual stream, far above the others. Each round draws them anew.
 ``sfavivit.rotation`` rotates the residual stream; ``export.calibration`` then fits the weights to frames of a
-video, and to noise. Features are compared on other frames of that video, and on pictures unlike them.
+video, and to noise. Features are compared on other frames of that video, and on pictures unlike them:
+``feature error`` is 1 - cosine of int8 and fp32 features, the mean over tubelets.
 """
 
 from __future__ import annotations
@@ -60,11 +61,6 @@ def command(
     out: Out = RESULTS,
 ) -> None:
     """Measure the int8 error that outlier channels cause: as trained, rotated, calibrated."""
-    report("outliers", measure(size, tubelets, rounds), out)
-
-
-def measure(size: str, tubelets: int, rounds: int) -> list[Row]:
-    """Measure ``feature error``: 1 - cosine of int8 and fp32 features, the mean over tubelets."""
     model = random_model(size)
     trained = {name: value.numpy() for name, value in model.spatial.state_dict().items()}
     sampling = Sampling(DEFAULT_FPS, round(model.dims.image_size * RESIZE_RATIO), model.dims.image_size)
@@ -82,7 +78,7 @@ def measure(size: str, tubelets: int, rounds: int) -> list[Row]:
         for (test, way), samples in errors.items():
             case: Case = {"size": size, "model": kind, "frames": test, **way._asdict(), "tubelets": tubelets}
             rows.append(Row(case, {"feature error": Figure("", "lower", tuple(samples))}))
-    return rows
+    report("outliers", rows, out)
 
 
 def _graphs(dims: ModelDimensions, weights: Weights, clips: list[Frames]) -> dict[Way, GraphAndWeights]:

@@ -16,11 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.matrix_kernels import product_rate
 from benchmarks.measuring import timed
-from benchmarks.models import CLASSES, counted_operations, random_model
-from benchmarks.openvino_engine import OpenVinoEngine
-from benchmarks.peer_models import HUGGING_FACE_FRAMES, FactorisedEncoder, factorised_encoder, hugging_face
+from benchmarks.models import CLASSES, counted_operations, product_rate, random_model
+from benchmarks.peer_models import (
+    HUGGING_FACE_FRAMES,
+    FactorisedEncoder,
+    OpenVinoEngine,
+    factorised_encoder,
+    hugging_face,
+)
 from sfavivit import Recognizer
 from sfavivit.dimensions import named_dimensions
 from sfavivit.engines.base import Frames

@@ -30,8 +30,7 @@ import typer
 from benchmarks.command_options import ModelsFolder, Out, Rounds
 from benchmarks.figures import RESULTS, Case, Figure, Row, report, seconds_figure
 from benchmarks.models import random_repository
-from benchmarks.openvino_engine import has_openvino
-from benchmarks.peer_models import HUGGING_FACE_FRAMES, has_transformers
+from benchmarks.peer_models import HUGGING_FACE_FRAMES, has_openvino, has_transformers
 from benchmarks.peer_process import OPENVINO, OURS, PYTORCH, Facts, Peer, PeerProcess, Settings
 from sfavivit.dimensions import SIZES, named_dimensions
 from sfavivit.errors import EngineError, UsageError

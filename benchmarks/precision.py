@@ -1,9 +1,12 @@
-"""Answers of the demo model at each precision, on its held-out videos."""
+"""Answers of the demo model at each precision, on its held-out videos.
+
+The first window of each video counts, from the same frames. ``same top-1``: videos with the answer of fp32,
+right or wrong.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -23,6 +26,8 @@ from sfavivit.video import VideoReader
 from training.videos import write_held_out
 from training.watch import work_bar
 
+PRECISIONS: tuple[Precision, ...] = ("fp16", "int8")
+
 
 def command(
     videos: Annotated[int, typer.Option(min=1, help="Number of held-out videos.")] = 240,
@@ -30,35 +35,25 @@ def command(
     out: Out = RESULTS,
 ) -> None:
     """Measure the top-1 accuracy of the demo model at fp32, fp16 and int8 on its held-out videos."""
-    with TemporaryDirectory() as folder, work_bar("held-out videos", videos) as done:
-        rows = measure(repository, ("fp16", "int8"), videos, Path(folder), done)
-    report("precision", rows, out)
-
-
-def measure(
-    repository: Path, precisions: Sequence[Precision], videos: int, folder: Path, done: Callable[[int], None]
-) -> list[Row]:
-    """Compare the answers at each of ``precisions`` with those of ``repository``, which is fp32.
-
-    The first window of each video counts, from the same frames. ``same top-1``: videos with the answer of
-    fp32, right or wrong. ``done`` is called with the number of videos so far.
-    """
-    exact = Recognizer.load(repository)
-    models = {"fp32": exact, **{name: _exported(repository, folder / name, name) for name in precisions}}
     lowest, right, same = (defaultdict[str, list[float]](list) for _ in range(3))
+    exact = Recognizer.load(repository)
     (head,) = exact.heads
-    for index in range(videos):
-        video = folder / "held_out.mp4"
-        label = write_held_out(video, index)
-        frames = _frames(exact, video)
-        features = {name: model.features(frames) for name, model in models.items()}
-        best = {name: int(model.logits(features[name], head)[""].argmax()) for name, model in models.items()}
-        for name in models:
-            lowest[name].append(float(cosines(features["fp32"], features[name]).min()))
-            right[name].append(exact.labels[head][""][best[name]] == label)
-            same[name].append(best[name] == best["fp32"])
-        done(index + 1)
-    return [
+    with TemporaryDirectory() as scratch, work_bar("held-out videos", videos) as done:
+        folder = Path(scratch)
+        models = {"fp32": exact, **{name: _exported(repository, folder / name, name) for name in PRECISIONS}}
+        for index in range(videos):
+            label = write_held_out(folder / "held_out.mp4", index)
+            frames = _frames(exact, folder / "held_out.mp4")
+            features = {name: model.features(frames) for name, model in models.items()}
+            best = {
+                name: int(model.logits(features[name], head)[""].argmax()) for name, model in models.items()
+            }
+            for name in models:
+                lowest[name].append(float(cosines(features["fp32"], features[name]).min()))
+                right[name].append(exact.labels[head][""][best[name]] == label)
+                same[name].append(best[name] == best["fp32"])
+            done(index + 1)
+    rows = [
         Row(
             {"model": "demo", "precision": name, "videos": videos},
             {
@@ -69,6 +64,7 @@ def measure(
         )
         for name in models
     ]
+    report("precision", rows, out)
 
 
 def _exported(repository: Path, target: Path, precision: Precision) -> Recognizer:

@@ -1,4 +1,9 @@
-"""Cost of scoring a video: from the video, from the feature store, with a second head, in many views."""
+"""Mean cost of scoring a video: from the video, from the feature store, with a second head, in many views.
+
+Scores that must be equal are compared. ``times faster``: compared with the first row. ``tubelets`` and
+``windows``: those that go through the spatial and the temporal half for a video. Many views, which take long,
+are measured on the first videos alone.
+"""
 
 from __future__ import annotations
 
@@ -43,17 +48,11 @@ def command(
     """Measure scoring from videos, from the feature store, with a second head, in many views."""
     with TemporaryDirectory() as folder:
         models = repository or random_repository(Path(folder) / "models", "B", "int8", heads=2)
-        rows = measure(models, Path(folder), videos, min(view_videos, videos))
+        rows = _measure(models, Path(folder), videos, min(view_videos, videos))
     report("scoring", rows, out)
 
 
-def measure(repository: Path, folder: Path, videos: int, view_videos: int) -> list[Row]:
-    """Measure the mean cost of a video, and compare scores that must be equal.
-
-    ``repository`` has two heads. ``times faster``: compared with the first row. ``tubelets`` and ``windows``:
-    those that go through the spatial and the temporal half for a video. Many views, which take long, are
-    measured on the first ``view_videos`` clips.
-    """
+def _measure(repository: Path, folder: Path, videos: int, view_videos: int) -> list[Row]:
     engine = _Counting(Recognizer.load(repository).engine)
     recognizer = Recognizer(Repository.load(repository), engine)
     first, second = recognizer.heads[:2]

@@ -1,8 +1,13 @@
-"""Segments of one long video: each decoded from the video, or a slice of its stored features."""
+"""Segments of one long video: each decoded from the video, or a slice of its stored features.
+
+Both ways must give equal scores.
+"""
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -36,42 +41,25 @@ def command(
     out: Out = RESULTS,
 ) -> None:
     """Compare decoding segments of a long video with slicing its stored features."""
-    with TemporaryDirectory() as folder:
-        rows = measure(repository, Path(folder), seconds, count, rounds)
-    report("segments", rows, out)
-
-
-def measure(repository: Path, folder: Path, seconds: float, segments: int, rounds: int) -> list[Row]:
-    """Time all ``segments`` of a video of ``seconds`` in both ways, in turn, and compare the scores.
-
-    Raises:
-        AssertionError: a slice and the decoded segment have different scores.
-    """
     recognizer = Recognizer.load(repository)
-    video = str(write_video(folder / "video.mp4", seconds))
-    draw = np.random.default_rng(0)
-    starts = draw.uniform(0, seconds - SEGMENT_SECONDS[1], segments)
-    ends = starts + draw.uniform(*SEGMENT_SECONDS, segments)
-    items = [
-        VideoItem(str(k), video, {}, float(start), float(end))
-        for k, (start, end) in enumerate(zip(starts, ends, strict=True))
-    ]
     plain = ScoreOptions(recognizer.heads, snap=True)
     decoding, storing, slicing = [], [], []
-    for turn in range(rounds):
-        store = FeatureStore(folder / f"store {turn}")
-        decoded: list[ScoreRow] = []
-        sliced: list[ScoreRow] = []
-        stored = replace(plain, store=str(store.root))
-        decoding.append(timed(lambda: _score(recognizer, items, plain, decoded)))  # noqa: B023 - called at once
-        storing.append(timed(lambda: _fill(recognizer, video, store)))  # noqa: B023
-        slicing.append(timed(lambda: _score(recognizer, items, stored, sliced)))  # noqa: B023
-        for one, other in zip(decoded, sliced, strict=True):
-            np.testing.assert_array_equal(one["logits"], other["logits"])
+    with TemporaryDirectory() as folder:
+        video = str(write_video(Path(folder) / "video.mp4", seconds))
+        items = _segments(video, seconds, count)
+        for number in range(rounds):
+            store = FeatureStore(Path(folder) / f"store {number}")
+            decoded, took = _scored(recognizer, items, plain)
+            decoding.append(took)
+            storing.append(timed(partial(_fill, recognizer, video, store)))
+            sliced, took = _scored(recognizer, items, replace(plain, store=str(store.root)))
+            slicing.append(took)
+            for one, other in zip(decoded, sliced, strict=True):
+                np.testing.assert_array_equal(one["logits"], other["logits"])
     both = np.add(storing, slicing).tolist()
     faster = {"times faster": ratios(decoding, slicing), "storing included": ratios(decoding, both)}
-    case = {"video seconds": seconds, "segments": segments}
-    return [
+    case = {"video seconds": seconds, "segments": count}
+    rows = [
         Row({**case, "what": "each segment decoded"}, {"time": seconds_figure(*decoding)}),
         Row({**case, "what": "the whole video stored"}, {"time": seconds_figure(*storing)}),
         Row(
@@ -80,13 +68,27 @@ def measure(repository: Path, folder: Path, seconds: float, segments: int, round
             | {name: Figure("x", "higher", values) for name, values in faster.items()},
         ),
     ]
+    report("segments", rows, out)
 
 
-def _score(
-    recognizer: Recognizer, items: list[VideoItem], options: ScoreOptions, rows: list[ScoreRow]
-) -> None:
-    for of_item in score_items(recognizer, items, options):
-        rows += of_item
+def _segments(video: str, seconds: float, count: int) -> list[VideoItem]:
+    """Return ``count`` random segments of a video of ``seconds``."""
+    draw = np.random.default_rng(0)
+    starts = draw.uniform(0, seconds - SEGMENT_SECONDS[1], count)
+    ends = starts + draw.uniform(*SEGMENT_SECONDS, count)
+    return [
+        VideoItem(str(k), video, {}, float(start), float(end))
+        for k, (start, end) in enumerate(zip(starts, ends, strict=True))
+    ]
+
+
+def _scored(
+    recognizer: Recognizer, items: list[VideoItem], options: ScoreOptions
+) -> tuple[list[ScoreRow], float]:
+    """Return the rows of all items, and the seconds that scoring took."""
+    start = time.perf_counter()
+    rows = [row for of_item in score_items(recognizer, items, options) for row in of_item]
+    return rows, time.perf_counter() - start
 
 
 def _fill(recognizer: Recognizer, video: str, store: FeatureStore) -> None:

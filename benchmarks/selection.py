@@ -1,8 +1,11 @@
-"""Time and accuracy of new heads that learn from selected tubelets, on the videos of ``new_head``."""
+"""Time and accuracy of new heads that learn from selected tubelets, on the videos of ``new_head``.
+
+``whole windows``: top-1 on whole windows, as the head is served; ``selected tubelets``: on as many as it
+learned from, which the service does not do. Figures have a sample a seed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,44 +41,26 @@ def command(
     out: Out = RESULTS,
 ) -> None:
     """Compare new heads that learn from some tubelets of each window with one that learns from all."""
-    with TemporaryDirectory() as folder:
-        rows = measure(
-            repository,
-            Path(folder),
-            videos=videos,
-            held_out=held_out,
-            counts=tubelets or [32, 16, 8],
-            seeds=seeds,
-        )
-    report("selection", rows, out)
-
-
-def measure(
-    repository: Path, folder: Path, *, videos: int, held_out: int, counts: Sequence[int], seeds: int
-) -> list[Row]:
-    """Train heads on all tubelets, and on ``counts`` of them by every selector; a sample a seed.
-
-    ``whole windows``: top-1 on whole windows, as the head is served; ``selected tubelets``: on as many as it
-    learned from, which the service does not do.
-    """
-    store = FeatureStore(folder / "store")
-    training = StoredVideos(repository, write_videos(folder / "training", videos, TRAINING_SEED), store)
-    judged = StoredVideos(repository, write_videos(folder / "held_out", held_out, HELD_OUT_SEED), store)
-    cache = FeatureCache(store, 1 << 30)
     start = head_of(Repository.load(repository), "default")
     plans: list[tuple[Selector, int | None]] = [("novelty", None)]
-    plans += [(selector, tubelets) for tubelets in counts for selector in SELECTORS]
+    plans += [(selector, count) for count in tubelets or (32, 16, 8) for selector in SELECTORS]
     samples: list[list[tuple[float, float, float]]] = [[] for _ in plans]
-    for seed in range(seeds):
-        for (selector, count), of_plan in zip(plans, samples, strict=True):
-            recipe = HeadRecipe(seed=seed, select=count, selector=selector)
-            head = new_head(start.dims, {"": len(training.names[""])}, recipe, start)
-            seconds = timed(
-                partial(train_head, head, training.examples, cache, recipe, progress=lambda *_: None)
-            )
-            step = seconds / training_steps(recipe, len(training.examples))
-            top1s = [_top1(head, judged, cache, wanted, selector) for wanted in (None, count)]
-            of_plan.append((1000 * step, top1s[0], top1s[1]))
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        store = FeatureStore(folder / "store")
+        training = StoredVideos(repository, write_videos(folder / "training", videos, TRAINING_SEED), store)
+        judged = StoredVideos(repository, write_videos(folder / "held_out", held_out, HELD_OUT_SEED), store)
+        cache = FeatureCache(store, 1 << 30)
+        for seed in range(seeds):
+            for (selector, count), of_plan in zip(plans, samples, strict=True):
+                recipe = HeadRecipe(seed=seed, select=count, selector=selector)
+                head = new_head(start.dims, {"": len(training.names[""])}, recipe, start)
+                seconds = timed(
+                    partial(train_head, head, training.examples, cache, recipe, progress=lambda *_: None)
+                )
+                step = seconds / training_steps(recipe, len(training.examples))
+                top1s = [_top1(head, judged, cache, wanted, selector) for wanted in (None, count)]
+                of_plan.append((1000 * step, top1s[0], top1s[1]))
     rows = []
     for (selector, count), of_plan in zip(plans, samples, strict=True):
         steps, whole, selected = zip(*of_plan, strict=True)
@@ -91,7 +76,7 @@ def measure(
             "top-1, selected tubelets": Figure("share", "higher", selected),
         }
         rows.append(Row(case, figures))
-    return rows
+    report("selection", rows, out)
 
 
 @torch.inference_mode()

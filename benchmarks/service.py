@@ -55,15 +55,8 @@ def command(
     out: Out = RESULTS,
 ) -> None:
     """Compare the throughput of the video service with that of the engine alone."""
-    report(name, measure(repository, seconds, rounds), out)
-
-
-def measure(repository: Path, seconds: float, rounds: int) -> list[Row]:
-    """Measure each engine alone and the service over it, with ``seconds`` of video in each of 16 streams.
-
-    The engine alone does all that a session does with the frames: spatial, temporal, windows. In the process
-    it has as many concurrent streams as suit it best; over Triton all of them, for its batches.
-    """
+    # The engine alone does all that a session does with the frames: spatial, temporal, windows. In the
+    # process it has as many concurrent streams as suit it best; over Triton all of them, for its batches.
     at_once = slots_in_process(Models(*open_models(repository)))
     rows = [_compare("onnxruntime", repository, str(repository), seconds, rounds, at_once=at_once)]
     with Path(os.devnull).open("w") as log, TritonServer(repository, log=log) as triton:
@@ -72,7 +65,7 @@ def measure(repository: Path, seconds: float, rounds: int) -> list[Row]:
         rows.append(
             _compare("triton", repository, triton.url, seconds, rounds, at_once=STREAMS, processes=[engine])
         )
-    return rows
+    report(name, rows, out)
 
 
 @dataclass

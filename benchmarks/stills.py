@@ -39,45 +39,34 @@ def command(
 ) -> None:
     """Measure a recorded screen, with engine calls in which nothing moves computed or reused."""
     with TemporaryDirectory() as folder:
-        repository = random_repository(Path(folder) / "models", size, precision)
-        rows = measure(repository, Path(folder), seconds, slide_seconds, rounds)
-    report("stills", rows, out)
-
-
-def measure(
-    repository: Path, folder: Path, video_seconds: float, slide_seconds: float, rounds: int
-) -> list[Row]:
-    """Time both ways in turn, ``rounds`` times.
-
-    Raises:
-        AssertionError: the two ways give different features.
-    """
-    recognizer = Recognizer.load(repository)
-    held = f"fps=1/{slide_seconds:g},fps={RATE}"
-    with recognizer.reader(write_video(folder / "slides.mp4", video_seconds, PICTURE, look=held)) as reader:
-        frames = np.concatenate(list(reader))
+        recognizer = Recognizer.load(random_repository(Path(folder) / "models", size, precision))
+        held = f"fps=1/{slide_seconds:g},fps={RATE}"
+        video = write_video(Path(folder) / "slides.mp4", seconds, PICTURE, look=held)
+        with recognizer.reader(video) as reader:
+            frames = np.concatenate(list(reader))
     ways: dict[str, Callable[[], Features]] = {
         EVERY_CALL: partial(_every_call, recognizer, frames),
         CHANGED_CALLS: partial(recognizer.features, frames),
     }
     expected = _every_call(recognizer, frames)
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    took: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, compute in ways.items():
             start = time.perf_counter()
             features = compute()
-            seconds[way].append(time.perf_counter() - start)
+            took[way].append(time.perf_counter() - start)
             np.testing.assert_array_equal(features, expected)
-    faster = ratios(seconds[EVERY_CALL], seconds[CHANGED_CALLS])
+    faster = ratios(took[EVERY_CALL], took[CHANGED_CALLS])
     more = {
         EVERY_CALL: {"still": Figure("share of tubelets", "neither", (_still_share(recognizer, frames),))},
         CHANGED_CALLS: {"times faster": Figure("x", "higher", faster)},
     }
-    case = {"video seconds": video_seconds, "slide seconds": slide_seconds}
-    return [
+    case = {"video seconds": seconds, "slide seconds": slide_seconds}
+    rows = [
         Row({**case, "what": way}, {"time": seconds_figure(*samples), **more[way]})
-        for way, samples in seconds.items()
+        for way, samples in took.items()
     ]
+    report("stills", rows, out)
 
 
 def _every_call(recognizer: Recognizer, frames: Frames) -> Features:

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure as Picture
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmarks import latency, limit, load, memory, peers, plots, training_claims
+from benchmarks import latency, limit, load, memory, peers, plots, training_table
 from benchmarks.__main__ import app
-from benchmarks.charts import page
+from benchmarks.charts import demo_answer, page
 from benchmarks.figures import RESULTS, ROOT, Figure, Result, Row, read_result, report
-from benchmarks.matrix_kernels import Kernel
+from benchmarks.limit import Kernel
 from benchmarks.peer_process import Facts, Peer, Settings
 from benchmarks.plots import plot
 from benchmarks.tables import table
@@ -153,7 +153,7 @@ def test_limit() -> None:
 
 
 def test_training() -> None:
-    cost, top1 = training_claims.COST, training_claims.TOP1
+    cost, top1 = training_table.COST, training_table.TOP1
     rows = [
         Row({"variant": name}, {top1: Figure("%", "higher", (value,)), cost: seconds(took)})
         for name, value, took in (("SFA B", 80, 10), ("128 frames", 81, 60))
@@ -184,6 +184,11 @@ def test_committed_page_is_that_of_the_committed_results(tmp_path: Path) -> None
     assert PAGE.read_text() == (tmp_path / PAGE.name).read_text(), "run python -m benchmarks charts"
     written = {picture.name for picture in tmp_path.glob("*.png")}
     assert written == {picture.name for picture in PAGE.parent.glob("benchmark_*.png")}
+
+
+def test_the_picture_of_the_readme() -> None:
+    svg = demo_answer("docs/motions.mp4")
+    assert svg.startswith("<svg") and "docs/motions.mp4" in svg and "@font-face" not in svg
 
 
 def test_results_that_cannot_be_shown(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from benchmarks import cold, decode, latency, long, memory, pipeline, segments
 from benchmarks.__main__ import app
-from benchmarks.figures import Row
+from benchmarks.figures import Row, read_result
 from benchmarks.latency import Setting, percentiles
 from benchmarks.models import random_repository
 from benchmarks.videos import write_video
@@ -80,8 +80,9 @@ def test_a_percentile_needs_enough_values() -> None:
     assert many["values"].samples == (202,)
 
 
-def test_each_tubelet_once_answers_as_every_window_recomputed(models: Path, tmp_path: Path) -> None:
-    rows = long.measure(models, tmp_path, [0, 0.5, 0.75], 2.0, ROUNDS)  # 25 frames: 13 tubelets
+def test_each_tubelet_once_answers_as_every_window_recomputed(tmp_path: Path) -> None:
+    long.command([0, 0.5, 0.75], 2.0, ROUNDS, frames=8, out=tmp_path)  # 25 frames: 13 tubelets
+    rows = read_result(tmp_path / "long.json").rows
     assert [(row.case["overlap"], value(row, "windows")) for row in rows if row.case["way"] == long.ONCE] == [
         (0, 4),
         (0.5, 6),
@@ -95,17 +96,17 @@ def test_each_tubelet_once_answers_as_every_window_recomputed(models: Path, tmp_
             assert row.figures["times the first"].samples == (1,) * ROUNDS
 
 
-def test_other_answers_are_not_measured(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_answers_are_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = long._recomputed
     monkeypatch.setattr(long, "_recomputed", lambda *arguments: right(*arguments) + 1e-3)
     with pytest.raises(AssertionError, match="logits differ by"):
-        long.measure(models, tmp_path, [0], 1.0, 1)
+        long.command([0], 1.0, 1, frames=8, out=tmp_path)
 
 
 def test_cold_process(repository: Path, tmp_path: Path) -> None:
-    rows = {row.case["what"]: row.figures["time"].samples for row in cold.measure(repository, tmp_path, 1)}
+    cold.command(repository, 1, tmp_path)
+    found = read_result(tmp_path / "cold.json").rows
+    rows = {row.case["what"]: row.figures["time"].samples for row in found}
     assert list(rows) == [cold.COMMAND, *(f"of which: {p}" for p in ("imports", "load", "decode", "rest"))]
     assert all(took > 0 for (took,) in rows.values())
 
@@ -121,7 +122,8 @@ def test_classify_against_its_parts(repository: Path, tmp_path: Path) -> None:
 
 def test_peak_memory(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "SHORT_SECONDS", 2)
-    rows = memory.measure(models, {8: models}, [1, 2], tmp_path, 1)
+    memory.command(models, [1, 2], [8], rounds=1, out=tmp_path)
+    rows = read_result(tmp_path / "memory.json").rows
     assert [tuple(row.case.values()) for row in rows] == [
         ("video_seconds", 1),
         ("video_seconds", 2),
@@ -134,7 +136,7 @@ def test_peak_memory(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_peak_is_that_of_the_program() -> None:
-    """What the process used and gave back counts; what its parent used before does not."""
+    """Memory that the process gave back counts; memory that its parent used before does not."""
     program = "x = b'x' * (100 << 20); del x; print(flush=True); input()"
     child = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -184,8 +186,9 @@ def test_a_wrong_option_is_one_line(arguments: list[str], word: str, tmp_path: P
 
 
 def test_segments_are_slices(models: Path, tmp_path: Path) -> None:
-    """``measure`` itself compares their scores."""
-    decoded, stored, sliced = segments.measure(models, tmp_path, seconds=12.0, segments=3, rounds=ROUNDS)
+    """The benchmark itself compares their scores."""
+    segments.command(models, 12, 3, ROUNDS, tmp_path)
+    decoded, stored, sliced = read_result(tmp_path / "segments.json").rows
     assert [len(row.figures["time"].samples) for row in (decoded, stored, sliced)] == [ROUNDS] * 3
     ratios = np.divide(decoded.figures["time"].samples, sliced.figures["time"].samples)
     assert sliced.figures["times faster"].samples == pytest.approx(ratios)
@@ -194,6 +197,7 @@ def test_segments_are_slices(models: Path, tmp_path: Path) -> None:
 def test_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "PICTURES", {"64x64": 1e5})
     monkeypatch.setattr(decode, "VIDEO_SECONDS", 2.0)
-    (row,) = decode.measure(tmp_path, ROUNDS)
+    decode.command(ROUNDS, tmp_path)
+    (row,) = read_result(tmp_path / "decode.json").rows
     assert len(row.figures["decode CPU"].samples) == ROUNDS
     assert all(row.figures[name].median > 0 for name in ("decode CPU", "speed", "bit rate"))

@@ -133,7 +133,7 @@ def test_rows_of_a_client_that_was_late_are_void() -> None:
 
 
 def test_refusals_of_a_full_service(repository: Path, video: Path) -> None:
-    """Of one place that is taken, through gRPC and both clients."""
+    """Requests to a service whose only slot is taken, through gRPC and both clients."""
 
     async def requests(address: str) -> list[Request]:
         async with AsyncVideoRecognitionClient(address) as client:

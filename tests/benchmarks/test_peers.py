@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from benchmarks import limit
 from benchmarks.__main__ import app
-from benchmarks.figures import Row
-from benchmarks.matrix_kernels import kernels
+from benchmarks.figures import Row, read_result
+from benchmarks.limit import kernels
 from benchmarks.models import (
     counted_operations,
     layer_shapes,
@@ -55,7 +55,7 @@ def test_plain_pytorch_is_the_same_function() -> None:
 
 
 def test_a_run_has_a_row_for_each_peer(tmp_path: Path) -> None:
-    """In real processes: ours, which nobody asked for, and plain PyTorch."""
+    """Real processes: ours, which is always measured, and plain PyTorch."""
     ours, theirs = measure([EAGER], settings(tmp_path), rounds=2)
     assert (ours.case["model"], theirs.case["model"]) == ("sfavivit", "pytorch")
     assert theirs.figures["logits off by"].median < 1e-4
@@ -72,7 +72,7 @@ def test_a_run_has_a_row_for_each_peer(tmp_path: Path) -> None:
 
 
 def test_openvino_is_the_same_model(tmp_path: Path) -> None:
-    """At fp32 to the tolerance that ``measure`` demands; NNCF's int8 is near it, and is not the same."""
+    """OpenVINO at fp32 is within the tolerance of ``measure``; NNCF's int8 is near, and not the same."""
     pytest.importorskip("nncf")
     random_repository(tmp_path / "fp32", "tiny", "fp32", frames=FRAMES)
     peers = [REFERENCE, *(Peer("openvino", "onnx", precision) for precision in ("fp32", "int8"))]
@@ -193,7 +193,7 @@ def test_shapes_of_the_linear_layers() -> None:
 
 
 def test_operations_of_our_graph_are_those_it_runs(repository: Path, tmp_path: Path) -> None:
-    """From the shapes that ONNX Runtime's profiler saw in the graph as it was exported."""
+    """Counted from the shapes that ONNX Runtime's profiler saw in the exported graph."""
     loaded = Repository.load(repository)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -212,7 +212,8 @@ def test_operations_of_our_graph_are_those_it_runs(repository: Path, tmp_path: P
 
 
 def test_the_limit_of_this_machine(tmp_path: Path) -> None:
-    found = limit.measure("tiny", ["fp32"], chunk_tubelets=3, rounds=2, folder=tmp_path)
+    limit.command("tiny", ["fp32"], chunk_tubelets=3, rounds=2, out=tmp_path)
+    found = read_result(tmp_path / "limit.json").rows
     by_kind: dict[Any, list[Row]] = defaultdict(list)
     for row in found:
         assert (row.case["size"], row.case["chunk tubelets"]) == ("tiny", 3)
@@ -244,7 +245,7 @@ def test_a_precision_that_the_cpu_does_not_run() -> None:
 
 
 def test_every_kernel_multiplies() -> None:
-    """Those that give plain numbers give what numpy gives for the same random matrices."""
+    """Kernels of plain numbers give what numpy gives for the same random matrices."""
     m, k, n = 5, 8, 6
     draw = np.random.default_rng
     expected = {

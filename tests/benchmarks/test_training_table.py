@@ -1,4 +1,4 @@
-"""The table of training variants at a very small scale: which parts it has, never how long anything took."""
+"""The table of training variants at a very small scale: its rows, never its times."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ from benchmarks.sign_videos import (
     random_signs,
     write_example,
 )
-from benchmarks.training_claims import claims, table_rows
-from benchmarks.training_table import TrainingTable
+from benchmarks.training_table import TrainingTable, claims, table_rows
 from benchmarks.training_variants import (
     LONG_FULL,
     WITHOUT_IMAGES,
