@@ -38,6 +38,7 @@ import typer
 from benchmarks.command_options import SIZE_NAMES, ModelsFolder, Name, Out, Rounds
 from benchmarks.figures import RESULTS, Figure, Row, report
 from benchmarks.first_answer import first_answer
+from benchmarks.measuring import RecordingEngine
 from benchmarks.models import random_repository
 from benchmarks.videos import write_video
 from export.exporter import DEFAULT_FPS
@@ -46,7 +47,6 @@ from serving.models import Models, slots_in_process
 from serving.triton import TritonServer
 from sfavivit import Recognizer
 from sfavivit.engines import ENGINES
-from sfavivit.engines.base import Engine, Features, Frames, Logits
 from sfavivit.errors import EngineError, UsageError
 from sfavivit.repository import Precision
 
@@ -252,29 +252,12 @@ def _warm_up(recognizer: Recognizer) -> None:
     session.finish()
 
 
-class _Calls:
-    """Engine that records the seconds of each spatial call."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.seconds: list[float] = []
-
-    def spatial(self, frames: Frames) -> Features:
-        start = time.perf_counter()
-        features = self._engine.spatial(frames)
-        self.seconds.append(time.perf_counter() - start)
-        return features
-
-    def temporal(self, head: str, features: Features) -> Logits:
-        return self._engine.temporal(head, features)
-
-
 def _clips(
     recognizer: Recognizer, clip: Path, setting: Setting, seconds: float
 ) -> tuple[dict[str, list[float]], float]:
     """Return the seconds of each stage of each clip, and tubelets a second; the clip is one window."""
-    calls = _Calls(recognizer.engine)
-    timed = Recognizer(recognizer.catalog, calls, chunk_tubelets=setting.chunk)
+    engine = RecordingEngine(recognizer.engine)
+    timed = Recognizer(recognizer.catalog, engine, chunk_tubelets=setting.chunk)
     values: dict[str, list[float]] = {"decode": [], "spatial": [], "temporal": [], "total": []}
     begin = time.perf_counter()
     while not values["total"] or time.perf_counter() - begin < seconds:
@@ -287,7 +270,7 @@ def _clips(
     count = len(values["total"])
     tubelets = count * recognizer.manifest.head("first").dimensions.max_tubelets
     rate = tubelets / (time.perf_counter() - begin)
-    return values | {"spatial call": calls.seconds}, rate
+    return values | {"spatial call": engine.spatial_seconds}, rate
 
 
 def _streams(

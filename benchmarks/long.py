@@ -11,6 +11,7 @@ much as one tubelet of size tiny, and a tenth of a tubelet of size B.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -27,7 +28,7 @@ from benchmarks.videos import write_video
 from sfavivit import Recognizer
 from sfavivit.engines.base import Frames
 from sfavivit.errors import UsageError
-from sfavivit.windows import SHORT_CLIP, all_windows
+from sfavivit.windows import SHORT_CLIP, Window, all_windows
 
 HEAD = "first"
 TOLERANCE = 1e-4
@@ -117,12 +118,21 @@ def _once(recognizer: Recognizer, frames: Frames, stride: int) -> NDArray[np.flo
 
 def _recomputed(recognizer: Recognizer, frames: Frames, stride: int) -> NDArray[np.float32]:
     """Return logits float32 [windows, C], every window from its own frames."""
-    entry, tubelet_frames = recognizer.manifest.head(HEAD), recognizer.manifest.dimensions.tubelet_frames
+    dims = recognizer.manifest.head(HEAD).dimensions
+    tubelets = -(-len(frames) // dims.tubelet_frames)
+    return recomputed_logits(recognizer, frames, all_windows(tubelets, dims.max_tubelets, stride), HEAD)
+
+
+def recomputed_logits(
+    recognizer: Recognizer, frames: Frames, windows: Iterable[Window], head: str
+) -> NDArray[np.float32]:
+    """Return logits float32 [windows, C] of windows of ``frames``, each from its own frames."""
+    entry, tubelet_frames = recognizer.manifest.head(head), recognizer.manifest.dimensions.tubelet_frames
     length = entry.dimensions.max_tubelets
     logits = []
-    for window in all_windows(-(-len(frames) // tubelet_frames), length, stride):
+    for window in windows:
         features = recognizer.features(frames[window.start * tubelet_frames : window.stop * tubelet_frames])
         if len(features) < length:
             features = SHORT_CLIP[entry.short_clip](features, length)
-        logits.append(recognizer.logits(features, HEAD)[""])
+        logits.append(recognizer.logits(features, head)[""])
     return np.stack(logits)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from sfavivit.engines.base import Engine, Features, Frames, Logits
+
 
 def timed(work: Callable[[], object]) -> float:
     """Return the wall seconds that ``work`` takes."""
@@ -33,3 +35,26 @@ def cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.
     a, b = one.astype(np.float64), other.astype(np.float64)
     products = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
     return np.asarray(products, np.float64)
+
+
+class RecordingEngine:
+    """Engine that records the seconds of its spatial calls, and the number of tubelets and windows."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.spatial_seconds: list[float] = []
+        self.tubelets = 0
+        self.windows = 0
+
+    def spatial(self, frames: Frames) -> Features:
+        """Record and pass on."""
+        start = time.perf_counter()
+        features = self._engine.spatial(frames)
+        self.spatial_seconds.append(time.perf_counter() - start)
+        self.tubelets += features.shape[0] * features.shape[1]
+        return features
+
+    def temporal(self, head: str, features: Features) -> Logits:
+        """Record and pass on."""
+        self.windows += len(features)
+        return self._engine.temporal(head, features)

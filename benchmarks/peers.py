@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -104,7 +104,7 @@ def measure(peers: Sequence[Peer], settings: Settings, rounds: int) -> list[Row]
             precision = cast(Precision, peer.precision)
             random_repository(settings.folder / precision, settings.size, precision, frames=settings.frames)
     with ExitStack() as stack:
-        running = [stack.enter_context(PeerProcess(peer, settings)) for peer in asked]
+        running = [stack.enter_context(closing(PeerProcess(peer, settings))) for peer in asked]
         facts = {process.peer: process.facts for process in running}
         check_same_model(facts)
         samples: dict[Peer, list[float]] = {peer: [] for peer in asked}

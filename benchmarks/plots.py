@@ -44,9 +44,10 @@ def plot(name: str, result: Result) -> bytes:
 def _peers(axes: Axes, rows: Sequence[Row]) -> None:
     bars = []
     for row in sorted(rows, key=lambda row: -row.figures["throughput"].median):
-        name = f"{row.case['model']} {row.case['mode']}, {row.case['precision']}"
-        predicted = ", predicted" * bool(row.case["predicted"])
-        bars.append((name + predicted, row.figures["throughput"], row.case["model"] == "sfavivit"))
+        name = "{model} {mode}, {precision}".format_map(row.case) + ", predicted" * bool(
+            row.case["predicted"]
+        )
+        bars.append((name, row.figures["throughput"], row.case["model"] == "sfavivit"))
     _bars(axes, bars)
 
 
@@ -54,60 +55,43 @@ def _limit(axes: Axes, rows: Sequence[Row]) -> None:
     bars = []
     for row in sorted(rows, key=lambda row: (str(row.case["precision"]), str(row.case["what"]))):
         if row.case["what"] == "matrix product":
-            name = f"{row.case['precision']}, {row.case['name']}"
-            bars.append((name, row.figures["all layers"], False))
+            bars.append(("{precision}, {name}".format_map(row.case), row.figures["all layers"], False))
         elif row.case["what"] == "spatial engine":
             bars.append((f"{row.case['precision']}, our spatial engine", row.figures["rate"], True))
     _bars(axes, bars)
 
 
 def _latency(axes: Axes, rows: Sequence[Row]) -> None:
-    series: Series = {}
-    for row in rows:
-        if (row.case["work"], row.case["stage"]) == ("clip", "total"):
-            name = f"size {row.case['size']}, {row.case['precision']}"
-            series.setdefault(name, []).append((float(row.case["frames"]), row.figures["p50"]))
+    clips = [row for row in rows if (row.case["work"], row.case["stage"]) == ("clip", "total")]
+    series = _series(clips, "size {size}, {precision}", "p50", lambda row: float(row.case["frames"]))
     _lines(axes, series, "frames in the clip", "latency of a clip")
 
 
 def _load(axes: Axes, rows: Sequence[Row]) -> None:
     series: Series = {}
-    for percentile in ("latency p99", "latency p50"):
-        for row in rows:
-            name = f"{row.case['loop']} loop, {percentile.removeprefix('latency ')}"
-            point = (row.figures["throughput"].median, row.figures[percentile])
-            series.setdefault(name, []).append(point)
+    for percentile in ("p99", "p50"):
+        name = f"{{loop}} loop, {percentile}"
+        series |= _series(rows, name, f"latency {percentile}", lambda row: row.figures["throughput"].median)
     _lines(axes, series, "throughput (requests/s)", "latency")
     axes.set_ylim(bottom=10)
     axes.set_yscale("log")
 
 
-def _memory(axes: Axes, rows: Sequence[Row]) -> None:
-    lengths = [row for row in rows if row.case["against"] == "video_seconds"]
-    series: Series = {
-        name: [(float(row.case["value"]), row.figures[name]) for row in lengths]
-        for name in ("with decoder", "process")
-    }
-    _lines(axes, series, "length of the video (s)", "peak memory")
-
-
-def _training(axes: Axes, rows: Sequence[Row]) -> None:
-    series: Series = {
-        str(row.case["variant"]): [(row.figures["cost"].median, row.figures["top-1"])]
-        for row in rows
-        if "variant" in row.case
-    }
-    _lines(axes, series, "training cost (s)", "top-1")
+def _series(rows: Sequence[Row], name: str, figure: str, place: Callable[[Row], float]) -> Series:
+    """Return the points of a figure, in lines named by the settings that ``name`` mentions in braces."""
+    series: Series = {}
+    for row in rows:
+        series.setdefault(name.format_map(row.case), []).append((place(row), row.figures[figure]))
+    return series
 
 
 CHARTS: dict[str, Callable[[Axes, Sequence[Row]], None]] = {
     "latency_frames": _latency,
     "limit": _limit,
     "load": _load,
-    "memory": _memory,
     "peers": _peers,
-    "training_table": _training,
 }
+"""Name of a result -> its chart."""
 
 
 def _bars(axes: Axes, bars: Sequence[tuple[str, Figure, bool]]) -> None:

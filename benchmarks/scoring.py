@@ -19,18 +19,20 @@ import typer
 
 from benchmarks.command_options import Out
 from benchmarks.figures import RESULTS, Figure, Row, report
+from benchmarks.long import recomputed_logits
+from benchmarks.measuring import RecordingEngine
 from benchmarks.models import random_repository
 from benchmarks.videos import write_video
 from sfavivit import Recognizer
 from sfavivit.annotations import VideoItem
-from sfavivit.engines.base import Engine, Features, Frames, Logits
+from sfavivit.engines.base import Logits
 from sfavivit.repository import Repository
 from sfavivit.scoring.options import ScoreOptions
 from sfavivit.scoring.rows import Row as ScoreRow
 from sfavivit.scoring.scorer import score_items
 from sfavivit.video import VideoReader
 from sfavivit.views import CROPS, Views
-from sfavivit.windows import SHORT_CLIP, view_windows
+from sfavivit.windows import view_windows
 
 CLIP_SECONDS = 10  # as in Kinetics
 VIEWS = Views(4, 3)
@@ -53,7 +55,7 @@ def command(
 
 
 def _measure(repository: Path, folder: Path, videos: int, view_videos: int) -> list[Row]:
-    engine = _Counting(Recognizer.load(repository).engine)
+    engine = RecordingEngine(Recognizer.load(repository).engine)
     recognizer = Recognizer(Repository.load(repository), engine)
     first, second = recognizer.heads[:2]
     clips = [
@@ -98,39 +100,15 @@ def _measure(repository: Path, folder: Path, videos: int, view_videos: int) -> l
     return results
 
 
-class _Counting:
-    """Engine that counts tubelets and windows."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.tubelets = 0
-        self.windows = 0
-
-    def spatial(self, frames: Frames) -> Features:
-        features = self._engine.spatial(frames)
-        self.tubelets += features.shape[0] * features.shape[1]
-        return features
-
-    def temporal(self, head: str, features: Features) -> Logits:
-        self.windows += len(features)
-        return self._engine.temporal(head, features)
-
-
 def _unshared_views(recognizer: Recognizer, item: VideoItem, head: str) -> Logits:
     """Return the mean logits of all views, each from its own frames; clips of a crop share its decoding."""
-    manifest = recognizer.manifest
-    entry, tubelet_frames = manifest.head(head), manifest.dimensions.tubelet_frames
-    length = entry.dimensions.max_tubelets
-    views = []
+    dims, views = recognizer.manifest.head(head).dimensions, []
     for crop in CROPS[VIEWS.crops]:
-        with VideoReader(item.video, manifest.sampling, chunk_frames=64, crops=(crop,)) as reader:
+        with VideoReader(item.video, recognizer.manifest.sampling, chunk_frames=64, crops=(crop,)) as reader:
             frames = np.concatenate(list(reader))
-        for window in view_windows(-(-len(frames) // tubelet_frames), length, VIEWS.clips):
-            clip = recognizer.features(frames[window.start * tubelet_frames : window.stop * tubelet_frames])
-            if len(clip) < length:
-                clip = SHORT_CLIP[entry.short_clip](clip, length)
-            views.append(recognizer.logits(clip, head)[""])
-    return {"": np.mean(views, axis=0)}
+        windows = view_windows(-(-len(frames) // dims.tubelet_frames), dims.max_tubelets, VIEWS.clips)
+        views.append(recomputed_logits(recognizer, frames, windows, head))
+    return {"": np.concatenate(views).mean(axis=0)}
 
 
 def _logits(rows: list[ScoreRow]) -> Logits:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure as Picture
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmarks import latency, limit, load, memory, peers, plots, training_table
+from benchmarks import latency, limit, load, peers, plots
 from benchmarks.__main__ import app
 from benchmarks.charts import demo_answer, page
 from benchmarks.figures import RESULTS, ROOT, Figure, Result, Row, read_result, report
@@ -121,15 +120,6 @@ def test_load() -> None:
     assert lines["closed loop, p50"] == ([2], [10])
 
 
-def test_memory() -> None:
-    peaks = memory._Peaks([90.0], [130.0], [1.0])
-    cases = [("video_seconds", 10), ("video_seconds", 600), ("window_frames", 32)]
-    rows = [memory._row({"against": what, "value": value}, peaks, peaks) for what, value in cases]
-    assert lines_of(drawn("memory", rows)) == {
-        "with decoder": ([10, 600], [130, 130]), "process": ([10, 600], [90, 90]),
-    }  # fmt: skip
-
-
 def test_latency() -> None:
     rows = []
     for frames, total in ((8, 1.0), (16, 2.2)):
@@ -152,29 +142,17 @@ def test_limit() -> None:
     assert widths(axes) == [4, engine.figures["rate"].median]
 
 
-def test_training() -> None:
-    cost, top1 = training_table.COST, training_table.TOP1
-    rows = [
-        Row({"variant": name}, {top1: Figure("%", "higher", (value,)), cost: seconds(took)})
-        for name, value, took in (("SFA B", 80, 10), ("128 frames", 81, 60))
-    ]
-    result = result_of("training_table", [*rows, Row({"claim": "SFA B is good"}, {"holds": seconds(1)})])
-    assert lines_of(drawn("training_table", result.rows)) == {
-        "SFA B": ([10], [80]),
-        "128 frames": ([60], [81]),
-    }
-    without_costs = replace(result, rows=(Row({"variant": "SFA B"}, {top1: seconds(1)}),))
-    with pytest.raises(
-        UsageError, match=r"the chart of 'training_table' shows 'cost', which a row does not have"
-    ):
-        plot("training_table", without_costs)
+def test_a_row_without_what_its_chart_shows() -> None:
+    row = Row({"model": "m", "mode": "x", "precision": "fp32"}, {"throughput": seconds(1)})
+    with pytest.raises(UsageError, match="the chart of 'peers' shows 'predicted', which a row does not have"):
+        plot("peers", result_of("peers", [row]))
 
 
 def test_charts_are_the_same_bytes_whatever_the_user_has_configured() -> None:
-    result = read_result(RESULTS / "memory.json")
-    picture = plot("memory", result)
+    result = read_result(RESULTS / "load.json")
+    picture = plot("load", result)
     with mpl.rc_context({"axes.facecolor": "red", "font.size": 30, "savefig.dpi": 20}):
-        assert plot("memory", result) == picture
+        assert plot("load", result) == picture
     assert Image.open(io.BytesIO(picture)).width == 900
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 from collections import defaultdict
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_what_a_peer_raises_arrives(tmp_path: Path) -> None:
 
 
 def test_a_peer_that_dies_is_one_line(tmp_path: Path) -> None:
-    with PeerProcess(BF16, settings(tmp_path, patience=0.0)) as peer:
+    with closing(PeerProcess(BF16, settings(tmp_path, patience=0.0))) as peer:
         peer._process.kill()
         with pytest.raises(EngineError, match=r"pytorch/eager/bf16 died with exit code -9"):
             peer.seconds()
