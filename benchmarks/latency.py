@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -35,7 +35,8 @@ from typing import Annotated, Literal, cast, get_args
 import numpy as np
 import typer
 
-from benchmarks.command_options import SIZE_NAMES, ModelsFolder, Name, Out, Rounds
+from benchmarks import latency_cuda
+from benchmarks.command_options import SIZE_NAMES, ModelsFolder, Out, Rounds
 from benchmarks.figures import RESULTS, Figure, Row, report
 from benchmarks.first_answer import first_answer
 from benchmarks.measuring import RecordingEngine
@@ -51,7 +52,6 @@ from sfavivit.errors import EngineError, UsageError
 from sfavivit.repository import Precision
 
 PRECISIONS = get_args(Precision)
-CUDA_ENGINES, CUDA_PRECISIONS = ("torch", "onnxruntime", "tensorrt"), ("fp16", "bf16")
 MILLISECONDS = 1000
 MIN_VALUES = {50: 1, 90: 10, 99: 100}  # a percentile of fewer values would be their maximum by another name
 
@@ -88,29 +88,28 @@ def command(
         float, typer.Option(min=0, help="Seconds of clips, and of streams, in a round.")
     ] = 2.0,
     models: ModelsFolder = None,
-    name: Name = "latency",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the result file (default: latency, or latency_cuda).")
+    ] = None,
     out: Out = RESULTS,
 ) -> None:
     """Measure percentiles of each stage of a clip, of streams and of a fresh process; or calls on a GPU."""
-    on_cuda = device == "cuda"
-    engines = _known("engine", engine, CUDA_ENGINES if on_cuda else tuple(ENGINES))
-    precisions = _known("precision", precision, CUDA_PRECISIONS if on_cuda else PRECISIONS)
-    left_out = partial(typer.echo, err=True)
+    on_cuda, left_out = device == "cuda", partial(typer.echo, err=True)
+    _check("engine", engine, latency_cuda.ENGINES if on_cuda else ENGINES)
+    _check("precision", precision, latency_cuda.DTYPES if on_cuda else PRECISIONS)
+    if on_cuda and (frames or streams):
+        raise UsageError("--frames and --streams do not apply to --device cuda")
     with TemporaryDirectory() as scratch:
         folder = models or Path(scratch)
         if on_cuda:
-            from benchmarks import latency_cuda  # noqa: PLC0415 - needs export.tensorrt
-
-            if frames or streams:
-                raise UsageError("--frames and --streams do not apply to --device cuda")
-            variants = latency_cuda.choose(engines, precisions)
+            variants = latency_cuda.choose(engine, precision)
             sizes, chunks = size or ["B", "L", "H"], chunk or [8, 16, 32, 64, 128]
             rows = latency_cuda.measure(variants, sizes, chunks, rounds, folder, left_out)
         else:
             settings = [
                 Setting(runtime, cast(Precision, bits), model, window, call)
                 for runtime, bits, model in product(
-                    engines or ["onnxruntime"], precisions or ["fp32", "int8"], size or ["tiny", "B"]
+                    engine or ["onnxruntime"], precision or ["fp32", "int8"], size or ["tiny", "B"]
                 )
                 for window in frames or ([32, 128] if model == "tiny" else [32])
                 for call in chunk or [4]
@@ -121,14 +120,13 @@ def command(
             )
     if not rows:
         raise UsageError("nothing was measured: this machine can run none of the settings")
-    report(name, rows, out)
+    report(name or ("latency_cuda" if on_cuda else "latency"), rows, out)
 
 
-def _known(what: str, names: list[str] | None, known: tuple[str, ...]) -> list[str]:
-    """Return ``names``; raise ``UsageError`` for an unknown one."""
+def _check(what: str, names: Iterable[str] | None, known: Iterable[str]) -> None:
+    """Raise ``UsageError`` for an unknown name."""
     if unknown := set(names or ()) - set(known):
         raise UsageError(f"unknown {what} {min(unknown)!r}; choose one of {', '.join(known)}")
-    return names or []
 
 
 @dataclass(frozen=True)
@@ -339,9 +337,9 @@ def percentiles(rounds: list[list[float]]) -> dict[str, Figure]:
     """
     together = [value for values in rounds for value in values]
     figures = {}
-    for percent, least in MIN_VALUES.items():
-        groups = rounds if all(len(values) >= least for values in rounds) else [together]
-        if len(together) >= least:
+    for percent, min_values in MIN_VALUES.items():
+        groups = rounds if all(len(values) >= min_values for values in rounds) else [together]
+        if len(together) >= min_values:
             samples = tuple(float(np.percentile(group, percent)) * MILLISECONDS for group in groups)
             figures[f"p{percent}"] = Figure("ms", "lower", samples)
     return figures | {"values": Figure("values", "neither", (float(len(together)),))}

@@ -68,6 +68,9 @@ VARIANTS = (
 )
 
 
+ENGINES = tuple(dict.fromkeys(variant.engine for variant in VARIANTS))
+
+
 class Opened(NamedTuple):
     """A variant that runs, the smallest cosine of its features with fp32, and the GPU memory that it took."""
 
@@ -119,7 +122,7 @@ def gpu_name() -> str:
         ) from error
 
 
-def choose(engines: Sequence[str], precisions: Sequence[str]) -> list[Variant]:
+def choose(engines: Sequence[str] | None, precisions: Sequence[str] | None) -> list[Variant]:
     """Return the variants of these engines and precisions; of all, where none are given."""
     return [
         variant
