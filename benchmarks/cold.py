@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -49,7 +48,7 @@ def command(
                 timed(lambda: subprocess.run(words, stdout=subprocess.DEVNULL, check=True))
             )
             # The parts are all that the command does, except reading its command line.
-            parts = asdict(first_answer(location, clip, DEFAULT_ENGINE, CHUNK_TUBELETS))
+            parts = first_answer(location, clip, DEFAULT_ENGINE, CHUNK_TUBELETS)
             for part, took in parts.items():
                 seconds.setdefault(f"of which: {part}", []).append(took)
     rows = [Row({"what": what}, {"time": seconds_figure(*took)}) for what, took in seconds.items()]

@@ -118,18 +118,18 @@ def differences(old: Result, new: Result) -> dict[str, tuple[Any, Any]]:
 
 
 def _change(case: Case, name: str, old: Figure | None, new: Figure | None, noise: float) -> Change:
-    if old and new:
-        if (old.unit, old.better) != (new.unit, new.better):
-            one, other = (f"in {figure.unit!r} ({figure.better} is better)" for figure in (old, new))
-            raise UsageError(f"figure {name!r} of {case} is {one} in the old result, {other} in the new one")
-        return Change(case, name, old.unit, old.median, new.median, _verdict(old, new, noise))
-    if old:
-        return Change(case, name, old.unit, old.median, None, "only in old")
-    assert new
-    return Change(case, name, new.unit, None, new.median, "only in new")
+    known = old or new
+    assert known
+    if old and new and (old.unit, old.better) != (new.unit, new.better):
+        one, other = (f"in {figure.unit!r} ({figure.better} is better)" for figure in (old, new))
+        raise UsageError(f"figure {name!r} of {case} is {one} in the old result, {other} in the new one")
+    before, after = (figure.median if figure else None for figure in (old, new))
+    return Change(case, name, known.unit, before, after, _verdict(old, new, noise))
 
 
-def _verdict(old: Figure, new: Figure, noise: float) -> Verdict:
+def _verdict(old: Figure | None, new: Figure | None, noise: float) -> Verdict:
+    if old is None or new is None:
+        return "only in old" if old else "only in new"
     if old.better == "neither":
         return "context"
     rise = new.median - old.median

@@ -11,40 +11,27 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PARTS = ("imports", "load", "decode", "rest")
 
 
-@dataclass(frozen=True)
-class FirstAnswer:
-    """Seconds of each part, one after the other, from the start of the process to its end.
+def first_answer(location: str, video: Path, engine: str, chunk_tubelets: int) -> dict[str, float]:
+    """Return the seconds of each of ``PARTS``, one after the other, from the start of a process to its end.
 
     ``imports``: the interpreter, the command line, the engine's runtime. ``load``: the repository read and
     verified, the engine started. ``decode``: until the first chunk of frames. ``rest``: answer and exit.
+    ``location``: an absolute path, or ``triton://HOST:PORT``.
     """
-
-    imports: float
-    load: float
-    decode: float
-    rest: float
-
-    @property
-    def total(self) -> float:
-        return self.imports + self.load + self.decode + self.rest
-
-
-def first_answer(location: str, video: Path, engine: str, chunk_tubelets: int) -> FirstAnswer:
-    """Time a process of its own. ``location``: an absolute path, or ``triton://HOST:PORT``."""
     command = [sys.executable, "-m", __name__, location, str(video.resolve()), engine, str(chunk_tubelets)]
     start = time.perf_counter()  # CLOCK_MONOTONIC on Linux: the same in all processes
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     end = time.perf_counter()
     moments = [start, *json.loads(done.stdout.splitlines()[-1]), end]
-    return FirstAnswer(*(after - before for before, after in pairwise(moments)))
+    return dict(zip(PARTS, (after - before for before, after in pairwise(moments)), strict=True))
 
 
 def _answer(location: str, video: str, engine: str, chunk_tubelets: str) -> None:

@@ -231,8 +231,8 @@ def _round(
 ) -> None:
     """Measure everything once for one setting; the fresh process first, while no other engine is loaded."""
     clip = _clip(setting, folder)
-    cold = first_answer(location, clip, setting.engine, setting.chunk)
-    parts = {**asdict(cold), "total": cold.total}
+    parts = first_answer(location, clip, setting.engine, setting.chunk)
+    parts["total"] = sum(parts.values())
     result.add("fresh process", {stage: [took] for stage, took in parts.items()})
     recognizer = _load(setting, location)
     _warm_up(recognizer)

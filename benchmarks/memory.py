@@ -20,7 +20,7 @@ import psutil
 import typer
 
 from benchmarks.command_options import DEMO_MODEL, SIZE_NAMES, ModelRepository, Out, Rounds
-from benchmarks.figures import RESULTS, Case, Figure, Row, report
+from benchmarks.figures import RESULTS, Figure, Row, report
 from benchmarks.measuring import ratios
 from benchmarks.models import random_repository
 from benchmarks.videos import write_video
@@ -62,9 +62,15 @@ def command(
             for count, model in windows.items():
                 _classify(model, short, peaks.setdefault(("window_frames", count), _Peaks()))
     first = {what: found for (what, _), found in reversed(peaks.items())}
-    rows = [
-        _row({"against": what, "value": value}, found, first[what]) for (what, value), found in peaks.items()
-    ]
+    rows = []
+    for (what, value), found in peaks.items():
+        figures = {
+            "process": Figure("MiB", "lower", tuple(found.process)),
+            "with decoder": Figure("MiB", "lower", tuple(found.tree)),
+            "times the first": Figure("x", "lower", ratios(found.tree, first[what].tree)),
+            "time": Figure("s", "neither", tuple(found.seconds)),
+        }
+        rows.append(Row({"against": what, "value": value}, figures))
     report("memory", rows, out)
 
 
@@ -109,15 +115,3 @@ def _tree_bytes(pid: int) -> int:
     except psutil.NoSuchProcess:  # one of them ended between two readings
         return 0
     return int(total)
-
-
-def _row(case: Case, peaks: _Peaks, first: _Peaks) -> Row:
-    return Row(
-        case,
-        {
-            "process": Figure("MiB", "lower", tuple(peaks.process)),
-            "with decoder": Figure("MiB", "lower", tuple(peaks.tree)),
-            "times the first": Figure("x", "lower", ratios(peaks.tree, first.tree)),
-            "time": Figure("s", "neither", tuple(peaks.seconds)),
-        },
-    )

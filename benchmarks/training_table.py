@@ -56,18 +56,11 @@ from training.watch import say
 TRAINING_SEED, VALIDATION_SEED, HELD_OUT_SEED = 1, 2, 3
 FIRST_VALIDATION_SEED = 100  # of weights
 SETTINGS, COSTS = "settings.json", "costs.json"
-IMAGE, MODEL, EPOCHS, TOP1 = "image", "model.safetensors", "epochs.json", "top1.json"
+IMAGE, MODEL, EPOCHS, IMAGE_TOP1 = "image", "model.safetensors", "epochs.json", "top1.json"
 THREADS = 1  # the model is too small for more
 POINT = 1.0  # of top-1, in %
 MIB = 1 << 20
-TOP1, NEAR_PEAK, EPOCH, COST, NEAR_PEAK_COST, MEMORY = (
-    "top-1",
-    "near-peak epoch",
-    "epoch",
-    "cost",
-    "cost to near-peak",
-    "peak memory",
-)
+TOP1, NEAR_PEAK, COST, MEMORY = "top-1", "near-peak epoch", "cost", "peak memory"  # names of figures
 
 Say = Callable[[str], None]
 
@@ -158,12 +151,12 @@ class TrainingTable:
 
     def _train_image_model(self, seed: int, say: Say) -> None:
         folder = self._seed_folder(seed) / IMAGE
-        if (folder / TOP1).exists():
+        if (folder / IMAGE_TOP1).exists():
             return
         folder.mkdir(parents=True, exist_ok=True)
         model, top1 = train_image_model(seed, self.scale.pictures, self.scale.image_epochs)
         write_image_checkpoint(model, folder / MODEL)
-        write_durably(folder / TOP1, json.dumps(top1).encode())
+        write_durably(folder / IMAGE_TOP1, json.dumps(top1).encode())
         say(f"seed {seed}, {IMAGE}: top-1 {top1:.1%}")
 
     def _train_stage(self, chain: Chain, seed: int, training: Clips, held_out: Clips, say: Say) -> None:
@@ -191,7 +184,7 @@ class TrainingTable:
 
     def image_top1(self) -> list[float]:
         """Return the top-1 of the image model, for each finished seed."""
-        files = sorted(self.work.glob(f"seed-*/{IMAGE}/{TOP1}"))
+        files = sorted(self.work.glob(f"seed-*/{IMAGE}/{IMAGE_TOP1}"))
         return [json.loads(file.read_text()) for file in files]
 
     def epochs(self, chain: Chain) -> list[list[EpochRow]]:
@@ -295,12 +288,14 @@ def _figures(
         memory = zip(*(costs[kind(stage)].memory_bytes for stage in chain), strict=True)
         epochs = [stage.epochs or 0 for stage in chain]
         totals = [sum(map(float.__mul__, once, map(float, epochs))) for once in zip(*seconds, strict=True)]
-        figures[EPOCH] = Figure("s", "lower", tuple(seconds[-1]))
+        figures["epoch"] = Figure("s", "lower", tuple(seconds[-1]))
         figures[COST] = Figure("s", "lower", tuple(totals))
         figures[MEMORY] = Figure("MiB", "lower", tuple(max(once) / MIB for once in memory))
         saved = [(epochs[-1] - peak) * median(seconds[-1]) for peak in peaks]
         if saved:
-            figures[NEAR_PEAK_COST] = Figure("s", "lower", tuple(median(totals) - value for value in saved))
+            figures["cost to near-peak"] = Figure(
+                "s", "lower", tuple(median(totals) - value for value in saved)
+            )
     return figures
 
 
