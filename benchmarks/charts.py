@@ -23,7 +23,7 @@ PLACEHOLDER = re.compile(r"\{(source|table) (\w+)(?:: ([^|}]*\w))?(?: \| ([^}]*)
 """``{source RESULT}`` or ``{table RESULT: FIGURE; FIGURE | SETTING=VALUE, SETTING=VALUE}``."""
 COLUMNS = 88  # of the terminal in the README
 OTHERS = "{others}"
-"""Links to the results that the page does not show."""
+"""Names of the results that the page does not show."""
 
 
 def command(
@@ -72,7 +72,7 @@ def page(template: str, results: Mapping[str, Result]) -> str:
         if name not in results:
             raise UsageError(f"the page shows the result {name!r}, which does not exist; measure it again")
         if kind == "source":
-            return f"`{results[name].command}` ([result](../benchmarks/results/{name}.json))"
+            return f"`{results[name].command}` (`{name}.json`)"
         names = [figure for figure in figures.split("; ") if figure]
         wanted = dict(setting.split("=") for setting in settings.split(", ") if setting)
         rows = [row for row in results[name].rows if _is_shown(row, names, wanted)]
@@ -81,8 +81,8 @@ def page(template: str, results: Mapping[str, Result]) -> str:
         return table(rows, names)
 
     shown = {name for _, name, *_ in PLACEHOLDER.findall(template)}
-    links = (f"[{name}](../benchmarks/results/{name}.json)" for name in results if name not in shown)
-    return PLACEHOLDER.sub(filled, template).replace(OTHERS, ", ".join(links))
+    others = ", ".join(f"`{name}.json`" for name in results if name not in shown)
+    return PLACEHOLDER.sub(filled, template).replace(OTHERS, others)
 
 
 def _is_shown(row: Row, names: Sequence[str], wanted: Mapping[str, str]) -> bool:

@@ -288,8 +288,8 @@ def _figures(
         memory = zip(*(costs[kind(stage)].memory_bytes for stage in chain), strict=True)
         epochs = [stage.epochs or 0 for stage in chain]
         totals = [sum(map(float.__mul__, once, map(float, epochs))) for once in zip(*seconds, strict=True)]
-        figures["epoch"] = Figure("s", "lower", tuple(seconds[-1]))
-        figures[COST] = Figure("s", "lower", tuple(totals))
+        figures["epoch"] = seconds_figure(*seconds[-1])
+        figures[COST] = seconds_figure(*totals)
         figures[MEMORY] = Figure("MiB", "lower", tuple(max(once) / MIB for once in memory))
         saved = [(epochs[-1] - peak) * median(seconds[-1]) for peak in peaks]
         if saved:

@@ -57,10 +57,7 @@ def test_table() -> None:
 def test_page() -> None:
     rows = [Row({"a": k, "b": "x"}, {"time": seconds(k), "n": seconds(1)}) for k in (1, 2)]
     results = {"b_2": result_of("b", [*rows, Row({"a": 3}, {"time": seconds(3)})]), "c": result_of("c", [])}
-    assert page("{source b_2}: {others}", results) == (
-        "`python -m benchmarks b` ([result](../benchmarks/results/b_2.json)): "
-        "[c](../benchmarks/results/c.json)"
-    )
+    assert page("{source b_2}: {others}", results) == ("`python -m benchmarks b` (`b_2.json`): `c.json`")
     assert (
         page("{table b_2: time; n | a=2, b=x}", results) == "| time (s) | n (s) |\n| ---: | ---: |\n| 2 | 1 |"
     )
