@@ -66,8 +66,6 @@ VARIANTS = (
     Variant("tensorrt", "plan", "fp16"),
     Variant("tensorrt", "plan", "bf16"),
 )
-
-
 ENGINES = tuple(dict.fromkeys(variant.engine for variant in VARIANTS))
 
 

@@ -28,7 +28,7 @@ import typer
 from pydantic import ValidationError
 
 from benchmarks.command_options import Out
-from benchmarks.figures import RESULTS, ROOT, Case, Figure, Row, report
+from benchmarks.figures import RESULTS, ROOT, Case, Figure, Row, report, seconds_figure
 from benchmarks.sign_videos import PICTURE_SIGNS, Clips, make_clips
 from benchmarks.training_variants import (
     LONG_FULL,
