@@ -16,14 +16,14 @@ from benchmarks.command_options import DEMO_MODEL
 from benchmarks.figures import RESULTS, ROOT, Result, Row, read_result
 from benchmarks.plots import CHARTS, plot
 from benchmarks.tables import table
+from sfavivit.console import recognition_view
 from sfavivit.errors import UsageError
+from sfavivit.recognizer import Recognizer
 from sfavivit.reports.files import write_file
 
 PLACEHOLDER = re.compile(r"\{(source|table) (\w+)(?:: ([^|}]*\w))?(?: \| ([^}]*))?\}")
 """``{source RESULT}`` or ``{table RESULT: FIGURE; FIGURE | SETTING=VALUE, SETTING=VALUE}``."""
 COLUMNS = 88  # of the terminal in the README
-OTHERS = "{others}"
-"""Names of the results that the page does not show."""
 
 
 def command(
@@ -46,9 +46,6 @@ def command(
 
 def demo_answer(video: str) -> str:
     """Classify ``video``, a path in the checkout; return what the terminal shows as SVG without fonts."""
-    from sfavivit.console import recognition_view  # noqa: PLC0415 - the page needs no recognizer
-    from sfavivit.recognizer import Recognizer  # noqa: PLC0415
-
     console = Console(
         record=True, width=COLUMNS, file=StringIO(), force_terminal=True, color_system="truecolor"
     )
@@ -59,7 +56,7 @@ def demo_answer(video: str) -> str:
 
 
 def page(template: str, results: Mapping[str, Result]) -> str:
-    """Return a page in Markdown with each ``PLACEHOLDER`` and ``OTHERS`` replaced.
+    """Return a page in Markdown with each ``PLACEHOLDER`` replaced.
 
     ``results``: by the names of their files.
 
@@ -80,9 +77,7 @@ def page(template: str, results: Mapping[str, Result]) -> str:
             raise UsageError(f"the page shows {found[0]}, but {name!r} has no such rows; measure it again")
         return table(rows, names)
 
-    shown = {name for _, name, *_ in PLACEHOLDER.findall(template)}
-    others = ", ".join(f"`{name}.json`" for name in results if name not in shown)
-    return PLACEHOLDER.sub(filled, template).replace(OTHERS, others)
+    return PLACEHOLDER.sub(filled, template)
 
 
 def _is_shown(row: Row, names: Sequence[str], wanted: Mapping[str, str]) -> bool:

@@ -53,11 +53,11 @@ def _peers(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _limit(axes: Axes, rows: Sequence[Row]) -> None:
     bars = []
-    for row in sorted(rows, key=lambda row: (str(row.case["precision"]), str(row.case["what"]))):
-        if row.case["what"] == "matrix product":
-            bars.append(("{precision}, {name}".format_map(row.case), row.figures["all layers"], False))
-        elif row.case["what"] == "spatial engine":
-            bars.append((f"{row.case['precision']}, our spatial engine", row.figures["rate"], True))
+    compared = [row for row in rows if row.case["what"] != "operator"]
+    for row in sorted(compared, key=lambda row: (str(row.case["precision"]), str(row.case["what"]))):
+        ours = row.case["what"] == "spatial engine"
+        name = "{precision}, our spatial engine" if ours else "{precision}, {name}"
+        bars.append((name.format_map(row.case), row.figures["rate" if ours else "all layers"], ours))
     _bars(axes, bars)
 
 
@@ -114,8 +114,7 @@ def _lines(axes: Axes, series: Series, across: str, up: str) -> None:
         medians = [figure.median for figure in figures]
         axes.errorbar(places, medians, _ranges(figures), label=name, marker=marker, ms=6, capsize=2)
         unit = figures[0].unit
-    axes.set(xlim=(0, None), ylim=(0, None))
-    axes.set(xlabel=across, ylabel=label(up, unit))
+    axes.set(xlim=(0, None), ylim=(0, None), xlabel=across, ylabel=label(up, unit))
     axes.legend(frameon=False, fontsize=9)
 
 

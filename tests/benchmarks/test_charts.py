@@ -56,8 +56,8 @@ def test_table() -> None:
 
 def test_page() -> None:
     rows = [Row({"a": k, "b": "x"}, {"time": seconds(k), "n": seconds(1)}) for k in (1, 2)]
-    results = {"b_2": result_of("b", [*rows, Row({"a": 3}, {"time": seconds(3)})]), "c": result_of("c", [])}
-    assert page("{source b_2}: {others}", results) == ("`python -m benchmarks b` (`b_2.json`): `c.json`")
+    results = {"b_2": result_of("b", [*rows, Row({"a": 3}, {"time": seconds(3)})])}
+    assert page("{source b_2}: x", results) == "`python -m benchmarks b` (`b_2.json`): x"
     assert (
         page("{table b_2: time; n | a=2, b=x}", results) == "| time (s) | n (s) |\n| ---: | ---: |\n| 2 | 1 |"
     )
