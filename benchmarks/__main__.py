@@ -1,71 +1,88 @@
-"""``python -m benchmarks``: measurements with committed results."""
+"""Command line of ``python -m benchmarks``."""
 
 from __future__ import annotations
 
-import typer
+import ast
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
-from benchmarks.commands import (
-    capacity,
-    charts,
-    cold,
-    compare,
-    fuzz,
-    gpu,
-    latency,
-    limit,
-    load,
-    long,
-    memory,
-    new_head,
-    outliers,
-    parts,
-    peers,
-    picture,
-    pipeline,
-    precision,
-    resume,
-    scoring,
-    selection,
-    service,
-    stills,
-    training_table,
-    triton_transport,
-)
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
 from sfavivit.cli.run import run_app
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+COMMANDS = (
+    "charts",
+    "cold",
+    "compare",
+    "decode",
+    "fuzz",
+    "latency",
+    "limit",
+    "load",
+    "long",
+    "memory",
+    "new-head",
+    "outliers",
+    "peers",
+    "pipeline",
+    "precision",
+    "resume",
+    "scoring",
+    "segments",
+    "selection",
+    "service",
+    "stills",
+    "training-table",
+)
+"""Commands in alphabetical order; each is the function ``command`` of the module of its name."""
+
+
+class LazyGroup(TyperGroup):
+    """Commands of which only the one that runs is imported; the list of them reads their docstrings."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
+        """Return a stand-in with the command's help, ``None`` for an unknown name."""
+        return TyperCommand(cmd_name, help=read_summary(cmd_name)) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Import the command that ``args`` begin with."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load_command(str(name)), rest
+
+
+def load_command(name: str) -> Any:
+    """Import the module of a command and return it as a command of click."""
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single.command(name)(import_module(f"benchmarks.{_module(name)}").command)
+    return get_command(single)
+
+
+def _module(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def read_summary(name: str) -> str:
+    """Read the first line of the command's docstring from its source."""
+    tree = ast.parse((Path(__file__).parent / f"{_module(name)}.py").read_bytes())
+    function = next(
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "command"
+    )
+    return (ast.get_docstring(function) or "").partition("\n")[0]
+
+
+app = typer.Typer(cls=LazyGroup, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback()
 def describe() -> None:
     """Measure this system; results are JSON files in benchmarks/results."""
-
-
-app.command("capacity")(capacity.capacity)
-app.command("charts")(charts.charts)
-app.command("cold")(cold.cold)
-app.command("compare")(compare.compare)
-app.command("fuzz")(fuzz.fuzz)
-app.command("gpu")(gpu.gpu)
-app.command("latency")(latency.latency)
-app.command("limit")(limit.limit)
-app.command("load")(load.load)
-app.command("long")(long.long)
-app.command("memory")(memory.memory)
-app.command("new-head")(new_head.new_head)
-app.command("outliers")(outliers.outliers)
-app.command("parts")(parts.parts)
-app.command("peers")(peers.peers)
-app.command("picture")(picture.picture)
-app.command("pipeline")(pipeline.pipeline)
-app.command("precision")(precision.precision)
-app.command("resume")(resume.resume)
-app.command("scoring")(scoring.scoring)
-app.command("selection")(selection.selection)
-app.command("service")(service.service)
-app.command("stills")(stills.stills)
-app.command("training-table")(training_table.training_table)
-app.command("triton-transport")(triton_transport.triton_transport)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A list of short videos, some of them broken in different ways."""
+"""Lists of short videos, some of them broken in different ways."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DISTINCT_VIDEOS = 30
 
 
 def _noise(video: Path, target: Path) -> None:
-    """The first bytes of a video, then anything."""
+    """Write the first bytes of a video, and random bytes after them."""
     content = video.read_bytes()
     target.write_bytes(content[:40] + random.Random(target.name).randbytes(len(content)))  # noqa: S311
 
@@ -35,7 +35,7 @@ BREAKAGES: dict[str, Callable[[Path, Path], object]] = {
 
 
 def make_corpus(folder: Path, videos: int, broken: int, seed: int = 0) -> Path:
-    """A CSV of ``videos`` labelled videos, of which ``broken`` are broken, in one of ``BREAKAGES`` each."""
+    """Write ``videos`` labelled videos, ``broken`` of them in the ways of ``BREAKAGES``; return their CSV."""
     folder.mkdir()
     originals = [
         write_video(folder / f"original{k}.mp4", 0.32 + 0.08 * (k % 4), "64x64", look=f"hue=h={12 * k}")

@@ -1,52 +1,55 @@
-"""A fresh process answers a two-second clip: the command as users run it, and its parts."""
+"""Time from the start of a fresh process to its answer, as a whole and in parts."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
 
-from benchmarks.figures import Figure, Row
+import typer
+
+from benchmarks.command_options import DEMO_MODEL, ModelRepository, Out
+from benchmarks.figures import RESULTS, Row, report, seconds_figure
 from benchmarks.first_answer import first_answer
+from benchmarks.measuring import timed
 from benchmarks.videos import write_video
 from sfavivit.engines import DEFAULT_ENGINE
-from sfavivit.inference.recognizer import CHUNK_TUBELETS
+from sfavivit.engines.model import MAX_CHUNK_TUBELETS
+from sfavivit.repository.manifest import Repository
 
 CLIP_SECONDS = 2
 COMMAND = "sfavivit classify"
 
 
-def measure(repository: Path, folder: Path, rounds: int) -> list[Row]:
-    """``sfavivit classify`` from start to exit; in turn with it, a process that tells its parts apart.
-
-    The parts (``benchmarks.first_answer``) are all that the command does but reading its command line.
-    """
-    clip = write_video(folder / "clip.mp4", CLIP_SECONDS)
+def command(
+    repository: ModelRepository = DEMO_MODEL,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of processes of each kind.")] = 10,
+    out: Out = RESULTS,
+) -> None:
+    """Time a fresh process until its answer for a clip of two seconds."""
+    Repository.load(repository)  # an invalid one is reported here, not by a process
     location = str(repository.resolve())
     seconds: dict[str, list[float]] = {COMMAND: []}
-    for _ in range(rounds):
-        seconds[COMMAND].append(_classify(location, clip))
-        parts = asdict(first_answer(location, clip, DEFAULT_ENGINE, CHUNK_TUBELETS))
-        for part, took in parts.items():
-            seconds.setdefault(f"of which: {part}", []).append(took)
-    return [
-        Row({"what": what}, {"time": Figure("s", "lower", tuple(took))}) for what, took in seconds.items()
-    ]
-
-
-def _classify(location: str, clip: Path) -> float:
-    command = [
-        sys.executable,
-        "-m",
-        "sfavivit.cli.main",
-        "classify",
-        "--json",
-        str(clip),
-        "--repository",
-        location,
-    ]
-    start = time.perf_counter()
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - start
+    with TemporaryDirectory() as folder:
+        clip = write_video(Path(folder) / "clip.mp4", CLIP_SECONDS)
+        words = [
+            sys.executable,
+            "-m",
+            "sfavivit.cli.main",
+            *COMMAND.split()[1:],
+            str(clip),
+            "--repository",
+            location,
+        ]
+        for _ in range(rounds):
+            seconds[COMMAND].append(
+                timed(lambda: subprocess.run(words, stdout=subprocess.DEVNULL, check=True))
+            )
+            # The parts are all that the command does, except reading its command line.
+            parts = first_answer(location, clip, DEFAULT_ENGINE, MAX_CHUNK_TUBELETS)
+            for part, took in parts.items():
+                seconds.setdefault(f"of which: {part}", []).append(took)
+    rows = [Row({"what": what}, {"time": seconds_figure(*took)}) for what, took in seconds.items()]
+    report("cold", rows, out)

@@ -1,40 +1,82 @@
-"""What changed from one result to another, beyond the noise.
+"""Comparison of two results of a benchmark: changes beyond the noise.
 
-A figure that can be better or worse changed where both of these hold:
+A figure with a direction of improvement has changed where both of these hold:
 
 1. Its median moved by more than ``noise``, a share of the smaller of the two. Repeats in one run share its
    process and the state of the machine, so runs differ by more than repeats do (Kalibera and Jones,
    "Rigorous benchmarking in reasonable time", ISMM 2013), and a test on the repeats cannot see that.
 2. Its samples lie apart. With at least four on each side: the Mann-Whitney U test at 5%, which compares
-   ranks, so that an outlier alone is no change. With fewer that test cannot say anything (three on each side:
+   ranks, so that an outlier alone is no change. With fewer the test cannot reject (three on each side:
    p >= 0.1), and the ranges must not overlap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from benchmarks.figures import Case, Figure, Result, Row
-from benchmarks.rank_test import mann_whitney_p
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from scipy.stats import mannwhitneyu  # type: ignore[import-untyped]
+
+from benchmarks.figures import Case, Figure, Result, Row, read_result
+from benchmarks.tables import number, split_settings
 from sfavivit.errors import UsageError
+from sfavivit.utils.text import printable
 
 MIN_SAMPLES = 4
 SIGNIFICANCE = 0.05
 HARDWARE = ("processor", "cores", "gpu")
+OTHER_HARDWARE = "these are different machines: the ratios say nothing about the code"
+STYLES = {"improved": "green", "worse": "bold red", "same": "dim", "context": "dim"}
 _OF_EACH_RUN = ("date", "commit")
 
 Verdict = Literal["improved", "worse", "same", "context", "only in old", "only in new"]
 _CaseKey = tuple[tuple[str, str | int | float | bool], ...]
 
 
+def command(
+    old: Annotated[Path, typer.Argument(help="Result of a benchmark.", metavar="OLD.json")],
+    new: Annotated[Path, typer.Argument(help="Later result of the same benchmark.", metavar="NEW.json")],
+    noise: Annotated[
+        float, typer.Option(min=0, help="Relative difference of two runs of one program; less is no change.")
+    ] = 0.05,
+    fail_on_worse: Annotated[
+        bool, typer.Option("--fail-on-worse", help="Exit with code 1 if a figure is worse.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show the changes from one result to another beyond the noise (benchmarks/compare.py has the rule)."""
+    results = [read_result(path) for path in (old, new)]
+    changes = compare(results[0], results[1], noise)
+    differing = differences(results[0], results[1])
+    warning = OTHER_HARDWARE if any(name in HARDWARE for name in differing) else None
+    if as_json:
+        fields = {
+            "benchmark": results[0].benchmark,
+            "warning": warning,
+            "differences": differing,
+            "changes": [asdict(change) | {"ratio": change.ratio} for change in changes],
+        }
+        print(json.dumps(fields))
+    else:
+        _show(Console(), changes, differing, warning)
+    if fail_on_worse and any(change.verdict == "worse" for change in changes):
+        raise typer.Exit(1)
+
+
 @dataclass(frozen=True)
 class Change:
-    """A figure of a case in two results: its medians in ``unit``, None where a result does not have it.
+    """A figure of a case in two results: its medians in ``unit``, ``None`` where a result lacks it.
 
-    "context" is said of a figure that has no better direction, such as the number of requests in a run of
-    fixed time: it follows from the others, or says what they are of.
+    "context" is the verdict on a figure without a direction of improvement, such as the number of requests in
+    a run of fixed time.
     """
 
     case: Case
@@ -46,12 +88,12 @@ class Change:
 
     @property
     def ratio(self) -> float | None:
-        """New over old; None where there is none."""
+        """New over old; ``None`` where one is missing or the old is 0."""
         return self.new / self.old if self.old and self.new is not None else None
 
 
 def compare(old: Result, new: Result, noise: float = 0.05) -> list[Change]:
-    """Every figure of every case: those of ``old`` in its order, then those that only ``new`` has.
+    """Return every figure of every case: those of ``old`` in its order, then those that only ``new`` has.
 
     Raises:
         UsageError: results of different benchmarks, or that contradict themselves or each other.
@@ -68,7 +110,7 @@ def compare(old: Result, new: Result, noise: float = 0.05) -> list[Change]:
 
 
 def differences(old: Result, new: Result) -> dict[str, tuple[Any, Any]]:
-    """What is not the same of machines, versions and commands: by its name, in ``old`` and in ``new``."""
+    """Return what differs in machine, versions and command: name -> its value in ``old`` and in ``new``."""
     one, other = _facts(old), _facts(new)
     return {
         name: (one.get(name), other.get(name)) for name in one | other if one.get(name) != other.get(name)
@@ -76,18 +118,18 @@ def differences(old: Result, new: Result) -> dict[str, tuple[Any, Any]]:
 
 
 def _change(case: Case, name: str, old: Figure | None, new: Figure | None, noise: float) -> Change:
-    if old and new:
-        if (old.unit, old.better) != (new.unit, new.better):
-            one, other = (f"in {figure.unit!r} ({figure.better} is better)" for figure in (old, new))
-            raise UsageError(f"figure {name!r} of {case} is {one} in the old result, {other} in the new one")
-        return Change(case, name, old.unit, old.median, new.median, _verdict(old, new, noise))
-    if old:
-        return Change(case, name, old.unit, old.median, None, "only in old")
-    assert new
-    return Change(case, name, new.unit, None, new.median, "only in new")
+    known = old or new
+    assert known
+    if old and new and (old.unit, old.better) != (new.unit, new.better):
+        one, other = (f"in {figure.unit!r} ({figure.better} is better)" for figure in (old, new))
+        raise UsageError(f"figure {name!r} of {case} is {one} in the old result, {other} in the new one")
+    before, after = (figure.median if figure else None for figure in (old, new))
+    return Change(case, name, known.unit, before, after, _verdict(old, new, noise))
 
 
-def _verdict(old: Figure, new: Figure, noise: float) -> Verdict:
+def _verdict(old: Figure | None, new: Figure | None, noise: float) -> Verdict:
+    if old is None or new is None:
+        return "only in old" if old else "only in new"
     if old.better == "neither":
         return "context"
     rise = new.median - old.median
@@ -99,7 +141,7 @@ def _verdict(old: Figure, new: Figure, noise: float) -> Verdict:
 def _apart(one: Sequence[float], other: Sequence[float]) -> bool:
     if min(len(one), len(other)) < MIN_SAMPLES:
         return max(one) < min(other) or max(other) < min(one)
-    return mann_whitney_p(one, other) < SIGNIFICANCE
+    return float(mannwhitneyu(one, other).pvalue) < SIGNIFICANCE
 
 
 def _by_case(result: Result, which: str) -> dict[_CaseKey, Row]:
@@ -120,3 +162,33 @@ def _facts(result: Result) -> dict[str, Any]:
         elif name not in _OF_EACH_RUN:
             facts[name] = value
     return facts
+
+
+def _show(
+    console: Console,
+    changes: Sequence[Change],
+    differing: Mapping[str, tuple[Any, Any]],
+    warning: str | None,
+) -> None:
+    for name, (one, other) in differing.items():
+        console.print(Text(printable(f"{name}: {one} in the old result, {other} in the new one"), "yellow"))
+    if warning:
+        console.print(Text(f"warning: {warning}", "bold yellow"))
+    shared, settings = split_settings([change.case for change in changes])
+    if shared:
+        console.print(Text(printable(", ".join(f"{name} {value}" for name, value in shared.items()))))
+    table = Table(box=None)
+    for name in (*settings, "figure"):
+        table.add_column(Text(printable(name)))
+    for name in ("old", "new", "ratio"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for change in changes:
+        cells = [str(change.case.get(name, "")) for name in settings]
+        cells += [f"{change.figure} ({change.unit})" if change.unit else change.figure]
+        cells += ["" if value is None else number(value) for value in (change.old, change.new)]
+        cells += ["" if change.ratio is None else f"{change.ratio:.3f}", change.verdict]
+        table.add_row(*(Text(printable(cell)) for cell in cells), style=STYLES.get(change.verdict))
+    console.print(table)
+    counts = Counter(change.verdict for change in changes)
+    console.print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "no figures")

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.empty_engine OPTIONS``: the video service with an engine that computes nothing.
+"""The video service over an engine that computes nothing: what is left is the service's own cost.
 
-What is left is what the service itself costs: messages, threads, windows.
+Run as ``python -m benchmarks.empty_engine REPOSITORY``.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from sfavivit.types import Features, Frames, Logits
 
 
 class EmptyEngine:
-    """Zeros of the right shape. See ``sfavivit.engines.base.Engine``."""
+    """Engine (``sfavivit.engines.base.Engine``) that returns zeros of the right shape."""
 
     def __init__(self, catalog: Catalog, **options: Any) -> None:
         self._manifest = catalog.manifest
 
     def spatial(self, frames: Frames) -> Features:
+        """Return float32 zeros [B, T, D]."""
         dims = self._manifest.dimensions
         shape = (len(frames), frames.shape[1] // dims.tubelet_frames, dims.hidden_size)
         return np.zeros(shape, np.float32)
 
     def temporal(self, head: str, features: Features) -> Logits:
+        """Return float32 zeros [B, C] for each output."""
         outputs = self._manifest.head(head).outputs
         return {name: np.zeros((len(features), classes), np.float32) for name, classes in outputs.items()}
 

@@ -1,4 +1,4 @@
-"""Results that can be compared: figures with their repeats, by case, in one JSON file a benchmark.
+"""Results of benchmarks: measured figures by case, written as one JSON file a benchmark.
 
     {"benchmark": "latency", "command": "python -m benchmarks latency", "machine": {...},
      "rows": [{"case": {"engine": "onnxruntime", "size": "B"},
@@ -10,7 +10,15 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal
@@ -22,12 +30,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks import machine
 from sfavivit.config import validation_summary
 from sfavivit.errors import UsageError
 from sfavivit.utils.atomic import atomic_write
 
-RESULTS = machine.ROOT / "benchmarks" / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PACKAGES = (
+    "sfavivit",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "torch",
+    "transformers",
+    "imageio-ffmpeg",
+)
+"""Packages whose versions are part of a result."""
 
 Better = Literal["higher", "lower", "neither"]
 Case = dict[str, str | int | float | bool]
@@ -35,7 +54,7 @@ Case = dict[str, str | int | float | bool]
 
 @dataclass(frozen=True, config=ConfigDict(extra="ignore"))
 class Figure:
-    """One measured quantity in ``unit``, a sample for each repeat. ``better``: which way is improvement."""
+    """One measured quantity in ``unit``: a sample a repeat, and the direction of improvement."""
 
     unit: str
     better: Better
@@ -46,7 +65,7 @@ class Figure:
         return median(self.samples)
 
     def __str__(self) -> str:
-        """The median, and how far the repeats lie apart."""
+        """Return the median and the range of the samples."""
         if len(self.samples) == 1:
             return f"{self.median:.4g} {self.unit}"
         return f"{self.median:.4g} {self.unit} ({min(self.samples):.4g} to {max(self.samples):.4g})"
@@ -54,7 +73,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured in one case. A case names the settings, by which two results are matched."""
+    """Figures of one case. A case maps settings to values; two results are matched by it."""
 
     case: Case
     figures: dict[str, Figure]
@@ -62,7 +81,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """A benchmark's rows, the command that made them, and what it ran on (``machine.describe``)."""
+    """Rows of a benchmark, the command that made them, and the machine (``describe_machine``)."""
 
     benchmark: str
     command: str
@@ -73,31 +92,32 @@ class Result:
 _ADAPTER = TypeAdapter(Result)
 
 
+def seconds_figure(*seconds: float) -> Figure:
+    """Return durations in seconds as a figure, lower being better."""
+    return Figure("s", "lower", seconds)
+
+
 def report(name: str, rows: Sequence[Row], out: Path = RESULTS, *, command: str | None = None) -> Result:
-    """Write ``OUT/NAME.json`` and print its table. ``command``: default, the present one."""
-    result = Result(name, command or machine.command_line(), machine.describe(), tuple(rows))
+    """Write ``out/name.json`` and print its table. ``command`` defaults to the present command line."""
+    command = command or shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+    result = Result(name, command, describe_machine(), tuple(rows))
     out.mkdir(parents=True, exist_ok=True)
-    atomic_write(out / f"{name}.json", (json.dumps(_plain(result), indent=1) + "\n").encode())
-    Console().print(_table(rows))
-    return result
-
-
-def _table(rows: Sequence[Row]) -> Table:
-    """A line a figure: a line a case would not fit a terminal."""
+    atomic_write(out / f"{name}.json", dump_result(result).encode())
     table = Table("case", "figure", "median (range)", box=None)
     for row in rows:
         case = ", ".join(f"{key} {value}" for key, value in row.case.items())
-        for name, figure in row.figures.items():
-            table.add_row(Text(case), Text(name), Text(str(figure)))
+        for figure_name, figure in row.figures.items():
+            table.add_row(Text(case), Text(figure_name), Text(str(figure)))
             case = ""
-    return table
+    Console().print(table)
+    return result
 
 
 def read_result(path: Path) -> Result:
-    """A file that ``report`` wrote.
+    """Read a file that ``report`` wrote.
 
     Raises:
-        UsageError: it cannot be read, or is something else.
+        UsageError: the file cannot be read, or is not a result.
     """
     try:
         return _ADAPTER.validate_json(path.read_bytes())
@@ -107,10 +127,43 @@ def read_result(path: Path) -> Result:
         raise UsageError(f"{path}: not a result with figures: {validation_summary(error)}") from error
 
 
-def _plain(result: Result) -> dict[str, Any]:
+def dump_result(result: Result) -> str:
+    """Return a result as JSON, with six digits a sample and the samples of a figure on one line."""
     plain: dict[str, Any] = _ADAPTER.dump_python(result)
     for row in plain["rows"]:
         for figure in row["figures"].values():
             samples = [float(f"{sample:.6g}") for sample in figure["samples"]]
             figure.update(samples=samples, median=median(samples), low=min(samples), high=max(samples))
-    return plain
+    text = json.dumps(plain, indent=1)
+    innermost = r'\{\s+"unit"[^{}]*\}'
+    return re.sub(innermost, lambda figure: re.sub(r"\n\s*", " ", figure[0]), text) + "\n"
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return date, processor, cores of this process, package versions and git commit."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain") else ""),
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()

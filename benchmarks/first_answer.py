@@ -1,8 +1,8 @@
-"""The first answer of a fresh process, in parts.
+"""The first answer of a fresh process, timed part by part.
 
 ``python -m benchmarks.first_answer`` is that process: it does what ``sfavivit classify --json`` does, and
-says when each part was done. Files that it reads are in the page cache after the first time: cold is the
-process, not the disk.
+prints when each part was done. The process is cold, the disk is not: after the first time, its files are in
+the page cache.
 """
 
 from __future__ import annotations
@@ -11,67 +11,50 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
-from sfavivit.inference.streaming import Session
-from sfavivit.video.reader import VideoReader
-
 ROOT = Path(__file__).parent.parent
+PARTS = ("imports", "load", "decode", "rest")
 
 
-@dataclass(frozen=True)
-class FirstAnswer:
-    """Seconds of each part, one after the other, from the start of the process to its end.
+def first_answer(location: str, video: Path, engine: str, chunk_tubelets: int) -> dict[str, float]:
+    """Return the seconds of each of ``PARTS``, one after the other, from the start of a process to its end.
 
     ``imports``: the interpreter, the command line, the engine's runtime. ``load``: the repository read and
     verified, the engine started. ``decode``: until the first chunk of frames. ``rest``: answer and exit.
+    ``location``: an absolute path, or ``triton://HOST:PORT``.
     """
-
-    imports: float
-    load: float
-    decode: float
-    rest: float
-
-    @property
-    def total(self) -> float:
-        return self.imports + self.load + self.decode + self.rest
-
-
-def first_answer(location: str, video: Path, engine: str, chunk_tubelets: int) -> FirstAnswer:
-    """Measured in a process of its own. ``location``: an absolute path, or ``triton://HOST:PORT``."""
     command = [sys.executable, "-m", __name__, location, str(video.resolve()), engine, str(chunk_tubelets)]
     start = time.perf_counter()  # CLOCK_MONOTONIC on Linux: the same in all processes
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     end = time.perf_counter()
     moments = [start, *json.loads(done.stdout.splitlines()[-1]), end]
-    return FirstAnswer(*(after - before for before, after in pairwise(moments)))
+    return dict(zip(PARTS, (after - before for before, after in pairwise(moments)), strict=True))
 
 
 def _answer(location: str, video: str, engine: str, chunk_tubelets: str) -> None:
-    """Classify and print: the answer, then the moments."""
-    import sfavivit.cli.main  # noqa: F401, PLC0415 - all that the command loads; imports are what is measured
+    """Classify, and print the answer and the times of the parts' ends."""
+    import sfavivit.cli.main  # noqa: F401, PLC0415 - loads what the command loads; imports are measured here
     from sfavivit.engines import ENGINES  # noqa: PLC0415
     from sfavivit.inference.recognizer import Recognizer  # noqa: PLC0415
     from sfavivit.inference.results import Timings  # noqa: PLC0415
-    from sfavivit.video.reader import decoded_ahead  # noqa: PLC0415
+    from sfavivit.inference.streaming import FrameStream  # noqa: PLC0415
+    from sfavivit.video.reader import VideoReader  # noqa: PLC0415
 
     import_module(ENGINES[engine][0])
     moments = [time.perf_counter()]
     recognizer = Recognizer.load(location, engine=engine, chunk_tubelets=int(chunk_tubelets))
     moments.append(time.perf_counter())
-    session = Session(recognizer.model)
-    with VideoReader(
-        video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames
-    ) as reader:
-        for frames in decoded_ahead(reader):
+    stream, sampling = FrameStream(recognizer.model), recognizer.manifest.sampling
+    with VideoReader(video, sampling, chunk_frames=recognizer.model.chunk_frames) as reader:
+        for frames in reader:
             if len(moments) == 2:
                 moments.append(time.perf_counter())
-            session.push(frames)
-    session.finish()
-    print(json.dumps(session.recognition(video, Timings(0, 0, 0, 0)).to_json()))
+            stream.push(frames)
+    stream.finish()
+    print(json.dumps(stream.session.result(video, Timings(0, 0, 0, 0)).to_json()))
     print(json.dumps(moments))
 
 

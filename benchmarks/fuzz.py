@@ -1,4 +1,4 @@
-"""Broken videos against a real service: every answer is an answer or an error that says what is wrong."""
+"""Broken videos against a real video service, which must answer each, or name what is wrong with it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,50 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
+from typing import Annotated
 
 import numpy as np
 import psutil
+import typer
 
-from benchmarks.figures import Case, Figure, Row
+from benchmarks.command_options import DEMO_MODEL, ModelRepository, Out, Seed
+from benchmarks.figures import RESULTS, Case, Figure, Row, report
 from benchmarks.service_process import service_process
+from benchmarks.videos import write_video
 from sfavivit.errors import SfaVivitError
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.client import VideoRecognitionClient
 
 CLIENTS = 4
-LONGEST_SECONDS = 60
-FORBIDDEN = {"internal", "service", "deadline"}  # kinds that would be a fault of the service
+MAX_SECONDS = 60
+FORBIDDEN = {"internal", "service", "deadline"}  # kinds of error that would be a fault of the service
+
+
+def command(
+    count: Annotated[int, typer.Option(min=1, help="Number of mutated videos.")] = 10_000,
+    seed: Seed = 0,
+    repository: ModelRepository = DEMO_MODEL,
+    out: Out = RESULTS,
+) -> None:
+    """Upload and stream broken videos to the video service."""
+    # A changed time stamp can make two seconds last for hours: a long video then, and no fault.
+    options = ("--repository", repository, "--limit-duration-seconds", str(MAX_SECONDS))
+    with (
+        TemporaryDirectory() as folder,
+        service_process(*options) as service,
+        VideoRecognitionClient(service.address, timeout_seconds=60) as client,
+        ThreadPoolExecutor(CLIENTS) as pool,
+    ):
+        # The index comes first, so that the video can be read while it arrives.
+        video = write_video(Path(folder) / "short.mp4", 2, "64x64", options="-movflags +faststart")
+        rows = _attack(client, service.process, video.read_bytes(), count, seed, pool)
+    report("fuzz", rows, out)
 
 
 def mutations(content: bytes, seed: int = 0) -> Iterator[bytes]:
-    """Copies of a file with up to eight places changed, removed, doubled or with a bit flipped; endless."""
+    """Yield copies of a file with up to eight places overwritten, removed, doubled or flipped; endless."""
     rng = np.random.default_rng(seed)
     while True:
         data = bytearray(content)
@@ -44,7 +70,7 @@ def mutations(content: bytes, seed: int = 0) -> Iterator[bytes]:
 
 
 def outcome(client: VideoRecognitionClient, data: bytes, *, streaming: bool) -> str:
-    """Kind of the error, ``whole``, or ``damaged`` for an answer with a warning."""
+    """Return the kind of the error, ``whole`` for an answer, or ``damaged`` for one with a warning."""
     try:
         if streaming:
             *_, answer = client.stream([data[: len(data) // 2], data[len(data) // 2 :]], Query(top_k=1))
@@ -55,22 +81,6 @@ def outcome(client: VideoRecognitionClient, data: bytes, *, streaming: bool) -> 
     return "damaged" if getattr(answer, "warning", None) else "whole"
 
 
-def measure(repository: Path, video: Path, count: int, seed: int) -> list[Row]:
-    """Half of the mutations are uploaded and half streamed; what came of them, and what is left at the end.
-
-    Raises:
-        AssertionError: the service failed, or kept something.
-    """
-    # A changed time stamp can make two seconds last for hours, which is then a long video and no fault.
-    limit = ("--limit-duration-seconds", str(LONGEST_SECONDS))
-    with (
-        service_process("--repository", repository, *limit) as service,
-        VideoRecognitionClient(service.address, timeout_seconds=60) as client,
-        ThreadPoolExecutor(CLIENTS) as pool,
-    ):
-        return _attack(client, service.process, video.read_bytes(), count, seed, pool)
-
-
 def _attack(
     client: VideoRecognitionClient,
     service: psutil.Process,
@@ -79,6 +89,11 @@ def _attack(
     seed: int,
     pool: ThreadPoolExecutor,
 ) -> list[Row]:
+    """Upload half of the mutations, stream the other half, and count the outcomes.
+
+    Raises:
+        AssertionError: the service failed, or kept a process of a video.
+    """
     started = time.monotonic()
     before = client.classify(content).to_json()["heads"]
     attack, one_at_a_time = islice(enumerate(mutations(content, seed)), count), Lock()

@@ -1,57 +1,140 @@
-"""Latency and throughput, stage by stage, of a clip, of streams side by side, and of a fresh process.
+"""Latency and throughput by stage of a clip, of concurrent streams, and of a fresh process.
 
-What a value is, by ``work`` and ``stage``; percentiles are of these values:
+The measured values, by ``work`` and ``stage``; percentiles are taken over these values:
 
-    clip          decode, spatial, temporal, total    of a video file one window long, classified
+    clip          decode, spatial, temporal, total    a video file one window long, classified
                   spatial call                        one engine call of ``chunk`` tubelets
-    4 streams     queue, spatial, temporal, total     of a chunk of frames, until its windows are answered
-    fresh process imports, load, decode, rest, total  of the same clip, from the start of a new process
+    4 streams     queue, spatial, temporal, total     a chunk of frames, until its windows are answered
+    fresh process imports, load, decode, rest, total  the same clip, from the start of a new process
 
-Stages of a clip overlap: decoding runs ahead, and its time is what the decoder was waited for by the thread
-that reads ahead. A stream pushes its next chunk when the last is answered, so its latency is that of a full
-machine; how long it is under a given load is another question. Its frames are in memory, and it has
-been fed a whole window before, so that windows are as frequent as they are in the middle of a stream.
+Stages of a clip overlap: decoding runs ahead, and its time is that for which the prefetch thread waited for
+the decoder. A stream pushes its next chunk when the last is answered, so its latency is that of a fully
+loaded machine; ``load`` measures latency under a given load. Its frames are in memory, and it has been fed a
+whole window before, so that windows are as frequent as in the middle of a stream.
 
-Alternatives take turns in rounds. In each round each gets ``seconds`` for its clips, and again for its
-streams, but one clip and one chunk of each stream at least. One engine is loaded at a time.
+Alternatives alternate in rounds. In each round each gets ``seconds`` for its clips, and again for its
+streams, but at least one clip and one chunk of each stream. One engine is loaded at a time.
+
+With ``--device cuda`` it measures the spatial engine alone (``benchmarks.latency_cuda``).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Literal, cast, get_args
 
 import numpy as np
+import typer
 
-from benchmarks.figures import Figure, Row
+from benchmarks import latency_cuda
+from benchmarks.command_options import SIZE_NAMES, ModelsFolder, Out, Rounds
+from benchmarks.figures import RESULTS, Figure, Row, report
 from benchmarks.first_answer import first_answer
+from benchmarks.measuring import RecordingEngine
 from benchmarks.models import random_repository
 from benchmarks.videos import write_video
 from export.exporter import DEFAULT_FPS
-from serving.models import Models, slots_in_process
-from serving.scheduler import EngineGate, GatedEngine
+from serving.models import slots_in_process
+from serving.scheduler import EngineScheduler, ScheduledEngine
 from serving.triton import TritonServer
 from sfavivit import Recognizer
-from sfavivit.engines.base import Engine
+from sfavivit.engines import ENGINES
 from sfavivit.engines.model import LoadedModel
-from sfavivit.errors import EngineError
-from sfavivit.inference.streaming import Session
+from sfavivit.errors import EngineError, UsageError
+from sfavivit.features.extractor import FeatureChunk
+from sfavivit.inference.streaming import FrameStream
 from sfavivit.repository.manifest import Precision
-from sfavivit.types import Features, Frames, Logits
 
+PRECISIONS = get_args(Precision)
 MILLISECONDS = 1000
-# A percentile of fewer values than these would be their maximum by another name.
-LEAST_VALUES = {50: 1, 90: 10, 99: 100}
+MIN_VALUES = {50: 1, 90: 10, 99: 100}  # a percentile of fewer values would be their maximum by another name
+
+
+def command(
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(ENGINES)}; repeatable (default: onnxruntime; on cuda all that can)."),
+    ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="Device; cuda measures calls of the spatial engine.")
+    ] = "cpu",
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(PRECISIONS)}; repeatable (default: fp32, int8; on cuda fp16, bf16)."),
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{SIZE_NAMES}; repeatable (default: tiny, B; on cuda B, L, H)."),
+    ] = None,
+    frames: Annotated[
+        list[int] | None,
+        typer.Option(min=2, help="Frames in a window; repeatable (default: 32, and 128 for tiny)."),
+    ] = None,
+    chunk: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Tubelets per engine call; repeatable (default: 4; on cuda 8 to 128)."),
+    ] = None,
+    streams: Annotated[
+        list[int] | None, typer.Option(min=1, help="Concurrent streams; repeatable (default: 4).")
+    ] = None,
+    rounds: Rounds = 4,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Seconds of clips, and of streams, in a round.")
+    ] = 2.0,
+    models: ModelsFolder = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the result file (default: latency, or latency_cuda).")
+    ] = None,
+    out: Out = RESULTS,
+) -> None:
+    """Measure percentiles of each stage of a clip, of streams and of a fresh process; or calls on a GPU."""
+    on_cuda, left_out = device == "cuda", partial(typer.echo, err=True)
+    _check("engine", engine, latency_cuda.ENGINES if on_cuda else ENGINES)
+    _check("precision", precision, latency_cuda.DTYPES if on_cuda else PRECISIONS)
+    if on_cuda and (frames or streams):
+        raise UsageError("--frames and --streams do not apply to --device cuda")
+    with TemporaryDirectory() as scratch:
+        folder = models or Path(scratch)
+        if on_cuda:
+            variants = latency_cuda.choose(engine, precision)
+            sizes, chunks = size or ["B", "L", "H"], chunk or [8, 16, 32, 64, 128]
+            rows = latency_cuda.measure(variants, sizes, chunks, rounds, folder, left_out)
+        else:
+            settings = [
+                Setting(runtime, cast(Precision, bits), model, window, call)
+                for runtime, bits, model in product(
+                    engine or ["onnxruntime"], precision or ["fp32", "int8"], size or ["tiny", "B"]
+                )
+                for window in frames or ([32, 128] if model == "tiny" else [32])
+                for call in chunk or [4]
+            ]
+            settings = list(dict.fromkeys(settings))
+            rows = measure(
+                settings, folder, streams=streams or [4], rounds=rounds, seconds=seconds, left_out=left_out
+            )
+    if not rows:
+        raise UsageError("nothing was measured: this machine can run none of the settings")
+    report(name or ("latency_cuda" if on_cuda else "latency"), rows, out)
+
+
+def _check(what: str, names: Iterable[str] | None, known: Iterable[str]) -> None:
+    """Raise ``UsageError`` for an unknown name."""
+    if unknown := set(names or ()) - set(known):
+        raise UsageError(f"unknown {what} {min(unknown)!r}; choose one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One alternative: ``frames`` of a window, ``chunk`` tubelets of a call to the spatial engine."""
+    """One alternative; ``frames`` in a window, ``chunk`` tubelets per call of the spatial engine."""
 
     engine: str
     precision: Precision
@@ -61,7 +144,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Of its repository's folder."""
+        """Name of its repository's folder."""
         return f"{self.size}-{self.precision}-{self.frames}"
 
     def __str__(self) -> str:
@@ -76,13 +159,13 @@ Stages = dict[tuple[str, str], list[float]]
 
 @dataclass
 class _Rounds:
-    """What all rounds of one setting gave. ``rates``: work -> tubelets a second in each round."""
+    """Values of all rounds of one setting. ``rates``: work -> tubelets a second in each round."""
 
     stages: list[Stages] = field(default_factory=list)
     rates: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, work: str, values: dict[str, list[float]], rate: float | None = None) -> None:
-        """Values of each stage in the present round."""
+        """Add the values of each stage in the present round."""
         self.stages[-1].update({(work, stage): seconds for stage, seconds in values.items()})
         if rate is not None:
             self.rates.setdefault(work, []).append(rate)
@@ -97,14 +180,14 @@ def measure(
     seconds: float,
     left_out: Callable[[str], None] = print,
 ) -> list[Row]:
-    """A row for each stage. Repositories and clips are made in ``folder`` unless they are there.
+    """Return a row for each stage; repositories and clips are made in ``folder`` unless they are there.
 
-    ``streams``: how many at once, one after the other. ``left_out`` is told of each setting that this machine
-    cannot run, and why.
+    ``streams``: numbers of concurrent streams, measured one after the other. ``left_out`` is called with each
+    setting that this machine cannot run, and the reason.
 
     Raises:
-        UsageError: no such size, or a window of which no clip can be made.
-        SfaVivitError: what is in ``folder`` is no usable repository.
+        UsageError: an unknown size, or a window of which no clip can be made.
+        SfaVivitError: ``folder`` holds an unusable repository.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for setting in settings:
@@ -133,7 +216,7 @@ def _clip(setting: Setting, folder: Path) -> Path:
 
 @contextmanager
 def _location(setting: Setting, folder: Path) -> Iterator[str]:
-    """What ``Recognizer.load`` takes."""
+    """Give the location for ``Recognizer.load``, of a running Triton server where that is the engine."""
     repository = (folder / setting.name).resolve()
     if setting.engine == "triton":
         with TritonServer(repository, exit_seconds=0) as server:
@@ -149,10 +232,10 @@ def _load(setting: Setting, location: str) -> Recognizer:
 def _round(
     setting: Setting, location: str, folder: Path, streams: list[int], seconds: float, result: _Rounds
 ) -> None:
-    """Everything once for one setting; the fresh process first, while no other engine is loaded."""
+    """Measure everything once for one setting; the fresh process first, while no other engine is loaded."""
     clip = _clip(setting, folder)
-    cold = first_answer(location, clip, setting.engine, setting.chunk)
-    parts = {**asdict(cold), "total": cold.total}
+    parts = first_answer(location, clip, setting.engine, setting.chunk)
+    parts["total"] = sum(parts.values())
     result.add("fresh process", {stage: [took] for stage, took in parts.items()})
     recognizer = _load(setting, location)
     _warm_up(recognizer)
@@ -163,36 +246,18 @@ def _round(
 
 
 def _warm_up(recognizer: Recognizer) -> None:
-    """The first calls of an engine are slow: one to each half."""
+    """Call each half of the engine once, since its first calls are slow."""
     dims = recognizer.manifest.dimensions
-    session = Session(recognizer.model)
-    session.push(np.zeros((dims.tubelet_frames, dims.image_size, dims.image_size, 3), np.uint8))
-    session.finish()
-
-
-class _Calls:
-    """An engine that keeps how long each call to its spatial half took."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.seconds: list[float] = []
-
-    def spatial(self, frames: Frames) -> Features:
-        start = time.perf_counter()
-        features = self._engine.spatial(frames)
-        self.seconds.append(time.perf_counter() - start)
-        return features
-
-    def temporal(self, head: str, features: Features) -> Logits:
-        return self._engine.temporal(head, features)
+    frames = np.zeros((dims.tubelet_frames, dims.image_size, dims.image_size, 3), np.uint8)
+    list(recognizer.stream([frames]))
 
 
 def _clips(
     recognizer: Recognizer, clip: Path, setting: Setting, seconds: float
 ) -> tuple[dict[str, list[float]], float]:
-    """Seconds of each stage of each clip, and tubelets a second; the clip is one window."""
-    calls = _Calls(recognizer.model.engine)
-    timed = Recognizer(LoadedModel(recognizer.model.catalog, calls, chunk_tubelets=setting.chunk))
+    """Return the seconds of each stage of each clip, and tubelets a second; the clip is one window."""
+    engine = RecordingEngine(recognizer.model.engine)
+    timed = Recognizer(LoadedModel(recognizer.model.catalog, engine, chunk_tubelets=setting.chunk))
     values: dict[str, list[float]] = {"decode": [], "spatial": [], "temporal": [], "total": []}
     begin = time.perf_counter()
     while not values["total"] or time.perf_counter() - begin < seconds:
@@ -205,20 +270,20 @@ def _clips(
     count = len(values["total"])
     tubelets = count * recognizer.manifest.head("first").dimensions.max_tubelets
     rate = tubelets / (time.perf_counter() - begin)
-    return values | {"spatial call": calls.seconds}, rate
+    return values | {"spatial call": engine.spatial_seconds}, rate
 
 
 def _streams(
     recognizer: Recognizer, count: int, setting: Setting, seconds: float
 ) -> tuple[dict[str, list[float]], float]:
-    """Seconds of each stage of each chunk of each stream, and tubelets a second of all."""
+    """Return the seconds of each stage of each chunk of each stream, and tubelets a second of all."""
     in_process = setting.engine != "triton"
-    models = Models(recognizer.model.catalog, recognizer.model.engine, setting.chunk)
-    gate = EngineGate(slots_in_process(models) if in_process else count)  # as the service has it
+    slots = slots_in_process(recognizer.model) if in_process else count  # as the service has it
+    scheduler = EngineScheduler(slots)
     barrier = threading.Barrier(count)
 
     def stream(seed: int) -> tuple[dict[str, list[float]], float, float]:
-        return _stream(recognizer, gate, barrier, seed, setting, seconds)
+        return _stream(recognizer, scheduler, barrier, seed, setting, seconds)
 
     with ThreadPoolExecutor(count) as pool:
         done = list(pool.map(stream, range(count)))
@@ -229,30 +294,31 @@ def _streams(
 
 def _stream(
     recognizer: Recognizer,
-    gate: EngineGate,
+    scheduler: EngineScheduler,
     barrier: threading.Barrier,
     seed: int,
     setting: Setting,
     seconds: float,
 ) -> tuple[dict[str, list[float]], float, float]:
-    """One stream: the stages of each of its chunks, its begin and its end."""
-    engine = GatedEngine(recognizer.model.engine, gate, threading.Event())
-    own = Recognizer(LoadedModel(recognizer.model.catalog, engine, chunk_tubelets=setting.chunk))
+    """Run one stream; return the seconds of the stages of its chunks, its start and its end."""
+    engine = ScheduledEngine(recognizer.model.engine, scheduler, threading.Event())
     dims, rng = recognizer.manifest.head("first").dimensions, np.random.default_rng(seed)
     side = dims.image_size
     frames = rng.integers(0, 256, (setting.chunk * dims.tubelet_frames, side, side, 3), np.uint8)
-    session = Session(own.model)
-    session.push_features(rng.normal(size=(dims.max_tubelets, dims.hidden_size)).astype(np.float32))
+    stream = FrameStream(recognizer.model.with_engine(engine))
+    window = rng.normal(size=(dims.max_tubelets, dims.hidden_size)).astype(np.float32)
+    stream.session.add_features(FeatureChunk(window, dims.max_frames))
+    engine.release()
     values: dict[str, list[float]] = {"queue": [], "spatial": [], "temporal": [], "total": []}
     barrier.wait()
     begin = time.perf_counter()
     while not values["total"] or time.perf_counter() - begin < seconds:
-        before = (engine.queue_seconds, engine.spatial_seconds, engine.temporal_seconds, time.perf_counter())
-        with engine.one_turn():
-            session.push(frames)
-        after = (engine.queue_seconds, engine.spatial_seconds, engine.temporal_seconds, time.perf_counter())
-        for stage, earlier, later in zip(values, before, after, strict=True):
-            values[stage].append(later - earlier)
+        before, start = dict(engine.timer.seconds), time.perf_counter()
+        stream.push(frames)
+        engine.release()
+        values["total"].append(time.perf_counter() - start)
+        for stage in ("queue", "spatial", "temporal"):
+            values[stage].append(engine.timer.seconds[stage] - before.get(stage, 0.0))
     return values, begin, time.perf_counter()
 
 
@@ -267,16 +333,16 @@ def _rows(setting: Setting, result: _Rounds) -> list[Row]:
 
 
 def percentiles(rounds: list[list[float]]) -> dict[str, Figure]:
-    """p50, p90 and p99 in milliseconds of seconds measured in rounds, and how many values there were.
+    """Return p50, p90 and p99 in milliseconds of seconds measured in rounds, and the number of values.
 
-    Each round is a sample of a percentile if it has enough values for it (``LEAST_VALUES``). Otherwise all
+    Each round is a sample of a percentile if it has enough values for it (``MIN_VALUES``). Otherwise all
     rounds together are one sample; where even they have too few, the percentile is left out.
     """
     together = [value for values in rounds for value in values]
     figures = {}
-    for percent, least in LEAST_VALUES.items():
-        groups = rounds if all(len(values) >= least for values in rounds) else [together]
-        if len(together) >= least:
+    for percent, min_values in MIN_VALUES.items():
+        groups = rounds if all(len(values) >= min_values for values in rounds) else [together]
+        if len(together) >= min_values:
             samples = tuple(float(np.percentile(group, percent)) * MILLISECONDS for group in groups)
             figures[f"p{percent}"] = Figure("ms", "lower", samples)
     return figures | {"values": Figure("values", "neither", (float(len(together)),))}

@@ -1,33 +1,38 @@
-"""How fast the machine multiplies matrices, and how much of that the spatial engine reaches.
+"""Rate of the machine's matrix products, and the share of it that the spatial engine reaches.
 
     matrix product   each library's rate at the linear layers of a spatial block, M = tokens of a chunk
     spatial engine   tubelets a second x operations a tubelet, as a share of the fastest of these
-    operator         where the engine's time goes, after ONNX Runtime's profiler
+    operator         the engine's time by ONNX operator, from ONNX Runtime's profiler
 
-The ceiling is the rate over a block's four layers, one after the other. Operations are counted as our graph
-computes them (the last block for the CLS token alone), and as the full model would have to: what is left out
-is speed, too. The share of an int8 engine counts its attention as if that were int8, which it is not.
+The ceiling is the rate over a block's four layers, one after the other. Operations are counted as the graph
+computes them (the last block for the CLS token alone), and as the full model would, since work left out is
+speed, too. The share of an int8 engine counts its attention as if that were int8, which it is not.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 import torch
+import typer
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.figures import Case, Figure, Row
-from benchmarks.matrix_kernels import Kernel, Product, kernels, session_options
-from benchmarks.models import random_repository
-from benchmarks.operations import layer_shapes, product_rate, spatial_operations, timed
+from benchmarks.command_options import ModelsFolder, Out, Rounds, Size
+from benchmarks.figures import RESULTS, Case, Figure, Row, report
+from benchmarks.measuring import timed
+from benchmarks.models import layer_shapes, product_rate, random_repository, spatial_operations
 from sfavivit.config import ModelDimensions, named_dimensions
 from sfavivit.engines import load_engine
 from sfavivit.engines.base import Engine
@@ -36,58 +41,71 @@ from sfavivit.repository.manifest import FRAMES, Precision, Repository
 from sfavivit.types import Frames
 
 ALL_LAYERS = "all layers"
-OTHERS, SMALLEST_SHARE = "others", 0.005  # operators that are not told apart
-CALLS = 3  # of a product in a round, of which the fastest counts: a ceiling is what is possible
-EMULATED = 1 / 4  # of the rate of fp32: slower, and the processor has no instructions for it
+ENGINE = "spatial engine"
+OTHERS, MIN_SHARE = "others", 0.005  # operators with a smaller share of the time are one row
+CALLS = 3  # calls of a product in a round; the fastest counts, since a ceiling is what is possible
+EMULATED = 1 / 4  # of the rate of fp32: a slower bf16 has no instructions of this processor
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
+OPSET, IR_VERSION = 20, 9
+ONNX_TYPES = {np.float32: TensorProto.FLOAT, np.uint8: TensorProto.UINT8, np.int8: TensorProto.INT8}
+
+Product = Callable[[], object]
 Rates = dict[str, list[float]]
 """Layer -> operations a second, one a round."""
 
 
-def measure(
-    size: str, precisions: Sequence[str], chunk_tubelets: int, rounds: int, folder: Path
-) -> list[Row]:
-    """Rows of all three kinds; repositories are made in ``folder``.
-
-    Raises:
-        UsageError: an unknown size or precision.
-    """
+def command(
+    size: Size = "B",
+    precision: Annotated[
+        list[str] | None, typer.Option(help="Precision of the engine; repeatable (default: fp32, int8).")
+    ] = None,
+    chunk_tubelets: Annotated[int, typer.Option(min=1, help="Tubelets per engine call.")] = 4,
+    rounds: Rounds = 5,
+    models: ModelsFolder = None,
+    out: Out = RESULTS,
+) -> None:
+    """Measure the machine's rate of matrix products, and the share that the spatial engine reaches."""
     dims = named_dimensions(size, {"": 1})
-    chosen = [precision for precision in PRECISIONS if precision in precisions]
-    if unknown := set(precisions) - set(PRECISIONS):
-        raise UsageError(f"no such precision {min(unknown)!r}; choose of {', '.join(PRECISIONS)}")
+    if unknown := set(precision or ()) - set(PRECISIONS):
+        raise UsageError(f"unknown precision {min(unknown)!r}; choose one of {', '.join(PRECISIONS)}")
     case: Case = {"size": size, "chunk tubelets": chunk_tubelets}
     shape = (1, chunk_tubelets * dims.tubelet_frames, dims.image_size, dims.image_size, 3)
     frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    repositories = {
-        precision: Repository.load(random_repository(folder / precision, size, precision))
-        for precision in chosen
-    }
-    engines: dict[str, Engine] = {
-        precision: load_engine("onnxruntime", repository) for precision, repository in repositories.items()
-    }
-    rates, seconds = take_rounds(dims, engines, frames, rounds)
-    found = product_rows(rates, case)
-    for precision, repository in repositories.items():
-        found.append(engine_row(precision, seconds[precision], rates, dims, case))
-        shares = time_by_operator(repository.spatial_file("model.onnx"), frames, rounds)
-        for operator, samples in shares.items():
-            figures = {"time": Figure("share", "neither", samples)}
-            found.append(Row({"what": "operator", "precision": precision, "name": operator, **case}, figures))
-    return found
+    with TemporaryDirectory() as scratch:
+        folder = (models or Path(scratch)) / size
+        repositories = {
+            name: Repository.load(random_repository(folder / name, size, name))
+            for name in PRECISIONS
+            if name in (precision or PRECISIONS)
+        }
+        engines: dict[str, Engine] = {
+            name: load_engine("onnxruntime", repository) for name, repository in repositories.items()
+        }
+        rates, seconds = _take_rounds(dims, engines, frames, rounds)
+        rows = product_rows(rates, case)
+        for name, repository in repositories.items():
+            rows.append(engine_row(name, seconds[name], rates, dims, case))
+            shares = _operator_shares(repository.spatial_file("model.onnx"), frames, rounds)
+            for operator, samples in shares.items():
+                figures = {"time": Figure("share", "neither", samples)}
+                rows.append(Row({"what": "operator", "precision": name, "name": operator, **case}, figures))
+    report("limit", rows, out)
 
 
-def take_rounds(
+def _take_rounds(
     dims: ModelDimensions, engines: dict[str, Engine], frames: Frames, rounds: int
 ) -> tuple[dict[Kernel, Rates], dict[str, list[float]]]:
-    """Every kernel and every engine in turn: rates of the kernels, seconds of a chunk of the engines."""
+    """Run every kernel and every engine in turn.
+
+    Returns the rates of the kernels in operations a second, and the seconds of the engines for a chunk.
+    """
     chunk = frames.shape[1] // dims.tubelet_frames
     tokens, shapes = chunk * (dims.patches + 1), layer_shapes(dims)
     products = {
         kernel: {layer: (kernel.make(tokens, k, n), 2 * tokens * k * n) for layer, (k, n) in shapes.items()}
         for kernel in kernels()
-        if kernel.precision != "bf16" or not bf16_is_emulated()
+        if kernel.precision != "bf16" or not _bf16_is_emulated()
     }
     rates: dict[Kernel, Rates] = {kernel: defaultdict(list) for kernel in products}
     seconds: dict[str, list[float]] = {precision: [] for precision in engines}
@@ -101,8 +119,8 @@ def take_rounds(
     return rates, seconds
 
 
-def bf16_is_emulated() -> bool:
-    """Whether this processor has no instructions for it: then a product takes a hundred times as long."""
+def _bf16_is_emulated() -> bool:
+    """Return whether this processor lacks bf16 instructions: then a product takes a hundred times as long."""
     return product_rate(torch.bfloat16) < EMULATED * product_rate(torch.float32)
 
 
@@ -116,7 +134,7 @@ def _time_layers(layers: dict[str, tuple[Product, int]], rates: Rates) -> None:
 
 
 def product_rows(rates: dict[Kernel, Rates], case: Case) -> list[Row]:
-    """A row for each kernel, a figure for each layer."""
+    """Return a row for each kernel, with a figure for each layer."""
     return [
         Row(
             {
@@ -137,7 +155,10 @@ def product_rows(rates: dict[Kernel, Rates], case: Case) -> list[Row]:
 def engine_row(
     precision: str, seconds: list[float], rates: dict[Kernel, Rates], dims: ModelDimensions, case: Case
 ) -> Row:
-    """``seconds`` of a chunk, one a round, against the kernels of the same precision in the same rounds."""
+    """Compare an engine's ``seconds`` for a chunk, one a round, with kernels of its precision.
+
+    ``rates`` are those of the same rounds.
+    """
     rate = float(case["chunk tubelets"]) / np.array(seconds)
     operations = spatial_operations(dims, last_block_for_cls=True)
     full = spatial_operations(dims, last_block_for_cls=False)
@@ -155,19 +176,19 @@ def engine_row(
         "of ONNX Runtime's ceiling": Figure("share", "higher", tuple(rate * operations / runtime_ceiling)),
         "of that, as the full model": Figure("share", "higher", tuple(rate * full / runtime_ceiling)),
     }
-    return Row({"what": "spatial engine", "precision": precision, "name": "onnxruntime", **case}, figures)
+    return Row({"what": ENGINE, "precision": precision, "name": "onnxruntime", **case}, figures)
 
 
 def _fastest(group: list[Kernel], rates: dict[Kernel, Rates]) -> NDArray[np.float64]:
-    """Rates over all layers, one a round, of the kernel whose median is the highest."""
+    """Return the rates over all layers, float64 [rounds], of the kernel with the highest median."""
     best = max(group, key=lambda kernel: median(rates[kernel][ALL_LAYERS]))
     return np.array(rates[best][ALL_LAYERS])
 
 
-def time_by_operator(model: Path, frames: Frames, runs: int) -> dict[str, tuple[float, ...]]:
-    """ONNX operator -> its share of the time of all nodes, one for each run; the largest first.
+def _operator_shares(model: Path, frames: Frames, runs: int) -> dict[str, tuple[float, ...]]:
+    """Return the share of each ONNX operator in the time of all nodes, one a run; the largest first.
 
-    After ONNX Runtime's own optimisations, which put some operators together.
+    Operators are those after ONNX Runtime's own optimisations, which fuse some of them.
     """
     options = session_options()
     options.enable_profiling = True
@@ -187,6 +208,94 @@ def time_by_operator(model: Path, frames: Frames, runs: int) -> dict[str, tuple[
     found: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(runs))
     for name, times in taken.items():
         shares = (np.array(times) / totals)[1:]  # the first run warms up
-        found[name if float(np.median(shares)) >= SMALLEST_SHARE else OTHERS] += shares
+        found[name if float(np.median(shares)) >= MIN_SHARE else OTHERS] += shares
     ordered = sorted(found, key=lambda name: -float(np.median(found[name])))
     return {name: tuple(map(float, found[name])) for name in ordered}
+
+
+class Kernel(NamedTuple):
+    """Matrix product of a runtime; ``make(m, k, n)`` returns one of random matrices."""
+
+    runtime: str
+    precision: str
+    name: str
+    make: Callable[[int, int, int], Product]
+
+
+def kernels() -> list[Kernel]:
+    """Return the kernels that can run here; numpy's BLAS and PyTorch use the cores of this process."""
+    return [
+        Kernel("onnxruntime", "fp32", "MatMul", _onnx_float),
+        Kernel("torch", "fp32", "mm", partial(_torch, torch.float32)),
+        Kernel("numpy", "fp32", "matmul", _numpy),
+        Kernel("torch", "bf16", "mm", partial(_torch, torch.bfloat16)),
+        Kernel("onnxruntime", "int8", "MatMulInteger u8 x u8", partial(_onnx_integer, np.uint8)),
+        Kernel("onnxruntime", "int8", "MatMulInteger u8 x s8", partial(_onnx_integer, np.int8)),
+        *(
+            Kernel("torch", "int8", f"quantized.linear {engine}", partial(_torch_quantized, engine))
+            for engine in ("fbgemm", "onednn")
+            if engine in torch.backends.quantized.supported_engines
+        ),
+    ]
+
+
+def _numpy(m: int, k: int, n: int) -> Product:
+    a, b = _random(np.float32, m, k), _random(np.float32, k, n)
+    return lambda: a @ b
+
+
+def _torch(dtype: torch.dtype, m: int, k: int, n: int) -> Product:
+    a, b = (torch.from_numpy(_random(np.float32, *shape)).to(dtype) for shape in ((m, k), (k, n)))
+    return lambda: torch.mm(a, b)
+
+
+def _torch_quantized(engine: str, m: int, k: int, n: int) -> Product:
+    quantized: Any = torch.ops.quantized
+    torch.backends.quantized.engine = engine
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and still what PyTorch's own quantised models run
+        scales, zeros = torch.full((n,), 1e-2), torch.zeros(n, dtype=torch.long)
+        b = torch.quantize_per_channel(torch.randn(n, k), scales, zeros, 0, torch.qint8)
+        packed = quantized.linear_prepack(b, torch.zeros(n))
+        a = torch.quantize_per_tensor(torch.randn(m, k), 1e-2, 128, torch.quint8)
+    return lambda: quantized.linear(a, packed, 1e-1, 128)
+
+
+def _onnx_float(m: int, k: int, n: int) -> Product:
+    a, b = _random(np.float32, m, k), _random(np.float32, k, n)
+    return _onnx(helper.make_node("MatMul", ["a", "b"], ["c"]), a, TensorProto.FLOAT, {"b": b})
+
+
+def _onnx_integer(weight: type[np.generic], m: int, k: int, n: int) -> Product:
+    a, b = _random(np.uint8, m, k), _random(weight, k, n)
+    zeros = {"za": np.array(128, np.uint8), "zb": np.array(128 if weight is np.uint8 else 0, weight)}
+    node = helper.make_node("MatMulInteger", ["a", "b", "za", "zb"], ["c"])
+    return _onnx(node, a, TensorProto.INT32, {"b": b, **zeros})
+
+
+def _onnx(node: Any, a: NDArray[Any], gives: int, constants: dict[str, NDArray[Any]]) -> Product:
+    """Return a run of ``node``, which takes "a" and constants and gives "c" of type ``gives``."""
+    takes = helper.make_tensor_value_info("a", ONNX_TYPES[a.dtype.type], a.shape)
+    output = helper.make_tensor_value_info("c", gives, [None, None])
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph([node], "product", [takes], [output], weights)
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    session = ort.InferenceSession(model.SerializeToString(), session_options())
+    return lambda: session.run(None, {"a": a})
+
+
+def session_options() -> ort.SessionOptions:
+    """Return session options as those of ``OnnxRuntimeEngine``."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _random(dtype: type[np.generic], *shape: int) -> NDArray[Any]:
+    rng = np.random.default_rng(0)
+    if dtype is np.float32:
+        return rng.standard_normal(shape, np.float32)
+    limits = np.iinfo(dtype)  # type: ignore[type-var]  # an integer type
+    return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)  # type: ignore[arg-type]

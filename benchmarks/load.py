@@ -1,16 +1,16 @@
-"""Load on the video service: latency against throughput, with nothing left out.
+"""Load test of the video service: latency against throughput, free of coordinated omission.
 
-In the *open loop* the times at which requests are due are fixed before the first one is sent, whatever the
-answers, and latency counts from them. A client that waits for its answer before it sends again leaves out,
-when the service stalls, just those requests that would have had to wait: "coordinated omission" (G. Tene,
-"How NOT to Measure Latency", 2015). The client shares the machine with the service, so it may itself be
-late; ``send lag`` says by how much, and a row in which that is a good part of the latency is void.
+In the *open loop* the due times of all requests are fixed before the first is sent, whatever the answers, and
+latency counts from the due time. A client that waits for its answer before it sends again would, when the
+service stalls, leave out just those requests that would have had to wait: "coordinated omission" (G. Tene,
+"How NOT to Measure Latency", 2015). The client shares the machine with the service, so it may itself be late:
+``send lag`` is its delay, and a row in which that is a good part of the latency is void.
 
 In the *closed loop* each of n clients sends when it has its last answer, which gives throughput against
 concurrency. The best of these throughputs is the capacity that ``load`` is a share of.
 
-Latency is that of the requests that were answered. Refusals (the service is full) and failures are counted
-apart: with them, a percentile of the answered ones alone says little.
+Latency is that of answered requests. Refusals (the service is full) and failures are counted apart: where
+there are any, percentiles of the answered requests alone say little.
 """
 
 from __future__ import annotations
@@ -18,15 +18,23 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Literal
 
 import grpc.aio
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
-from benchmarks.figures import Better, Case, Figure, Row
+from benchmarks.command_options import DEMO_MODEL, ModelRepository, Name, Out, Rounds
+from benchmarks.figures import RESULTS, Better, Case, Figure, Row, report
+from benchmarks.service_process import service_process
+from benchmarks.videos import write_video
+from serving.settings import is_loopback
 from sfavivit.errors import ServiceError, SfaVivitError, UsageError, codes_of
 from sfavivit.protocol.answers import Query, ServiceInfo
 from sfavivit.protocol.client import AsyncVideoRecognitionClient
@@ -35,9 +43,11 @@ Arrivals = Literal["constant", "poisson"]
 Kind = Literal["upload", "stream"]
 Ask = Callable[[], Awaitable[object]]
 
+CLIENTS = (1, 2, 4, 8, 16)
+LOADS = (0.5, 0.7, 0.9, 1.1, 2.0)
+CLIP_SECONDS = 2.0
 HEAD_START_SECONDS = 0.2  # to set all timers before the first request is due
-MOST_LAG_SHARE = 0.2  # of the median latency
-MOST_SERVICE_TIMES = 200  # kept in a result, for a simulation to draw from
+MAX_LAG_SHARE = 0.2  # of the median latency
 
 UNITS: dict[str, tuple[str, Better]] = {
     "requests": ("", "neither"),
@@ -54,13 +64,70 @@ UNITS: dict[str, tuple[str, Better]] = {
 }
 
 
+def command(
+    clients: Annotated[
+        list[int] | None,
+        typer.Option(help="Clients of the closed loop; repeatable (default: 1, 2, 4, 8, 16)."),
+    ] = None,
+    load: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Rate of the open loop as a share of the closed loop's best throughput; repeatable "
+            "(default: 0.5, 0.7, 0.9, 1.1, 2, unless --rate is given)."
+        ),
+    ] = None,
+    rate: Annotated[
+        list[float] | None, typer.Option(help="Rate of the open loop in requests a second; repeatable.")
+    ] = None,
+    arrivals: Annotated[
+        Arrivals, typer.Option(help="Arrivals of the open loop: evenly spaced, or a Poisson process.")
+    ] = "constant",
+    request: Annotated[
+        Kind,
+        typer.Option(help="Kind of request: 2 s of video as an uploaded file, or as a stream of frames."),
+    ] = "upload",
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the uploaded video.")] = "640x360",
+    seconds: Annotated[float, typer.Option(help="Length of each round in seconds.")] = 12.0,
+    rounds: Rounds = 3,
+    repository: ModelRepository = DEMO_MODEL,
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a running service (default: one is started).")
+    ] = None,
+    elsewhere: Annotated[
+        bool, typer.Option("--elsewhere", help="Allow an --address of another machine.")
+    ] = False,
+    name: Name = "load",
+    out: Out = RESULTS,
+) -> None:
+    """Measure the latency of the video service against the rate of requests."""
+    if address and not elsewhere and not is_loopback(address.rpartition(":")[0]):
+        raise UsageError(f"{address} is another machine; add --elsewhere if it is yours to put under load")
+    plan = Plan(
+        clients=clients or CLIENTS,
+        loads=load or (() if rate else LOADS),
+        rates=rate or (),
+        arrivals=arrivals,
+        kind=request,
+        seconds=seconds,
+        rounds=rounds,
+    )
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        clip = write_video(Path(folder) / "clip.mp4", CLIP_SECONDS, size).read_bytes()
+        if not address:
+            address = stack.enter_context(service_process("--repository", repository)).address
+        rows = measure(address, clip, plan)
+    report(name, rows, out)
+    for line in late_rows(rows):
+        typer.echo(line, err=True)
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What to measure, ``rounds`` times, each for ``seconds``.
+    """Settings of a load test: ``rounds`` of ``seconds`` for each of its loads.
 
-    ``clients``: of the closed loop. ``loads``: of the open one, shares of the capacity found by the closed
-    one; ``rates``: requests a second. ``kind``: a clip uploaded, or its frames streamed. ``timeout_seconds``:
-    for one request; beyond, it has failed.
+    ``clients``: numbers of clients of the closed loop. ``loads``: rates of the open loop as shares of the
+    capacity that the closed loop finds; ``rates``: in requests a second. ``kind``: a clip uploaded, or its
+    frames streamed. ``timeout_seconds``: after which a request has failed.
 
     Raises:
         UsageError: nothing to measure, or shares of a capacity that is not measured.
@@ -88,7 +155,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Request:
-    """One request: when it was due, sent and over, in seconds of one clock; ``code``: of gRPC."""
+    """Times in seconds at which a request was due, sent and ended, and its gRPC status code."""
 
     due: float
     sent: float
@@ -97,9 +164,9 @@ class Request:
 
 
 def measure(address: str, clip: bytes, plan: Plan) -> list[Row]:
-    """Closed loop, then open loop, on the service at ``address``; ``clip``: the video file to upload.
+    """Run the closed loop, then the open loop, on the service at ``address``.
 
-    The alternatives of each take turns in rounds; the service is idle in between.
+    ``clip``: content of the video file to upload. The alternatives of each loop alternate in rounds.
 
     Raises:
         SfaVivitError: the service does not answer a first request, or none of a whole round.
@@ -123,7 +190,7 @@ def _upload(client: AsyncVideoRecognitionClient, clip: bytes) -> Ask:
 
 
 def _stream(client: AsyncVideoRecognitionClient, info: ServiceInfo) -> Ask:
-    """Two seconds of frames, sent as fast as the service takes them."""
+    """Return a request of two seconds of frames, sent as fast as the service takes them."""
     form = info.frame_format
     shape = (round(2 * form.fps), form.height, form.width, 3)
     frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -139,7 +206,7 @@ def _stream(client: AsyncVideoRecognitionClient, info: ServiceInfo) -> Ask:
 
 
 async def _closed_rows(ask: Ask, plan: Plan, case: Case) -> tuple[list[Row], float]:
-    """A row for each number of clients, and the best throughput (requests/s, the median of its rounds)."""
+    """Return a row for each number of clients, and the best median throughput in requests a second."""
     runs: dict[int, list[list[Request]]] = {clients: [] for clients in plan.clients}
     for _ in range(plan.rounds):
         for clients, rounds in runs.items():
@@ -148,14 +215,12 @@ async def _closed_rows(ask: Ask, plan: Plan, case: Case) -> tuple[list[Row], flo
     for clients, rounds in runs.items():
         figures = _figures([summary(requests) for requests in rounds])
         del figures["send lag p99"]  # none: they are due when they are sent
-        if clients == 1:
-            figures["service time"] = _service_times(chain(*rounds))
         rows.append(Row({**case, "loop": "closed", "clients": clients}, figures))
     return rows, max((row.figures["throughput"].median for row in rows), default=0.0)
 
 
 async def _open_rows(ask: Ask, plan: Plan, case: Case, capacity: float) -> list[Row]:
-    """A row for each load and each rate."""
+    """Return a row for each load and each rate."""
     settings = [("load", load, load * capacity) for load in plan.loads]
     settings += [("rate", rate, rate) for rate in plan.rates]
     runs: list[list[dict[str, float]]] = [[] for _ in settings]
@@ -170,7 +235,7 @@ async def _open_rows(ask: Ask, plan: Plan, case: Case, capacity: float) -> list[
 
 
 def schedule(rate: float, seconds: float, arrivals: Arrivals, seed: int = 0) -> NDArray[np.float64]:
-    """When requests are due, in seconds from the start: ``rate`` a second, evenly or as a Poisson process."""
+    """Return the due times of ``rate`` requests a second, float64 [N] in seconds from the start."""
     count = max(1, round(rate * seconds))
     if arrivals == "constant":
         return np.arange(count) / rate
@@ -178,13 +243,13 @@ def schedule(rate: float, seconds: float, arrivals: Arrivals, seed: int = 0) -> 
 
 
 async def open_loop(ask: Ask, due: Iterable[float]) -> list[Request]:
-    """Each request when it is ``due``, whatever became of the others."""
+    """Send each request at its ``due`` time, whatever became of the others."""
     start = asyncio.get_running_loop().time() + HEAD_START_SECONDS
     return await asyncio.gather(*(_request(ask, start + at) for at in due))
 
 
 async def closed_loop(ask: Ask, clients: int, seconds: float) -> list[Request]:
-    """``clients`` that send one request after the other, the last before ``seconds`` are over."""
+    """Let each client send one request after the other, the last before ``seconds`` are over."""
     clock = asyncio.get_running_loop().time
     end = clock() + seconds
 
@@ -211,10 +276,12 @@ async def _request(ask: Ask, due: float) -> Request:
 
 
 def summary(requests: Sequence[Request]) -> dict[str, float]:
-    """Figures of one round, as in ``UNITS``. Throughput: answers, from the first due to the last answer.
+    """Return the figures of one round, named as in ``UNITS``.
+
+    Throughput is the number of answers over the time from the first due time to the last answer.
 
     Raises:
-        ServiceError: none was answered.
+        ServiceError: no request was answered.
     """
     codes = Counter(request.code for request in requests)
     answered = [request for request in requests if request.code == "OK"]
@@ -241,11 +308,11 @@ def summary(requests: Sequence[Request]) -> dict[str, float]:
 
 
 def late_rows(rows: Iterable[Row]) -> list[str]:
-    """One line for each row in which the client was late by a good part of the latency."""
+    """Return a warning for each row in which the client was late by a good part of the latency."""
     late = []
     for row in rows:
         lag = row.figures.get("send lag p99")
-        if lag and lag.median > MOST_LAG_SHARE * row.figures["latency p50"].median:
+        if lag and lag.median > MAX_LAG_SHARE * row.figures["latency p50"].median:
             settings = ", ".join(f"{name} {value}" for name, value in row.case.items())
             late.append(f"void: {settings}: requests were sent up to {lag} late")
     return late
@@ -255,10 +322,3 @@ def _figures(rounds: Sequence[Mapping[str, float]]) -> dict[str, Figure]:
     return {
         name: Figure(*UNITS[name], tuple(float(figures[name]) for figures in rounds)) for name in rounds[0]
     }
-
-
-def _service_times(requests: Iterable[Request]) -> Figure:
-    """What an idle service takes for one request, each a sample: in order, and thinned out evenly."""
-    times = sorted(1000 * (request.ended - request.due) for request in requests if request.code == "OK")
-    kept = np.quantile(times, np.linspace(0, 1, min(len(times), MOST_SERVICE_TIMES)), method="nearest")
-    return Figure("ms", "lower", tuple(kept.tolist()))

@@ -1,29 +1,34 @@
-"""A long video in windows that overlap: each tubelet once, against every window from its own frames.
+"""A long video in overlapping windows: each tubelet computed once, or every window from its own frames.
 
-Both start from the same frames in memory, and must come to the same logits. Decoding, which overlap does not
-change, is left out: with it, the first would cost even less in proportion.
+Both ways start from the same frames in memory, and must come to the same logits. Decoding, which overlap does
+not change, is left out.
 
-At an overlap of 7/8 recomputing puts each tubelet through the spatial engine eight times (at the ends of the
-video fewer). Computing it once leaves eight times the windows for the temporal half: how much that is depends
-on the model, since a window costs about as much as one tubelet of size tiny, but a tenth of one of size B.
+At an overlap of 7/8, recomputing puts each tubelet through the spatial engine eight times (fewer at the ends
+of the video). Computing it once leaves eight times the windows for the temporal half; a window costs about as
+much as one tubelet of size tiny, and a tenth of a tubelet of size B.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
-from benchmarks.figures import Figure, Row
+from benchmarks.command_options import Name, Out, Rounds, Size, SpatialPrecision
+from benchmarks.figures import RESULTS, Figure, Row, report, seconds_figure
+from benchmarks.measuring import ratios
+from benchmarks.models import random_repository
 from benchmarks.videos import write_video
 from sfavivit import Recognizer
 from sfavivit.errors import UsageError
 from sfavivit.inference.options import ClassifyOptions
-from sfavivit.inference.streaming import Session
-from sfavivit.inference.windows import PADDING, all_windows
+from sfavivit.inference.windows import PADDING, Window, all_windows
 from sfavivit.types import Frames
 from sfavivit.video.reader import VideoReader
 
@@ -32,26 +37,42 @@ TOLERANCE = 1e-4
 ONCE, RECOMPUTED = "each tubelet once", "each window recomputed"
 
 
-def measure(
-    repository: Path, folder: Path, overlaps: Sequence[float], video_seconds: float, rounds: int
-) -> list[Row]:
-    """Both ways at each overlap, in turn; ``overlaps`` are shares of a window in [0, 1), the first is the
-    one that the others are compared with.
+def command(
+    overlap: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0,
+            help="Share of a window that the next one repeats; repeatable (default: 0, 0.5, 0.75, 0.875).",
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of the video in seconds.")] = 120.0,
+    rounds: Rounds = 4,
+    size: Size = "tiny",
+    precision: SpatialPrecision = "fp32",
+    frames: Annotated[int, typer.Option(min=2, help="Frames in a window.")] = 128,
+    name: Name = "long",
+    out: Out = RESULTS,
+) -> None:
+    """Compare overlapping windows of features computed once with windows recomputed from frames."""
+    with TemporaryDirectory() as folder:
+        models = random_repository(Path(folder) / "models", size, precision, frames=frames)
+        recognizer = Recognizer.load(models)
+        length = recognizer.manifest.head(HEAD).dimensions.max_tubelets
+        strides = {share: _stride(share, length) for share in overlap or (0, 0.5, 0.75, 0.875)}
+        with VideoReader(
+            write_video(Path(folder) / "long.mp4", seconds),
+            recognizer.manifest.sampling,
+            chunk_frames=recognizer.model.chunk_frames,
+        ) as reader:
+            pixels = np.concatenate(list(reader))
+        for compute in (_once, _recomputed):  # the first calls of an engine are slow
+            compute(recognizer, pixels[:frames], length)
+        report(name, _measure(recognizer, pixels, strides, rounds), out)
 
-    Raises:
-        UsageError: an overlap that whole tubelets cannot have.
-    """
-    recognizer = Recognizer.load(repository)
-    length = recognizer.manifest.head(HEAD).dimensions.max_tubelets
-    strides = {overlap: _stride(overlap, length) for overlap in overlaps}
-    with VideoReader(
-        write_video(folder / "long.mp4", video_seconds),
-        recognizer.manifest.sampling,
-        chunk_frames=recognizer.model.chunk_frames,
-    ) as reader:
-        frames = np.concatenate(list(reader))
-    for compute in (_once, _recomputed):  # the first calls of an engine are slow
-        compute(recognizer, frames[: length * recognizer.manifest.dimensions.tubelet_frames], length)
+
+def _measure(recognizer: Recognizer, frames: Frames, strides: dict[float, int], rounds: int) -> list[Row]:
+    """Time both ways at each overlap (a share of a window), in turn; the first is the base of the others."""
+    first = next(iter(strides))
     seconds: dict[tuple[str, float], list[float]] = {}
     differences: dict[float, float] = {}
     windows: dict[float, int] = {}
@@ -66,53 +87,58 @@ def measure(
             differences[overlap] = float(np.abs(logits[0] - logits[1]).max())
             assert differences[overlap] <= TOLERANCE, f"logits differ by {differences[overlap]} at {overlap}"
     return [
-        _row(way, overlap, took, seconds[way, overlaps[0]], windows[overlap], differences[overlap])
+        Row(
+            {"way": way, "overlap": overlap},
+            {
+                "time": seconds_figure(*took),
+                "times the first": Figure("x", "lower", ratios(took, seconds[way, first])),
+                "windows": Figure("windows", "neither", (windows[overlap],)),
+                "largest difference": Figure("logit", "neither", (differences[overlap],)),
+            },
+        )
         for (way, overlap), took in seconds.items()
     ]
 
 
 def _stride(overlap: float, length: int) -> int:
+    """Return the stride in tubelets of windows of ``length`` tubelets.
+
+    Raises:
+        UsageError: the overlap is no whole number of tubelets.
+    """
     stride = round((1 - overlap) * length)
     if not 0 <= overlap < 1 or stride != (1 - overlap) * length:
         raise UsageError(
-            f"an overlap of {overlap:g} cannot be: windows of {length} tubelets overlap by "
+            f"invalid overlap {overlap:g}: windows of {length} tubelets can overlap by "
             f"0, 1/{length} ... {length - 1}/{length}"
         )
     return stride
 
 
 def _once(recognizer: Recognizer, frames: Frames, stride: int) -> NDArray[np.float32]:
-    """float32 [windows, C]."""
+    """Return logits float32 [windows, C] from features that are computed once."""
     sampling, dims = recognizer.manifest.sampling, recognizer.manifest.dimensions
-    session = Session(
-        recognizer.model, ClassifyOptions(stride_seconds=stride * dims.tubelet_frames / sampling.fps)
-    )
-    return np.stack([window.logits[""] for window in (*session.push(frames), *session.finish())])
+    options = ClassifyOptions(stride_seconds=stride * dims.tubelet_frames / sampling.fps)
+    return np.stack([window.logits[""] for window in recognizer.stream([frames], options)])
 
 
 def _recomputed(recognizer: Recognizer, frames: Frames, stride: int) -> NDArray[np.float32]:
-    """As ``_once``."""
-    entry, tubelet_frames = recognizer.manifest.head(HEAD), recognizer.manifest.dimensions.tubelet_frames
+    """Return logits float32 [windows, C], every window from its own frames."""
+    dims = recognizer.manifest.head(HEAD).dimensions
+    tubelets = -(-len(frames) // dims.tubelet_frames)
+    return recomputed_logits(recognizer, frames, all_windows(tubelets, dims.max_tubelets, stride), HEAD)
+
+
+def recomputed_logits(
+    recognizer: Recognizer, frames: Frames, windows: Iterable[Window], head: str
+) -> NDArray[np.float32]:
+    """Return logits float32 [windows, C] of windows of ``frames``, each from its own frames."""
+    entry, tubelet_frames = recognizer.manifest.head(head), recognizer.manifest.dimensions.tubelet_frames
     length = entry.dimensions.max_tubelets
     logits = []
-    for window in all_windows(-(-len(frames) // tubelet_frames), length, stride):
+    for window in windows:
         features = recognizer.features(frames[window.start * tubelet_frames : window.stop * tubelet_frames])
         if len(features) < length:
             features = PADDING[entry.padding](features, length)
-        logits.append(recognizer.logits(features, HEAD)[""])
+        logits.append(recognizer.logits(features, head)[""])
     return np.stack(logits)
-
-
-def _row(
-    way: str, overlap: float, took: list[float], base: list[float], windows: int, difference: float
-) -> Row:
-    ratios = tuple(one / other for one, other in zip(took, base, strict=True))
-    return Row(
-        {"way": way, "overlap": overlap},
-        {
-            "time": Figure("s", "lower", tuple(took)),
-            "times the first": Figure("x", "lower", ratios),
-            "windows": Figure("windows", "neither", (windows,)),
-            "largest difference": Figure("logit", "neither", (difference,)),
-        },
-    )

@@ -1,4 +1,9 @@
-"""Peak memory of classifying a video, against its length and against the frames of a window."""
+"""Peak memory of classifying a video, against its length and against the frames of a window.
+
+Every video is classified in a process of its own. The process's peak is the kernel's count, read at most
+20 ms before the end. The peak with the decoder is the largest sum seen at any reading; a shorter peak can be
+missed.
+"""
 
 from __future__ import annotations
 
@@ -8,49 +13,74 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import psutil
+import typer
 
-from benchmarks.figures import Case, Figure, Row
+from benchmarks.command_options import DEMO_MODEL, SIZE_NAMES, ModelRepository, Out, Rounds
+from benchmarks.figures import RESULTS, Figure, Row, report
+from benchmarks.measuring import ratios
+from benchmarks.models import random_repository
 from benchmarks.videos import write_video
 
 POLL_SECONDS = 0.02
 MIB = 1 << 20
-SIZE = "640x360"
+PICTURE = "640x360"
 SHORT_SECONDS = 10
 KERNEL_PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 
 
+def command(
+    repository: ModelRepository = DEMO_MODEL,
+    seconds: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Length of a video in seconds; repeatable (default: 10, 600, 3600)."),
+    ] = None,
+    frames: Annotated[
+        list[int] | None,
+        typer.Option(min=2, help="Frames in a window; repeatable (default: 8, 16, 32, 64, 128)."),
+    ] = None,
+    size: Annotated[str, typer.Option(help=f"Size of the models with these windows: {SIZE_NAMES}.")] = "tiny",
+    rounds: Rounds = 2,
+    out: Out = RESULTS,
+) -> None:
+    """Measure peak memory against the length of the video and the frames of a window."""
+    peaks: dict[tuple[str, int], _Peaks] = {}
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        windows = {
+            count: random_repository(folder / f"{size}-{count}", size, "fp32", frames=count)
+            for count in frames or [8, 16, 32, 64, 128]
+        }
+        short = write_video(folder / "short.mp4", SHORT_SECONDS, PICTURE)
+        for _ in range(rounds):
+            for length in seconds or [10, 600, 3600]:
+                video = write_video(folder / "long.mp4", length, PICTURE)
+                _classify(repository, video, peaks.setdefault(("video_seconds", length), _Peaks()))
+            for count, model in windows.items():
+                _classify(model, short, peaks.setdefault(("window_frames", count), _Peaks()))
+    first = {what: found for (what, _), found in reversed(peaks.items())}
+    rows = []
+    for (what, value), found in peaks.items():
+        figures = {
+            "process": Figure("MiB", "lower", tuple(found.process)),
+            "with decoder": Figure("MiB", "lower", tuple(found.tree)),
+            "times the first": Figure("x", "lower", ratios(found.tree, first[what].tree)),
+            "time": Figure("s", "neither", tuple(found.seconds)),
+        }
+        rows.append(Row({"against": what, "value": value}, figures))
+    report("memory", rows, out)
+
+
 @dataclass
 class _Peaks:
-    """MiB of each round: of the Python process, and of it with its decoder; and how long it took."""
+    """Peaks in MiB, of the Python process and of it with its decoder, and wall seconds; a sample a round."""
 
     process: list[float] = field(default_factory=list)
     tree: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-
-
-def measure(
-    repository: Path, windows: dict[int, Path], lengths_seconds: list[int], folder: Path, rounds: int
-) -> list[Row]:
-    """Classify videos of each length with ``repository``, and ten seconds with each of ``windows``.
-
-    ``windows``: frames of a window -> a repository of such a model. Every video is classified in a process of
-    its own. The process's peak is the kernel's count as it was seen last, at most 20 ms before the end; with
-    its decoder it is the most that was seen at any of those moments, so a shorter peak can be missed.
-    """
-    short = write_video(folder / "short.mp4", SHORT_SECONDS, SIZE)
-    peaks: dict[tuple[str, int], _Peaks] = {}
-    for _ in range(rounds):
-        for seconds in lengths_seconds:
-            video = write_video(folder / "long.mp4", seconds, SIZE)
-            _classify(repository, video, peaks.setdefault(("video_seconds", seconds), _Peaks()))
-        for frames, model in windows.items():
-            _classify(model, short, peaks.setdefault(("window_frames", frames), _Peaks()))
-    first = {what: found for (what, _), found in reversed(peaks.items())}
-    return [
-        _row({"against": what, "value": value}, found, first[what]) for (what, value), found in peaks.items()
-    ]
 
 
 def _classify(repository: Path, video: Path, peaks: _Peaks) -> None:
@@ -70,7 +100,7 @@ def _classify(repository: Path, video: Path, peaks: _Peaks) -> None:
 
 
 def _process_peak_bytes(pid: int) -> int:
-    """Of the program that runs in it: ``wait4`` would count the parent's memory before ``exec`` as well."""
+    """Return the peak of the present program (``wait4`` would count the parent's memory before ``exec``)."""
     match = KERNEL_PEAK.search(Path(f"/proc/{pid}/status").read_text())
     return int(match[1]) * 1024 if match else 0  # none once it has ended
 
@@ -80,21 +110,8 @@ def _tree_bytes(pid: int) -> int:
         process = psutil.Process(pid)
         total, command = process.memory_info().rss, process.cmdline()
         for child in process.children(recursive=True):
-            if child.cmdline() != command:  # until it becomes another program it only shares its parent's
+            if child.cmdline() != command:  # until its exec, a child only shares its parent's memory
                 total += child.memory_info().rss
-    except psutil.NoSuchProcess:  # one of them ended between two looks
+    except psutil.NoSuchProcess:  # one of them ended between two readings
         return 0
     return int(total)
-
-
-def _row(case: Case, peaks: _Peaks, first: _Peaks) -> Row:
-    ratios = tuple(one / other for one, other in zip(peaks.tree, first.tree, strict=True))
-    return Row(
-        case,
-        {
-            "process": Figure("MiB", "lower", tuple(peaks.process)),
-            "with decoder": Figure("MiB", "lower", tuple(peaks.tree)),
-            "times the first": Figure("x", "lower", ratios),
-            "time": Figure("s", "neither", tuple(peaks.seconds)),
-        },
-    )

@@ -1,7 +1,8 @@
-"""A new head: from 50 videos to served answers, and what an epoch costs on stored features and on frames.
+"""A new head: from 50 videos to served answers, and the cost of an epoch on stored features and on frames.
 
 The classes are five of the six orders in which three motions can follow one another. The demo model knows the
-motions; their order is new to it, and which of them occur says nothing.
+motions; their order is new to it, and all three occur in every class. ``load`` is the load average before the
+command.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, permutations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.figures import Case, Figure, Row
-from benchmarks.machine import ROOT
-from benchmarks.operations import timed
+from benchmarks.command_options import DEMO_MODEL, HeldOutVideos, ModelRepository, Out, TrainingVideos
+from benchmarks.figures import RESULTS, ROOT, Case, Figure, Row, report, seconds_figure
+from benchmarks.measuring import ratios, timed
 from examples.motions.encoding import write_video
 from examples.motions.rendering import MOTIONS, sample_scene
 from examples.motions.videos import FPS, HELD_OUT_SIZES, motion_frames
@@ -32,18 +34,17 @@ from sfavivit.datasets import read_items
 from sfavivit.features.store import FeatureStore
 from sfavivit.models.vivit import SfaVivit
 from sfavivit.repository.manifest import Repository
-from training.batches import Place, Share, training_parts
+from training.batches import Place, Share, training_micro_batches
 from training.classes import Example, number_labels
 from training.clips import Clip, ClipBatch, read_clip
 from training.config import RegularisationConfig
 from training.hardware import make_fabric
-from training.head import HeadLearner
-from training.head.config import HeadRecipe
+from training.head.config import HeadRecipe, VariantConfig
 from training.head.features import FeatureCache, FeatureFiller
 from training.head.lists import head_classes
 from training.head.model import head_of, new_head
 from training.head.ondemand_engine import open_on_demand
-from training.head.train import few_threads, head_optimiser
+from training.head.train import HeadLoss, few_threads, head_optimiser
 from training.head.windows import FeatureExample, Windows
 from training.loss import ClipLoss
 from training.optimiser import Schedule
@@ -56,40 +57,38 @@ HEAD = "orders"
 STORED_EPOCHS = 5
 
 
-def measure(repository: Path, folder: Path, videos: int, held_out: int) -> list[Row]:
-    """Make the videos, run the command on a copy of ``repository``, then take one epoch each way.
-
-    ``load``: processes on all cores before the command.
-    """
-    training = write_videos(folder / "training", videos, TRAINING_SEED)
-    validation = write_videos(folder / "held_out", held_out, HELD_OUT_SEED)
-    own = Path(shutil.copytree(repository, folder / "model_repository"))
-    load = os.getloadavg()[0]
-    seconds = timed(lambda: _command(own, training, validation, folder))
-    report = json.loads((folder / "out" / "report.json").read_text())
-    accuracy = report["held_out"]["outputs"][""]["top1"]
+def command(
+    videos: TrainingVideos = 50,
+    held_out: HeldOutVideos = 100,
+    repository: ModelRepository = DEMO_MODEL,
+    out: Out = RESULTS,
+) -> None:
+    """Time a new head from labelled videos to served answers, and epochs on features and on frames."""
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        training = write_videos(folder / "training", videos, TRAINING_SEED)
+        validation = write_videos(folder / "held_out", held_out, HELD_OUT_SEED)
+        own = Path(shutil.copytree(repository, folder / "model_repository"))
+        load = os.getloadavg()[0]
+        seconds = timed(lambda: _command(own, training, validation, folder))
+        trained = json.loads((folder / "out" / "report.json").read_text())
+        epochs = _epochs(own, training, folder / "store")
+    accuracy = trained["held_out"]["outputs"][""]["top1"]
     whole = {
-        **_time(seconds),
+        "time": seconds_figure(seconds),
         "held-out top-1": Figure("share", "higher", (accuracy,)),
         "load": Figure("processes", "neither", (load,)),
     }
     case: Case = {"videos": videos, "held-out videos": held_out}
-    stages = {"total": whole} | {stage: _time(took) for stage, took in report["seconds"].items()}
-    return [
-        *(Row({**case, "stage": stage}, figures) for stage, figures in stages.items()),
-        *(
-            Row({**case, "epoch of": epoch}, figures)
-            for epoch, figures in _epochs(own, training, folder / "store").items()
-        ),
-    ]
-
-
-def _time(*seconds: float) -> dict[str, Figure]:
-    return {"time": Figure("s", "lower", seconds)}
+    stages = {"total": whole}
+    stages |= {stage: {"time": seconds_figure(took)} for stage, took in trained["seconds"].items()}
+    rows = [Row({**case, "stage": stage}, figures) for stage, figures in stages.items()]
+    rows += [Row({**case, "epoch of": epoch}, figures) for epoch, figures in epochs.items()]
+    report("new_head", rows, out)
 
 
 def write_videos(folder: Path, count: int, seed: int) -> Path:
-    """The list of ``count`` videos of the orders in turn, of random sizes and scenes."""
+    """Write ``count`` videos of the orders in turn, of random sizes and scenes; return their CSV."""
     folder.mkdir()
     rows = []
     for number in range(count):
@@ -106,6 +105,22 @@ def write_videos(folder: Path, count: int, seed: int) -> Path:
     return path
 
 
+class StoredVideos:
+    """Videos of a list as stored features: one variant of each, or ``variants``."""
+
+    def __init__(
+        self, repository: Path, listed: Path, store: FeatureStore, variants: VariantConfig | None = None
+    ) -> None:
+        self.items = read_items(str(listed))
+        self.names = head_classes(self.items, str(listed))
+        self.labelled = number_labels(self.items, self.names, str(listed))
+        filler = FeatureFiller(open_on_demand(repository), store, variants or VariantConfig(), threads=2)
+        stored, _ = filler.fill(self.items, [0], lambda _: None)
+        self.examples = [
+            FeatureExample(video.keys, one.labels) for video, one in zip(stored, self.labelled, strict=True)
+        ]
+
+
 def _command(repository: Path, training: Path, validation: Path, folder: Path) -> None:
     options = {
         "--manifest": training,
@@ -120,27 +135,18 @@ def _command(repository: Path, training: Path, validation: Path, folder: Path) -
 
 
 def _epochs(repository: Path, listed: Path, store: Path) -> dict[str, dict[str, Figure]]:
-    """An epoch of a head on stored features, and of all of the same model on the same videos' frames."""
+    """Time an epoch of a head on stored features, and of the whole model on the frames of the same videos."""
     recipe, catalog = HeadRecipe(), Repository.load(repository)
-    items = read_items(str(listed))
-    names = head_classes(items, str(listed))
-    examples = number_labels(items, names, str(listed))
-    start = head_of(catalog, "default")
-    outputs = {output: len(known) for output, known in names.items()}
-    head = new_head(start.dims, outputs, recipe, start)
-
     kept = FeatureStore(store)
-    filler = FeatureFiller(open_on_demand(repository), kept, recipe.variants, threads=2)
-    stored, _ = filler.fill(items, [0], lambda _: None)
-    windows = Windows(
-        [FeatureExample(video.keys, one.labels) for video, one in zip(stored, examples, strict=True)],
-        FeatureCache(kept, 1 << 30),
-        head.dims.max_tubelets,
-        recipe,
-    )
+    videos = StoredVideos(repository, listed, kept, recipe.variants)
+    examples = videos.labelled
+    start = head_of(catalog, "default")
+    outputs = {output: len(known) for output, known in videos.names.items()}
+    head = new_head(start.dims, outputs, recipe, start)
+    windows = Windows(videos.examples, FeatureCache(kept, 1 << 30), head.dims.max_tubelets, recipe)
     size = head_optimiser(recipe, len(examples)).batch_size
     steps = len(examples) // size
-    on_features = _trainer(HeadLearner(head, recipe), recipe, steps * (STORED_EPOCHS + 1))
+    on_features = _trainer(HeadLoss(head, recipe), recipe, steps * (STORED_EPOCHS + 1))
     batches = windows.batches(size, STORED_EPOCHS + 1)
     # The first epoch reads the store; a run has a hundred that do not.
     with few_threads(head):
@@ -150,26 +156,29 @@ def _epochs(repository: Path, listed: Path, store: Path) -> dict[str, dict[str, 
     on_frames = _trainer(ClipLoss(model, RegularisationConfig()), recipe, 2 * steps)
     clips = _clips(examples, catalog)
     decoding, decoded = 0.0, []
-    for places in training_parts(len(examples), Share(size), seed=0, epoch=0):
+    for places in training_micro_batches(len(examples), Share(size), seed=0, epoch=0):
         began = time.perf_counter()
         decoded.append([ClipBatch([clips(place) for place in places])])
         decoding += time.perf_counter() - began
-    # With all cores and with one, whichever is faster, since other work may be going on.
+    # The faster of all cores and one core, since other work may be going on.
     computing = timed(lambda: _take(on_frames, iter(decoded), steps))
     with few_threads(head):
         computing = min(computing, timed(lambda: _take(on_frames, iter(decoded), steps)))
     return {
-        "a head, features being read from the store": _time(first),
-        "a head, features in memory": _time(*rest),
+        "a head, features being read from the store": {"time": seconds_figure(first)},
+        "a head, features in memory": {"time": seconds_figure(*rest)},
         "the whole model, from videos": _against(decoding + computing, rest),
         "the whole model, frames in memory": _against(computing, rest),
     }
 
 
 def _against(seconds: float, stored: Sequence[float]) -> dict[str, Figure]:
-    """How long one epoch took, and how many times faster each of those on ``stored`` features was."""
-    ratios = tuple(seconds / one for one in stored)
-    return {**_time(seconds), "features in memory are faster": Figure("x", "higher", ratios)}
+    """Return the time of an epoch, and the factor by which epochs on ``stored`` features are faster."""
+    factors = ratios([seconds] * len(stored), stored)
+    return {
+        "time": seconds_figure(seconds),
+        "features in memory are faster": Figure("x", "higher", factors),
+    }
 
 
 def _trainer(learner: nn.Module, recipe: HeadRecipe, steps: int) -> Trainer:
@@ -184,7 +193,7 @@ def _take(trainer: Trainer, batches: Iterator[Sequence[Any]], steps: int) -> Non
 
 
 def _clips(examples: Sequence[Example], catalog: Repository) -> Callable[[Place], Clip]:
-    """Reads the frames of a window of a video, as serving samples them."""
+    """Return a reader of the first window's frames of a video, sampled as in serving."""
     sampling, frames = catalog.manifest.sampling, catalog.manifest.dimensions.max_frames
 
     def clip(place: Place) -> Clip:

@@ -1,23 +1,26 @@
-"""What outlier channels cost int8 features, and what turning and calibration save.
+"""Error of int8 features of models with outlier channels, with and without rotation and calibration.
 
-Random weights have no such channels, so they are given some, like those of trained vision transformers
+Random weights have no outlier channels, so they are given some, like those of trained vision transformers
 (FQ-ViT, Lin et al. 2022, arXiv 2111.13824, figure 1): a few entries of every norm's scale, or of what an
-early block adds to the stream, far above the others. Each round draws them anew.
-``sfavivit.models.rotation`` turns the residual stream; ``export.calibration`` then
-fits the weights to a video's frames, and to noise. Features
-are compared on that video's other frames, and on pictures that are nothing like them.
+early block adds to the residual stream, far above the others. Each round draws them anew.
+``sfavivit.models.rotation`` rotates the residual stream; ``export.calibration`` then fits the weights to
+frames of a video, and to noise. Features are compared on other frames of that video, and on pictures unlike
+them: ``feature error`` is 1 - cosine of int8 and fp32 features, the mean over tubelets.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
-from benchmarks.figures import Case, Figure, Row
+from benchmarks.command_options import Out, Rounds, Size
+from benchmarks.figures import RESULTS, Case, Figure, Row, report
+from benchmarks.measuring import cosines
 from benchmarks.models import random_model
 from export.calibration import VIDEO_FRAMES, calibrated, calibration_clips
 from export.exporter import DEFAULT_FPS, RESIZE_RATIO, SAMPLE_VIDEO
@@ -32,8 +35,8 @@ from sfavivit.types import Features, Frames
 from sfavivit.video.reader import VideoReader
 
 CHANNELS = 6
-SCALE = 10  # of these entries of a norm over the others
-SHIFT = 15  # of these channels of the stream; the others' values are near 1
+SCALE = 10  # factor of these entries of a norm
+SHIFT = 15  # added to these channels of the stream, where values are near 1
 SHIFTED_BLOCK = 1
 MODELS = ("random weights", "outliers in norms", "outliers in norms and stream")
 
@@ -41,19 +44,24 @@ Weights = dict[str, NDArray[np.float32]]
 
 
 class Way(NamedTuple):
-    """Of the residual stream's basis, and of making weights int8."""
+    """Basis of the residual stream, and method of making weights int8."""
 
     basis: str
     weights: str
 
 
 WAYS = tuple(
-    Way(basis, weights) for weights in ("rounded", "calibrated") for basis in ("as trained", "turned")
+    Way(basis, weights) for weights in ("rounded", "calibrated") for basis in ("as trained", "rotated")
 )
 
 
-def measure(size: str, tubelets: int, rounds: int) -> list[Row]:
-    """``feature error``: one minus the cosine of int8 features with those of fp32, mean over tubelets."""
+def command(
+    size: Size = "B",
+    tubelets: Annotated[int, typer.Option(min=1, help="Tubelets whose features are compared.")] = 8,
+    rounds: Rounds = 2,
+    out: Out = RESULTS,
+) -> None:
+    """Measure the int8 error that outlier channels cause: as trained, rotated, calibrated."""
     model = random_model(size)
     trained = {name: value.numpy() for name, value in model.spatial.state_dict().items()}
     sampling = Sampling(DEFAULT_FPS, round(model.dims.image_size * RESIZE_RATIO), model.dims.image_size)
@@ -67,16 +75,16 @@ def measure(size: str, tubelets: int, rounds: int) -> list[Row]:
             exact = _features(spatial_graph(model.dims, weights, "fp32"), tests)
             for way, graph in _graphs(model.dims, weights, clips).items():
                 for test, found in _features(graph, tests).items():
-                    errors[test, way].append(_error(exact[test], found))
+                    errors[test, way].append(float(1 - cosines(exact[test], found).mean()))
         for (test, way), samples in errors.items():
             case: Case = {"size": size, "model": kind, "frames": test, **way._asdict(), "tubelets": tubelets}
             rows.append(Row(case, {"feature error": Figure("", "lower", tuple(samples))}))
-    return rows
+    report("outliers", rows, out)
 
 
 def _graphs(dims: ModelDimensions, weights: Weights, clips: list[Frames]) -> dict[Way, GraphAndWeights]:
-    """The same weights in each of ``WAYS``."""
-    bases = {"as trained": weights, "turned": rotated(weights)}
+    """Return the graph of the same weights in each of ``WAYS``."""
+    bases = {"as trained": weights, "rotated": rotated(weights)}
     return {
         way: spatial_graph(
             dims,
@@ -102,7 +110,7 @@ def _with_outliers(trained: Weights, kind: str, rng: np.random.Generator) -> Wei
 
 
 def _video(sampling: Sampling, dims: ModelDimensions, tubelets: int) -> Frames:
-    """Tubelets from all over the video of the calibration, where that did not look."""
+    """Return tubelets from all over the calibration's video, outside the frames that it used."""
     with VideoReader(SAMPLE_VIDEO, sampling, chunk_frames=VIDEO_FRAMES) as reader:
         frames = next(iter(reader))
     whole = frames[: len(frames) // dims.tubelet_frames * dims.tubelet_frames]
@@ -113,7 +121,7 @@ def _video(sampling: Sampling, dims: ModelDimensions, tubelets: int) -> Frames:
 
 
 def _drawn(dims: ModelDimensions, tubelets: int) -> Frames:
-    """Half of them noise, half a gradient: the two ends of what a picture can be."""
+    """Return half noise and half a gradient: the two ends of what a picture can be."""
     shape = (tubelets, dims.tubelet_frames, dims.image_size, dims.image_size, 3)
     frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     frames[tubelets // 2 :] = np.linspace(0, 255, dims.image_size).astype(np.uint8)[:, None, None]
@@ -126,9 +134,3 @@ def _features(graph: GraphAndWeights, tests: dict[str, Frames]) -> dict[str, Fea
         write_engine(engine, graph, "onnxruntime")
         model = OnnxModel(engine / ENGINE_FILE)
         return {test: model.run({FRAMES: frames})[FEATURES][0] for test, frames in tests.items()}
-
-
-def _error(exact: Features, found: Features) -> float:
-    a, b = exact.astype(np.float64), found.astype(np.float64)
-    cosines = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    return float(1 - cosines.mean())

@@ -1,4 +1,4 @@
-"""One peer in a process of its own: two runtimes' threads in one process would get in each other's way."""
+"""One peer in a process of its own, since threads of two runtimes in one process disturb each other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -16,10 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.models import CLASSES, random_model
-from benchmarks.openvino_engine import OpenVinoEngine
-from benchmarks.operations import counted_operations, product_rate, timed
-from benchmarks.peer_models import HUGGING_FACE_FRAMES, FactorisedEncoder, factorised_encoder, hugging_face
+from benchmarks.measuring import timed
+from benchmarks.models import CLASSES, counted_operations, product_rate, random_model
+from benchmarks.peer_models import (
+    HUGGING_FACE_FRAMES,
+    FactorisedEncoder,
+    OpenVinoEngine,
+    factorised_encoder,
+    hugging_face,
+)
 from sfavivit import Recognizer
 from sfavivit.config import named_dimensions
 from sfavivit.engines.model import LoadedModel, default_chunk_tubelets
@@ -34,14 +38,14 @@ MODES = {
     OPENVINO: ("onnx", ("fp32", "int8")),
     **{model: ("eager, compile, frozen", tuple(DTYPES)) for model in (PYTORCH, *HUGGING_FACE_FRAMES)},
 }
-"""Model -> how it can run, and in which precisions."""
+"""Model -> its modes, and its precisions."""
 EXIT_SECONDS = 10.0
 
 Logits = NDArray[np.float32]
 
 
 class Peer(NamedTuple):
-    """A model and how it runs. ``mode`` frozen: compiled with its weights as constants, packed ahead."""
+    """A model, its mode and precision. Mode ``frozen``: compiled with its weights as packed constants."""
 
     model: str
     mode: str
@@ -49,7 +53,7 @@ class Peer(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """``MODEL/MODE/PRECISION``. Raises ``UsageError`` for anything else."""
+        """Parse ``MODEL/MODE/PRECISION``; raise ``UsageError`` for anything else."""
         model, mode, precision = (*text.split("/"), "", "", "")[:3]
         modes, precisions = MODES.get(model, ("", ()))
         if text.count("/") != 2 or mode not in modes.split(", ") or precision not in precisions:
@@ -67,10 +71,10 @@ class Peer(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What all peers share.
+    """Settings of all peers.
 
-    ``frames`` of a clip, where the model does not say; ``folder``: of our repositories, one a precision;
-    ``patience_seconds``: a clip that is predicted to take longer is not run.
+    ``frames``: of a clip, for models without a published number. ``folder``: holds our repositories, one a
+    precision. ``patience_seconds``: a clip predicted to take longer is not run.
     """
 
     size: str
@@ -81,7 +85,7 @@ class Settings:
 
 
 class Facts(NamedTuple):
-    """Known before the first round. ``predicted_seconds`` of a clip, where that exceeds the patience."""
+    """Facts known before the first round; ``predicted_seconds`` of a clip where that exceeds the patience."""
 
     frames: int
     predicted_seconds: float | None
@@ -89,11 +93,11 @@ class Facts(NamedTuple):
 
 
 class PeerProcess:
-    """Starts the peer, lets it warm up, and runs it clip by clip when asked.
+    """Process of a peer, which warms up and then runs one clip at a time.
 
     Raises:
-        SfaVivitError: what the peer raised.
-        EngineError: it died.
+        SfaVivitError: the error that the peer raised.
+        EngineError: the process died.
     """
 
     def __init__(self, peer: Peer, settings: Settings) -> None:
@@ -110,7 +114,7 @@ class PeerProcess:
             raise
 
     def seconds(self) -> float:
-        """Of one clip, frames in memory to logits."""
+        """Run one clip, from frames in memory to logits, and return its seconds."""
         taken: float = self._answer("run")
         return taken
 
@@ -129,20 +133,12 @@ class PeerProcess:
         return answer
 
     def close(self) -> None:
-        """The peer ends once its clip is done, or is ended."""
+        """End the process, once its clip is done or after ``EXIT_SECONDS``."""
         self._pipe.close()
         self._process.join(EXIT_SECONDS)
         if self._process.is_alive():
             self._process.terminate()
             self._process.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _serve(pipe: Connection, peer: Peer, settings: Settings) -> None:
@@ -157,13 +153,16 @@ def _serve(pipe: Connection, peer: Peer, settings: Settings) -> None:
         return
     except SfaVivitError as error:
         pipe.send(error)
-    except Exception as error:  # of a compiler or a runtime: no more than a line of it is for users
+    except Exception as error:  # of a compiler or a runtime, whose errors can be pages long
         line = " ".join(str(error).split())
         pipe.send(EngineError(f"peer {peer} failed: {type(error).__name__}: {line:.300}"))
 
 
 def open_peer(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Logits]]:
-    """The peer in this process, run once already (compiled, warm); and what runs it once more."""
+    """Open the peer in this process and run it once, so that it is compiled and warm.
+
+    Returns its facts, and a function that runs one clip.
+    """
     torch.set_num_threads(settings.threads)
     if peer.model == OURS:
         repository = settings.folder / peer.precision
@@ -175,12 +174,12 @@ def open_peer(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Logit
 
 
 def noise(settings: Settings, side: int) -> Frames:
-    """The clip that models of the same weights see, uint8 [F, H, W, 3]."""
+    """Return the clip for models of the same weights, uint8 [F, H, W, 3]."""
     return np.random.default_rng(0).integers(0, 256, (settings.frames, side, side, 3), np.uint8)
 
 
 def _over_openvino(peer: Peer, settings: Settings) -> Recognizer:
-    """With our own pipeline and chunks around it; its int8 is made from the fp32 files."""
+    """Return a recognizer over OpenVINO, whose int8 is made from our fp32 files."""
     repository = Repository.load(settings.folder / "fp32")
     chunk_tubelets = default_chunk_tubelets(repository.manifest.dimensions)
     engine = OpenVinoEngine(repository, peer.precision, settings.threads, chunk_tubelets)
@@ -198,7 +197,7 @@ def _open_recognizer(recognizer: Recognizer, settings: Settings) -> tuple[Facts,
 
 
 def _open_torch(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Logits]]:
-    """Predict from the rate of one small matrix product, then compile and warm up what can be waited for."""
+    """Predict the time from the rate of a small matrix product; run peers that are within the patience."""
     dtype = DTYPES[peer.precision]
     seconds = counted_operations(lambda: _outline(peer, settings)) / product_rate(dtype)
     own = HUGGING_FACE_FRAMES.get(peer.model, settings.frames)
@@ -225,7 +224,7 @@ def _open_torch(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Log
 
 
 def _module(peer: Peer, settings: Settings) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The model and one clip for it, as float32."""
+    """Return the model and one clip for it, float32."""
     if peer.model != PYTORCH:
         return _hugging_face(peer, settings)
     ours = random_model(settings.size, frames=settings.frames)
@@ -234,7 +233,7 @@ def _module(peer: Peer, settings: Settings) -> tuple[nn.Module, dict[str, Tensor
 
 
 def _outline(peer: Peer, settings: Settings) -> tuple[nn.Module, dict[str, Tensor]]:
-    """As ``_module``, but for the values of weights and pixels."""
+    """Return what ``_module`` returns, with any values of weights and pixels."""
     if peer.model != PYTORCH:
         return _hugging_face(peer, settings)
     dims = named_dimensions(settings.size, {"": CLASSES}, frames=settings.frames)

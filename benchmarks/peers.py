@@ -1,4 +1,4 @@
-"""This system against what one would use instead, clip by clip in turn on the same cores.
+"""This system against its alternatives, clip by clip in turn on the same cores.
 
 Models of the same weights, on the same frames:
     sfavivit     this library, whole clip: frames in memory -> spatial -> temporal -> logits
@@ -9,26 +9,30 @@ Other models of the same size, random weights, on as many frames as they were pu
     videomae     VideoMAEForVideoClassification (16 frames)
     timesformer  TimesformerForVideoClassification (8 frames)
 
-Frames a second make them comparable. ``seconds for 128 frames`` is a clip's time scaled up, which flatters
-models whose attention grows with the square of the clip. Each peer has its process, and they take turns: a
-round is one clip of each. The ratios of a round are the result; a machine that slows down slows all.
+Frames a second make them comparable. ``128 frames`` is a clip's time scaled up, which flatters models whose
+attention grows with the square of the clip. Each peer has its own process; a round is one clip of each. The
+result is the ratios within a round, since a machine that slows down slows all peers.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from pathlib import Path
 from statistics import median
-from typing import cast
+from tempfile import TemporaryDirectory
+from typing import Annotated, cast
 
 import numpy as np
+import typer
 
-from benchmarks.figures import Case, Figure, Row
+from benchmarks.command_options import ModelsFolder, Out, Rounds
+from benchmarks.figures import RESULTS, Case, Figure, Row, report, seconds_figure
 from benchmarks.models import random_repository
-from benchmarks.openvino_engine import has_openvino
-from benchmarks.peer_models import HUGGING_FACE_FRAMES, has_transformers
+from benchmarks.peer_models import HUGGING_FACE_FRAMES, has_openvino, has_transformers
 from benchmarks.peer_process import OPENVINO, OURS, PYTORCH, Facts, Peer, PeerProcess, Settings
-from sfavivit.config import named_dimensions
+from sfavivit.config import SIZES, named_dimensions
 from sfavivit.errors import EngineError, UsageError
 from sfavivit.repository.manifest import Precision
 
@@ -47,15 +51,49 @@ GROUPS: dict[str, Callable[[Peer], bool]] = {
     "over OpenVINO": lambda peer: peer.model == OPENVINO,
     "over Hugging Face": lambda peer: peer.model in HUGGING_FACE_FRAMES,
 }
-"""What we are compared with: the fastest peer of each."""
+"""Groups of peers; this system is compared with the fastest of each."""
+
+
+def command(
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="MODEL/MODE/PRECISION, such as pytorch/compile/bf16; repeatable (default: sfavivit and "
+            "OpenVINO in fp32 and int8; plain PyTorch eager and compiled, in fp32 and bf16; Hugging Face's "
+            "three in fp32)."
+        ),
+    ] = None,
+    size: Annotated[str, typer.Option(help=f"Size of all models: {', '.join(SIZES)}.")] = "B",
+    frames: Annotated[
+        int, typer.Option(help="Frames of a clip; Hugging Face's models have their own number.")
+    ] = 16,
+    rounds: Rounds = 3,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of each peer (default: all cores).")
+    ] = None,
+    patience_seconds: Annotated[
+        float, typer.Option(help="Time of a clip above which a peer is predicted instead of run.")
+    ] = 60.0,
+    models: ModelsFolder = None,
+    out: Out = RESULTS,
+) -> None:
+    """Compare this system with OpenVINO, plain PyTorch and Hugging Face's video models."""
+    if size not in SIZES:
+        raise UsageError(f"unknown size {size!r} of peers, which are plain ViTs; known: {', '.join(SIZES)}")
+    asked = [Peer.parse(name) for name in peer] if peer else DEFAULT_PEERS
+    with TemporaryDirectory() as scratch:
+        folder = (models or Path(scratch)) / f"{size}-{frames}"
+        cores = threads or len(os.sched_getaffinity(0))
+        measured = measure(asked, Settings(size, frames, cores, patience_seconds, folder), rounds)
+    report("peers", measured, out)
 
 
 def measure(peers: Sequence[Peer], settings: Settings, rounds: int) -> list[Row]:
-    """A row for each peer and for ``REFERENCE``, which is always among them.
+    """Return a row for each peer and for ``REFERENCE``, which is always among them.
 
     Raises:
-        UsageError: a size that is unknown, or frames that are no whole tubelets.
-        EngineError: a peer that does not start, dies, or is not the model it should be.
+        UsageError: an unknown size, or frames that are no whole number of tubelets.
+        EngineError: a peer does not start, dies, or is not the model it should be.
     """
     dims = named_dimensions(settings.size, {"": 1})
     if settings.frames < 1 or settings.frames % dims.tubelet_frames:
@@ -66,7 +104,7 @@ def measure(peers: Sequence[Peer], settings: Settings, rounds: int) -> list[Row]
             precision = cast(Precision, peer.precision)
             random_repository(settings.folder / precision, settings.size, precision, frames=settings.frames)
     with ExitStack() as stack:
-        running = [stack.enter_context(PeerProcess(peer, settings)) for peer in asked]
+        running = [stack.enter_context(closing(PeerProcess(peer, settings))) for peer in asked]
         facts = {process.peer: process.facts for process in running}
         check_same_model(facts)
         samples: dict[Peer, list[float]] = {peer: [] for peer in asked}
@@ -78,7 +116,7 @@ def measure(peers: Sequence[Peer], settings: Settings, rounds: int) -> list[Row]
 
 
 def check_same_model(facts: dict[Peer, Facts]) -> None:
-    """Raises ``EngineError`` where the same model does not give our logits, in fp32."""
+    """Raise ``EngineError`` where a peer of the same weights does not give our logits, in fp32."""
     for peer in facts:
         difference = logit_difference(facts, peer) if peer.precision == "fp32" else None
         if difference is not None and not difference <= LOGIT_TOLERANCE:
@@ -89,7 +127,7 @@ def check_same_model(facts: dict[Peer, Facts]) -> None:
 
 
 def logit_difference(facts: dict[Peer, Facts], peer: Peer) -> float | None:
-    """From our fp32 logits; ``None`` for another model, or one that has not run."""
+    """Return the largest difference from our fp32 logits; ``None`` for another model, or one not run."""
     ours, theirs = facts[REFERENCE].logits, facts[peer].logits
     if ours is None or theirs is None:
         return None
@@ -99,7 +137,7 @@ def logit_difference(facts: dict[Peer, Facts], peer: Peer) -> float | None:
 def rows(
     facts: dict[Peer, Facts], samples: dict[Peer, list[float]], settings: Settings, tubelet_frames: int
 ) -> list[Row]:
-    """``samples``: seconds of a clip, one a round; none where the clip was too slow to be run."""
+    """Return the rows; ``samples`` are seconds of a clip, one a round, none where it was too slow to run."""
     found = []
     for peer, fact in facts.items():
         seconds = samples[peer] or [float(fact.predicted_seconds or 0)]
@@ -112,10 +150,8 @@ def rows(
         }
         figures = {
             "throughput": Figure("frames/s", "higher", tuple(fact.frames / s for s in seconds)),
-            "clip": Figure("s", "lower", tuple(seconds)),
-            f"{LONG_FRAMES} frames": Figure(
-                "s", "lower", tuple(LONG_FRAMES / fact.frames * s for s in seconds)
-            ),
+            "clip": seconds_figure(*seconds),
+            f"{LONG_FRAMES} frames": seconds_figure(*(LONG_FRAMES / fact.frames * s for s in seconds)),
         }
         if peer.same_weights:
             tubelets = tuple(fact.frames / tubelet_frames / s for s in seconds)
@@ -129,7 +165,7 @@ def rows(
 
 
 def _ratios(peer: Peer, facts: dict[Peer, Facts], samples: dict[Peer, list[float]]) -> dict[str, Figure]:
-    """How many times as many frames a second as the fastest of each group, round by round."""
+    """Return our frames a second over those of the fastest peer of each group, round by round."""
     figures = {}
     for name, belongs in GROUPS.items():
         group = [other for other, seconds in samples.items() if seconds and belongs(other)]

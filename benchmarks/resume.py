@@ -1,4 +1,4 @@
-"""A scoring job that is killed again and again, against one that is left alone."""
+"""A scoring job that is killed again and again, against an undisturbed one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import psutil
+import typer
 
 from benchmarks.broken_videos import make_corpus
-from benchmarks.figures import Case, Figure, Row
+from benchmarks.command_options import DEMO_MODEL, ModelRepository, Out, Seed
+from benchmarks.figures import RESULTS, Case, Figure, Row, report
 from sfavivit.scoring.parquet_parts import part_files, read_part
 
 TIMINGS = ("decode_seconds", "spatial_seconds", "temporal_seconds", "total_seconds")
@@ -23,14 +26,31 @@ POLL_SECONDS = 0.02
 PART_VIDEOS = 3
 
 
+def command(
+    videos: Annotated[int, typer.Option(min=1, help="Number of short videos.")] = 300,
+    broken: Annotated[int, typer.Option(min=0, help="Number of videos among them that are broken.")] = 30,
+    kills: Annotated[int, typer.Option(min=0, help="Number of times that the job is killed.")] = 20,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes of the job.")] = 2,
+    seed: Seed = 0,
+    repository: ModelRepository = DEMO_MODEL,
+    out: Out = RESULTS,
+) -> None:
+    """Compare the rows of a scoring job that is killed again and again with an undisturbed one's."""
+    with TemporaryDirectory() as folder:
+        rows = measure(
+            repository, Path(folder), videos=videos, broken=broken, kills=kills, workers=workers, seed=seed
+        )
+    report("resume", rows, out)
+
+
 def measure(
     repository: Path, folder: Path, *, videos: int, broken: int, kills: int, workers: int = 1, seed: int = 0
 ) -> list[Row]:
     """Score a corpus undisturbed, and again with ``kills`` SIGKILLs at random moments; compare the rows.
 
-    ``scored at a kill``: how many videos were on disk then. ``lost``, ``twice``: videos without rows, or in
-    two parts. ``vanished``: videos that had rows after a kill and not after a later one. ``differing``: rows
-    that are not those of the undisturbed run, timings aside.
+    ``scored at a kill``: videos on disk at that moment. ``lost``, ``twice``: videos without rows, or in two
+    Parquet parts. ``vanished``: videos that had rows after a kill and none after a later one. ``differing``:
+    rows unlike those of the undisturbed run, timings aside.
     """
     manifest = make_corpus(folder / "corpus", videos, broken, seed)
     alone = _Job(folder / "alone", manifest, repository, workers)
@@ -70,9 +90,10 @@ def measure(
 
 @dataclass
 class _Attack:
-    """SIGKILLs at moments that ``dice`` choose. ``kept``: ids of the videos on disk, at first and after each.
+    """SIGKILLs at random moments.
 
-    ``loading``: seconds until the first videos are scored; ``per_video``: seconds for each of ``videos``.
+    ``loading``: seconds until the first videos are scored; ``per_video``: seconds for each of ``videos``;
+    ``kept``: ids of the videos on disk, at the start and after each kill.
     """
 
     videos: int
@@ -84,13 +105,13 @@ class _Attack:
     kept: list[set[str]] = field(default_factory=lambda: [set()])
 
     def run(self, job: _Job, kills: int) -> None:
-        """Start and kill ``job`` so often."""
+        """Start and kill ``job``, ``kills`` times."""
         for left in range(kills, 0, -1):
             job.start()
             if self.dice.random() < 0.2:  # somewhere while the models load
                 time.sleep(self.dice.uniform(0, self.loading))
             else:
-                # By what is done, not by the clock, which says little on a busy machine.
+                # By the parts written, not by the clock, which says little on a busy machine.
                 share = (self.videos - len(self.kept[-1])) / (left + 1) / PART_VIDEOS
                 job.wait_for_parts(1 + self.dice.randrange(max(1, round(1.5 * share))))
                 time.sleep(self.dice.uniform(0, PART_VIDEOS * self.per_video))
@@ -102,7 +123,7 @@ class _Attack:
 
 
 class _Job:
-    """``sfavivit score`` into ``out``, in small parts."""
+    """Process of ``sfavivit score`` that writes small Parquet parts to ``out``."""
 
     def __init__(self, out: Path, manifest: Path, repository: Path, workers: int) -> None:
         self._out = out
@@ -115,7 +136,7 @@ class _Job:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def wait_for_parts(self, count: int) -> None:
-        """Until there are so many more than at the start, or the job has ended."""
+        """Wait until ``count`` more parts are there than at the start, or the job has ended."""
         while len(self._files()) < self._parts + count and self._process.poll() is None:
             time.sleep(POLL_SECONDS)
 
@@ -125,7 +146,7 @@ class _Job:
             raise RuntimeError(f"the job ended with exit code {self._process.returncode}: {errors.decode()}")
 
     def kill(self) -> int:
-        """SIGKILL the job; how many there were: none if it had ended."""
+        """SIGKILL the job and return 1, or 0 if it had ended."""
         alive = self._process.poll() is None
         self._process.kill()
         self._process.communicate()
@@ -139,11 +160,11 @@ class _Job:
         return 0
 
     def ids(self) -> list[str]:
-        """Of the videos that are on disk; one that is in two parts twice."""
+        """Return the ids of the videos on disk, once for each part that they are in."""
         return [video for file in self._files() for video in set(read_part(file, ["id"])["id"].to_pylist())]
 
     def rows(self) -> dict[tuple[str, str, str], dict[str, Any]]:
-        """(id, head, output) -> the row without its timings."""
+        """Return the rows without their timings, by (id, head, output)."""
         rows = [row for file in self._files() for row in read_part(file).drop_columns(TIMINGS).to_pylist()]
         return {(row["id"], row["head"], row["output"]): row for row in rows}
 

@@ -1,4 +1,9 @@
-"""What scoring costs: from videos, from the feature store, with a second head, with many views."""
+"""Mean cost of scoring a video: from the video, from the feature store, with a second head, in many views.
+
+Scores that must be equal are compared. ``times faster``: compared with the first row. ``tubelets`` and
+``windows``: those that go through the spatial and the temporal half for a video. Many views, which take long,
+are measured on the first videos alone.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +11,28 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import numpy as np
+import typer
 
-from benchmarks.figures import Figure, Row
+from benchmarks.command_options import Out
+from benchmarks.figures import RESULTS, Figure, Row, report
+from benchmarks.long import recomputed_logits
+from benchmarks.measuring import RecordingEngine
+from benchmarks.models import random_repository
 from benchmarks.videos import write_video
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
-from sfavivit.engines.base import Engine
 from sfavivit.engines.model import LoadedModel
 from sfavivit.inference.options import CROPS, ClassifyOptions, Views
-from sfavivit.inference.windows import PADDING, view_windows
+from sfavivit.inference.windows import view_windows
 from sfavivit.repository.manifest import Repository
 from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.scoring.rows import Row as ScoreRow
 from sfavivit.scoring.scorer import score_items
-from sfavivit.types import Features, Frames, Logits
+from sfavivit.types import Logits
 from sfavivit.video.reader import VideoReader
 
 CLIP_SECONDS = 10  # as in Kinetics
@@ -29,15 +40,23 @@ VIEWS = Views(4, 3)
 TOLERANCE = 1e-4
 
 
-def measure(repository: Path, folder: Path, videos: int, view_videos: int) -> list[Row]:
-    """What a video costs, in the mean; scores that must be the same are compared.
+def command(
+    repository: Annotated[
+        Path | None, typer.Option(help="Model repository with two heads (default: one of size B is made).")
+    ] = None,
+    videos: Annotated[int, typer.Option(min=1, help="Number of clips of ten seconds.")] = 4,
+    view_videos: Annotated[int, typer.Option(min=1, help="Number of them scored in many views.")] = 1,
+    out: Out = RESULTS,
+) -> None:
+    """Measure scoring from videos, from the feature store, with a second head, in many views."""
+    with TemporaryDirectory() as folder:
+        models = repository or random_repository(Path(folder) / "models", "B", "int8", heads=2)
+        rows = _measure(models, Path(folder), videos, min(view_videos, videos))
+    report("scoring", rows, out)
 
-    ``repository`` has two heads. ``times faster``: than the first row.
-    ``tubelets`` went through the spatial half of the model for it, ``windows`` through the temporal half.
 
-    Many views are measured on the first ``view_videos`` of the ``videos`` clips, since they take so long.
-    """
-    engine = _Counting(Recognizer.load(repository).engine)
+def _measure(repository: Path, folder: Path, videos: int, view_videos: int) -> list[Row]:
+    engine = RecordingEngine(Recognizer.load(repository).model.engine)
     recognizer = Recognizer(LoadedModel(Repository.load(repository), engine))
     first, second = recognizer.heads[:2]
     clips = [
@@ -71,7 +90,7 @@ def measure(repository: Path, folder: Path, videos: int, view_videos: int) -> li
     list(score_items(recognizer, items[:1], one))  # the first call of an engine is slow
     base = scored("first scoring, the store being filled", replace(one, store=store))
     _expect_same(base, scored("first scoring, no store", one))
-    scored("both heads at once, no store", replace(one, heads=(first, second)))
+    scored("both heads at once, no store", ScoreOptions(ClassifyOptions((first, second))))
     base_other = scored("second head, from the videos", other)
     _expect_same(base_other, scored("second head, from the store", replace(other, store=store)))
     _expect_same(base, scored("rescoring, from the store", replace(one, store=store)))
@@ -82,39 +101,15 @@ def measure(repository: Path, folder: Path, videos: int, view_videos: int) -> li
     return results
 
 
-class _Counting:
-    """An engine that counts what goes through it."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.tubelets = 0
-        self.windows = 0
-
-    def spatial(self, frames: Frames) -> Features:
-        features = self._engine.spatial(frames)
-        self.tubelets += features.shape[0] * features.shape[1]
-        return features
-
-    def temporal(self, head: str, features: Features) -> Logits:
-        self.windows += len(features)
-        return self._engine.temporal(head, features)
-
-
 def _unshared_views(recognizer: Recognizer, item: VideoItem, head: str) -> Logits:
-    """The mean of all views, every one from its own frames; the clips of a crop share its decoding."""
-    manifest = recognizer.manifest
-    entry, tubelet_frames = manifest.head(head), manifest.dimensions.tubelet_frames
-    length = entry.dimensions.max_tubelets
-    views = []
+    """Return the mean logits of all views, each from its own frames; clips of a crop share its decoding."""
+    dims, views = recognizer.manifest.head(head).dimensions, []
     for crop in CROPS[VIEWS.crops]:
-        with VideoReader(item.video, manifest.sampling, chunk_frames=64, crops=(crop,)) as reader:
+        with VideoReader(item.video, recognizer.manifest.sampling, chunk_frames=64, crops=(crop,)) as reader:
             frames = np.concatenate(list(reader))
-        for window in view_windows(-(-len(frames) // tubelet_frames), length, VIEWS.clips):
-            clip = recognizer.features(frames[window.start * tubelet_frames : window.stop * tubelet_frames])
-            if len(clip) < length:
-                clip = PADDING[entry.padding](clip, length)
-            views.append(recognizer.logits(clip, head)[""])
-    return {"": np.mean(views, axis=0)}
+        windows = view_windows(-(-len(frames) // dims.tubelet_frames), dims.max_tubelets, VIEWS.clips)
+        views.append(recomputed_logits(recognizer, frames, windows, head))
+    return {"": np.concatenate(views).mean(axis=0)}
 
 
 def _logits(rows: list[ScoreRow]) -> Logits:
@@ -124,6 +119,6 @@ def _logits(rows: list[ScoreRow]) -> Logits:
 
 
 def _expect_same(expected: list[Logits], found: list[Logits]) -> None:
-    """Up to rounding: the sums of a call may be added in another order than those of another."""
+    """Assert equality up to rounding, since sums of two calls may be added in different orders."""
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_allclose(one[""], other[""], atol=TOLERANCE)

@@ -1,73 +1,67 @@
-"""What frame selection saves and costs a new head, on the videos of ``benchmarks.new_head``."""
+"""Time and accuracy of new heads that learn from selected tubelets, on the videos of ``new_head``.
+
+``whole windows``: top-1 on whole windows, as the head is served; ``selected tubelets``: on as many as it
+learned from, which the service does not do. Figures have a sample a seed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
 
-from benchmarks.figures import Case, Figure, Row
-from benchmarks.new_head import HELD_OUT_SEED, TRAINING_SEED, write_videos
-from benchmarks.operations import timed
-from sfavivit.datasets import read_items
+from benchmarks.command_options import DEMO_MODEL, HeldOutVideos, ModelRepository, Out, TrainingVideos
+from benchmarks.figures import RESULTS, Case, Figure, Row, report
+from benchmarks.measuring import timed
+from benchmarks.new_head import HELD_OUT_SEED, TRAINING_SEED, StoredVideos, write_videos
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.windows import PADDING, all_windows
 from sfavivit.models.vivit import TemporalTransformer
 from sfavivit.repository.manifest import Repository
-from training.classes import number_labels
-from training.head.config import HeadRecipe, Selector, VariantConfig
-from training.head.features import FeatureCache, FeatureFiller
-from training.head.lists import head_classes
+from training.head.config import HeadRecipe, Selector
+from training.head.features import FeatureCache
 from training.head.model import head_of, new_head
-from training.head.ondemand_engine import open_on_demand
 from training.head.selection import SELECTORS, selected_logits
 from training.head.train import train_head, training_steps
-from training.head.windows import FeatureExample
 
 
-class _Data:
-    """The videos of a list, as features in memory."""
-
-    def __init__(self, repository: Path, listed: Path, store: FeatureStore) -> None:
-        items = read_items(str(listed))
-        filler = FeatureFiller(open_on_demand(repository), store, VariantConfig(), threads=2)
-        stored, _ = filler.fill(items, [0], lambda _: None)
-        self.names = head_classes(items, str(listed))
-        numbered = number_labels(items, self.names, str(listed))
-        self.examples = [
-            FeatureExample(video.keys, one.labels) for video, one in zip(stored, numbered, strict=True)
-        ]
-
-
-def measure(
-    repository: Path, folder: Path, *, videos: int, held_out: int, counts: Sequence[int], seeds: int
-) -> list[Row]:
-    """Heads that learned from all tubelets, and from ``counts`` of them by every selector; a sample a seed.
-
-    ``whole windows``: top-1 as the head is served, on whole windows; ``selected tubelets``: on as many as it
-    learned from, which the service does not do.
-    """
-    store = FeatureStore(folder / "store")
-    training = _Data(repository, write_videos(folder / "training", videos, TRAINING_SEED), store)
-    judged = _Data(repository, write_videos(folder / "held_out", held_out, HELD_OUT_SEED), store)
-    cache = FeatureCache(store, 1 << 30)
+def command(
+    tubelets: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Tubelets selected from a window; repeatable (default: 32, 16, 8)."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of heads of each kind, one a round.")] = 3,
+    videos: TrainingVideos = 50,
+    held_out: HeldOutVideos = 100,
+    repository: ModelRepository = DEMO_MODEL,
+    out: Out = RESULTS,
+) -> None:
+    """Compare new heads that learn from some tubelets of each window with one that learns from all."""
     start = head_of(Repository.load(repository), "default")
     plans: list[tuple[Selector, int | None]] = [("novelty", None)]
-    plans += [(selector, tubelets) for tubelets in counts for selector in SELECTORS]
+    plans += [(selector, count) for count in tubelets or (32, 16, 8) for selector in SELECTORS]
     samples: list[list[tuple[float, float, float]]] = [[] for _ in plans]
-    for seed in range(seeds):
-        for (selector, count), of_plan in zip(plans, samples, strict=True):
-            recipe = HeadRecipe(seed=seed, select=count, selector=selector)
-            head = new_head(start.dims, {"": len(training.names[""])}, recipe, start)
-            seconds = timed(
-                partial(train_head, head, training.examples, cache, recipe, progress=lambda *_: None)
-            )
-            step = seconds / training_steps(recipe, len(training.examples))
-            top1s = [_top1(head, judged, cache, wanted, selector) for wanted in (None, count)]
-            of_plan.append((1000 * step, top1s[0], top1s[1]))
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        store = FeatureStore(folder / "store")
+        training = StoredVideos(repository, write_videos(folder / "training", videos, TRAINING_SEED), store)
+        judged = StoredVideos(repository, write_videos(folder / "held_out", held_out, HELD_OUT_SEED), store)
+        cache = FeatureCache(store, 1 << 30)
+        for seed in range(seeds):
+            for (selector, count), of_plan in zip(plans, samples, strict=True):
+                recipe = HeadRecipe(seed=seed, select=count, selector=selector)
+                head = new_head(start.dims, {"": len(training.names[""])}, recipe, start)
+                seconds = timed(
+                    partial(train_head, head, training.examples, cache, recipe, progress=lambda *_: None)
+                )
+                step = seconds / training_steps(recipe, len(training.examples))
+                top1s = [_top1(head, judged, cache, wanted, selector) for wanted in (None, count)]
+                of_plan.append((1000 * step, top1s[0], top1s[1]))
     rows = []
     for (selector, count), of_plan in zip(plans, samples, strict=True):
         steps, whole, selected = zip(*of_plan, strict=True)
@@ -83,14 +77,14 @@ def measure(
             "top-1, selected tubelets": Figure("share", "higher", selected),
         }
         rows.append(Row(case, figures))
-    return rows
+    report("selection", rows, out)
 
 
 @torch.inference_mode()
 def _top1(
-    head: TemporalTransformer, data: _Data, cache: FeatureCache, count: int | None, selector: Selector
+    head: TemporalTransformer, data: StoredVideos, cache: FeatureCache, count: int | None, selector: Selector
 ) -> float:
-    """Of the mean logits over the windows of a video, as the recognizer takes them; of ``count`` tubelets."""
+    """Return the top-1 of the mean logits over the windows of a video, with ``count`` tubelets of each."""
     length, right = head.dims.max_tubelets, 0
     for example in data.examples:
         features = cache.get(example.keys[0])

@@ -1,20 +1,19 @@
-"""What the video service costs: 16 streams of frames through it, against the engine alone.
+"""Throughput of the video service with 16 streams of frames, against the engine alone.
 
 Both make the same calls: chunks of one size through the spatial model, and the same windows through the
-temporal one (a stream's provisional answers are put off beyond its end). Rounds of both alternate, and a
-ratio is one of a round.
+temporal one (a stream's partial results are put off beyond its end). Rounds of both alternate, and ratios are
+taken within a round.
 
-Clients, service and engine share this machine's cores. When these are all busy, the share of the engine's
-rate that a service can have is bounded by what it and its clients add to the work:
+Clients, service and engine share this machine's cores. When all cores are busy, the share of the engine's
+rate that the service can reach is bounded by the work that it and its clients add:
 
-    ceiling = CPU seconds of the engine alone / (those + CPU seconds added)
+    ceiling = CPU seconds of the engine alone / (CPU seconds of the engine alone + CPU seconds added)
 
-What is added is measured in the same rounds, with an engine that computes nothing: the same streams to a
-service with such an engine, less a session of such an engine alone. A share above the ceiling means that the
-engine alone left cores idle. CPU seconds are what the kernel counts for the processes, so the load of others
-on the machine moves them little: beside others, trust ``share by CPU``, the engine's part of all that the
-service with its clients takes, more than ``share``. What the clients add falls away where these have machines
-of their own.
+The added CPU seconds are measured in the same rounds, with an engine that computes nothing: streams to a
+service with such an engine, less sessions of such an engine alone. A share above the ceiling means that the
+engine alone left cores idle. Other load on the machine hardly changes CPU seconds: under such load, the
+figure ``share by CPU`` (CPU of the engine alone over that of service and clients) is more reliable than
+``share``. The clients' part falls away where they have machines of their own.
 """
 
 from __future__ import annotations
@@ -26,35 +25,40 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import psutil
+import typer
 from numpy.typing import NDArray
 
 from benchmarks import empty_engine
+from benchmarks.command_options import DEMO_MODEL, ModelRepository, Name, Out, Rounds
 from benchmarks.empty_engine import EmptyEngine
-from benchmarks.figures import Better, Case, Figure, Row
+from benchmarks.figures import RESULTS, Better, Case, Figure, Row, report
 from benchmarks.service_process import process_that_serves, service_process
-from serving.models import Models, slots_in_process
+from serving.models import slots_in_process
 from serving.triton import TritonServer
 from sfavivit import Recognizer
-from sfavivit.engines import open_models
 from sfavivit.engines.model import LoadedModel
-from sfavivit.inference.streaming import Session
+from sfavivit.inference.streaming import FrameStream
 from sfavivit.protocol.answers import Query, ServedWindow
 from sfavivit.protocol.client import VideoRecognitionClient
 
 STREAMS = 16
 
 
-def measure(repository: Path, seconds: float, rounds: int) -> list[Row]:
-    """Each engine alone, and the service over it: ``seconds`` of video in each of 16 streams.
-
-    The engine alone does all that a session does with the frames: spatial, temporal, windows. In the
-    process with as many streams at once as suit it best; over Triton with all of them, for its batches.
-    """
-    at_once = slots_in_process(Models(*open_models(repository)))
+def command(
+    seconds: Annotated[float, typer.Option(help="Length of the video in each stream, in seconds.")] = 30.0,
+    rounds: Rounds = 5,
+    repository: ModelRepository = DEMO_MODEL,
+    name: Name = "service",
+    out: Out = RESULTS,
+) -> None:
+    """Compare the throughput of the video service with that of the engine alone."""
+    # The engine alone does all that a session does with the frames: spatial, temporal, windows. In the
+    # process it has as many concurrent streams as suit it best; over Triton all of them, for its batches.
+    at_once = slots_in_process(LoadedModel.load(repository))
     rows = [_compare("onnxruntime", repository, str(repository), seconds, rounds, at_once=at_once)]
     with Path(os.devnull).open("w") as log, TritonServer(repository, log=log) as triton:
         assert triton.process is not None
@@ -62,12 +66,12 @@ def measure(repository: Path, seconds: float, rounds: int) -> list[Row]:
         rows.append(
             _compare("triton", repository, triton.url, seconds, rounds, at_once=STREAMS, processes=[engine])
         )
-    return rows
+    report(name, rows, out)
 
 
 @dataclass
 class _Meter:
-    """Wall and CPU seconds of rounds of one kind of work. ``processes`` count with their children."""
+    """Wall and CPU seconds of one kind of work, a sample a round; ``processes`` include their children."""
 
     processes: Sequence[psutil.Process]
     wall: list[float] = field(default_factory=list)
@@ -75,7 +79,7 @@ class _Meter:
     client_cpu: list[float] = field(default_factory=list)
 
     def round(self, work: Callable[[], int], windows: int) -> None:
-        """Measure ``work``, which returns the number of windows that were answered: ``windows``."""
+        """Measure ``work``, which must return ``windows``, the number of windows answered."""
         processes = [p for root in self.processes for p in (root, *root.children(recursive=True))]
         client, cpu, wall = time.process_time(), _cpu_seconds(processes), time.perf_counter()
         answered = work()
@@ -85,7 +89,7 @@ class _Meter:
         assert answered == windows, f"{answered} windows were answered instead of {windows}"
 
     def forget(self) -> None:
-        """That was a warm-up."""
+        """Drop the samples, which were a warm-up."""
         for seconds in (self.wall, self.cpu, self.client_cpu):
             seconds.clear()
 
@@ -100,7 +104,7 @@ def _compare(
     at_once: int,
     processes: Sequence[psutil.Process] = (),
 ) -> Row:
-    """Rounds of engine, service and empty service in turn."""
+    """Measure engine, service and empty service in turn."""
     recognizer = Recognizer.load(location)
     sampling, dims = recognizer.manifest.sampling, recognizer.manifest.dimensions
     shape = (round(seconds * sampling.fps), dims.image_size, dims.image_size, 3)
@@ -133,7 +137,7 @@ def _compare(
 
 
 def _figures(meters: Mapping[str, _Meter], frames: int, chunks: float) -> dict[str, Figure]:
-    """A sample of each figure for each round. ``frames``, ``chunks``: of a round."""
+    """Return the figures, a sample a round; ``frames`` and ``chunks`` are those of a round."""
     alone, service = (frames / np.array(meters[name].wall) for name in ("alone", "served"))
     cpu = {name: 1000 / chunks * np.array(meter.cpu) for name, meter in meters.items()}
     added = cpu["transport"] - cpu["session"]
@@ -157,13 +161,13 @@ def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
 
 
 def _together(pool: ThreadPoolExecutor, work: Callable[..., int], *arguments: Any) -> int:
-    """The sum of what ``work`` returns for each stream."""
+    """Run ``work`` for all streams at once and return the sum of its results."""
     return sum(future.result() for future in [pool.submit(work, *arguments) for _ in range(STREAMS)])
 
 
 def _alone(recognizer: Recognizer, frames: NDArray[np.uint8]) -> int:
-    session = Session(recognizer.model)
-    return len([*session.push(frames), *session.finish()])
+    stream = FrameStream(recognizer.model)
+    return len([*stream.push(frames), *stream.finish()])
 
 
 def _served(client: VideoRecognitionClient, frames: NDArray[np.uint8]) -> int:

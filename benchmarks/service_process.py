@@ -1,4 +1,4 @@
-"""A video service in a process of its own, for as long as it is measured."""
+"""A video service in a process of its own, for the time that it is measured."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from sfavivit.errors import ServiceError
 
 @dataclass(frozen=True)
 class ServiceProcess:
-    """``address``: HOST:PORT, of loopback."""
+    """A running service, at ``address`` HOST:PORT on loopback."""
 
     process: psutil.Popen
     address: str
 
 
 def service_process(*options: str | Path) -> AbstractContextManager[ServiceProcess]:
-    """``python -m serving OPTIONS`` on a free port; the rest as of ``process_that_serves``."""
+    """Run ``python -m serving`` with these options on a free port (see ``process_that_serves``)."""
     return process_that_serves("serving", *options, "--port", "0", "--metrics-port", "-1")
 
 
 @contextmanager
 def process_that_serves(module: str, *arguments: str | Path) -> Iterator[ServiceProcess]:
-    """``python -m MODULE ARGUMENTS``, from when it is ready to answer until it is killed at the end.
+    """Run ``python -m module arguments``, from when it is ready to answer until it is killed at the end.
 
     Raises:
-        ServiceError: it does not start; the message ends with its own.
+        ServiceError: the service does not start; the message ends with its own.
     """
     command = [sys.executable, "-m", module, *map(str, arguments)]
     with psutil.Popen(command, stderr=subprocess.PIPE, text=True, bufsize=1) as process:
@@ -47,7 +47,7 @@ def process_that_serves(module: str, *arguments: str | Path) -> Iterator[Service
                 raise ServiceError(
                     f"the service did not start: {line.strip().removeprefix('error: ')}"
                 ) from None
-            # A log that nobody reads would stop the service when the pipe is full.
+            # An unread log would fill the pipe and stop the service.
             Thread(target=deque, args=(process.stderr, 0), daemon=True).start()
             yield ServiceProcess(process, f"127.0.0.1:{port}")
         finally:

@@ -1,8 +1,8 @@
-"""A recorded screen: what stands still between two slides, computed once or at every call.
+"""A recorded screen: still frames between two slides, computed once or at every engine call.
 
-Slides are pictures of a test pattern, each held for a while, in H.264 like any video. The encoder refreshes
-its picture now and then, so a slide is not the same to the last bit all the time. Both ways start from the
-same frames in memory and must come to the same bits.
+Slides are pictures of a test pattern, each held for a while, in H.264. The encoder refreshes its picture now
+and then, so a slide is not always the same to the last bit. Both ways start from the same frames in memory
+and must come to the same bits.
 """
 
 from __future__ import annotations
@@ -11,61 +11,69 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import numpy as np
+import typer
 
-from benchmarks.figures import Figure, Row
+from benchmarks.command_options import Out, Rounds, Size, SpatialPrecision
+from benchmarks.figures import RESULTS, Figure, Row, report, seconds_figure
+from benchmarks.measuring import ratios
+from benchmarks.models import random_repository
 from benchmarks.videos import RATE, write_video
 from sfavivit import Recognizer
 from sfavivit.types import Features, Frames
 from sfavivit.video.reader import VideoReader
 
 PICTURE = "640x360"
+EVERY_CALL, CHANGED_CALLS = "every call computed", "what moves computed"
 
 
-def measure(
-    repository: Path, folder: Path, video_seconds: float, slide_seconds: float, rounds: int
-) -> list[Row]:
-    """Both ways in turn, ``rounds`` times.
-
-    Raises:
-        AssertionError: they give other features.
-    """
-    recognizer = Recognizer.load(repository)
-    held = f"fps=1/{slide_seconds:g},fps={RATE}"
-    with VideoReader(
-        write_video(folder / "slides.mp4", video_seconds, PICTURE, look=held),
-        recognizer.manifest.sampling,
-        chunk_frames=recognizer.model.chunk_frames,
-    ) as reader:
-        frames = np.concatenate(list(reader))
-    every = _every_call(recognizer, frames)
-    ways: dict[str, Callable[[Frames], Features]] = {
-        "every call computed": partial(_every_call, recognizer),
-        "what moves computed": recognizer.features,
+def command(
+    seconds: Annotated[float, typer.Option(min=1, help="Length of the video in seconds.")] = 60.0,
+    slide_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for which a slide is held.")] = 10.0,
+    rounds: Rounds = 2,
+    size: Size = "B",
+    precision: SpatialPrecision = "int8",
+    out: Out = RESULTS,
+) -> None:
+    """Measure a recorded screen, with engine calls in which nothing moves computed or reused."""
+    with TemporaryDirectory() as folder:
+        recognizer = Recognizer.load(random_repository(Path(folder) / "models", size, precision))
+        held = f"fps=1/{slide_seconds:g},fps={RATE}"
+        video = write_video(Path(folder) / "slides.mp4", seconds, PICTURE, look=held)
+        with VideoReader(
+            video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames
+        ) as reader:
+            frames = np.concatenate(list(reader))
+    ways: dict[str, Callable[[], Features]] = {
+        EVERY_CALL: partial(_every_call, recognizer, frames),
+        CHANGED_CALLS: partial(recognizer.features, frames),
     }
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    expected = _every_call(recognizer, frames)
+    took: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, compute in ways.items():
             start = time.perf_counter()
-            features = compute(frames)
-            seconds[way].append(time.perf_counter() - start)
-            np.testing.assert_array_equal(features, every)
-    every_call, what_moves = ways
-    ratios = np.divide(seconds[every_call], seconds[what_moves])
+            features = compute()
+            took[way].append(time.perf_counter() - start)
+            np.testing.assert_array_equal(features, expected)
+    faster = ratios(took[EVERY_CALL], took[CHANGED_CALLS])
     more = {
-        every_call: {"still": Figure("share of tubelets", "neither", (_still_share(recognizer, frames),))},
-        what_moves: {"times faster": Figure("x", "higher", tuple(ratios))},
+        EVERY_CALL: {"still": Figure("share of tubelets", "neither", (_still_share(recognizer, frames),))},
+        CHANGED_CALLS: {"times faster": Figure("x", "higher", faster)},
     }
-    case = {"video seconds": video_seconds, "slide seconds": slide_seconds}
-    return [
-        Row({**case, "what": way}, {"time": Figure("s", "lower", tuple(samples)), **more[way]})
-        for way, samples in seconds.items()
+    case = {"video seconds": seconds, "slide seconds": slide_seconds}
+    rows = [
+        Row({**case, "what": way}, {"time": seconds_figure(*samples), **more[way]})
+        for way, samples in took.items()
     ]
+    report("stills", rows, out)
 
 
 def _every_call(recognizer: Recognizer, frames: Frames) -> Features:
-    """As ``Recognizer.features``, each chunk through the engine."""
+    """Return what ``Recognizer.features`` returns, with every chunk put through the engine."""
     size, tubelet = recognizer.model.chunk_frames, recognizer.manifest.dimensions.tubelet_frames
     padded = np.concatenate([frames, np.repeat(frames[-1:], -len(frames) % size, axis=0)])
     calls = [
@@ -76,7 +84,7 @@ def _every_call(recognizer: Recognizer, frames: Frames) -> Features:
 
 
 def _still_share(recognizer: Recognizer, frames: Frames) -> float:
-    """Of the tubelets, those that are the one before to the last bit."""
+    """Return the share of tubelets that equal the tubelet before to the last bit."""
     tubelet = recognizer.manifest.dimensions.tubelet_frames
     tubelets = frames[: len(frames) // tubelet * tubelet].reshape(-1, tubelet * frames[0].size)
     return float(np.mean([np.array_equal(a, b) for a, b in zip(tubelets[1:], tubelets[:-1], strict=True)]))

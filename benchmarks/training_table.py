@@ -1,58 +1,119 @@
-"""The paper's table on synthetic videos: ways to train one model, what each gives and what it costs.
+"""The paper's table on synthetic videos: accuracy and cost of each way to train one model.
 
-Accuracies and costs are measured by themselves, since costs need a quiet machine:
+Accuracies and costs are measured separately, since costs need a quiet machine:
 
     WORK/settings.json          what all of it was measured with
     WORK/*.npy                  frames of the videos
-    WORK/seed-0/image/          what spatial halves start from: model.safetensors, and its top1.json
+    WORK/seed-0/image/          start of the spatial halves: model.safetensors, and its top1.json
     WORK/seed-0/short+long/     the last stage of a chain: model.safetensors, and epochs.json when it is done
     WORK/costs.json             seconds and memory of an epoch, from processes of their own
 
-What is there is not trained again: chains share their first stages, and a run that was killed goes on.
+Stages that are there are not trained again: chains share their first stages, and a killed run goes on.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from statistics import fmean, median
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
+import typer
+from pydantic import ValidationError
 
-from benchmarks.image_model import train_image_model, write_image_checkpoint
-from benchmarks.long_order import Clips, make_clips
-from benchmarks.long_order_training import Chain, StageTraining, kind, recipe_of, variants
-from benchmarks.training_scale import Scale
+from benchmarks.command_options import Out
+from benchmarks.figures import RESULTS, ROOT, Case, Figure, Row, report, seconds_figure
+from benchmarks.sign_videos import PICTURE_SIGNS, Clips, make_clips
+from benchmarks.training_variants import (
+    LONG_FULL,
+    NEW_TEMPORAL,
+    NOT_INITIALISED,
+    SFA,
+    Chain,
+    Scale,
+    StageTraining,
+    kind,
+    recipe_of,
+    train_image_model,
+    variants,
+    write_image_checkpoint,
+)
+from sfavivit.config import validation_summary
 from sfavivit.errors import UsageError
 from sfavivit.models.checkpoints import load_checkpoint, save_checkpoint
 from sfavivit.utils.atomic import atomic_write
 from training.config import StageConfig
 from training.history import EpochRow, near_peak_epoch
+from training.progress import say
 from training.stages import stage_model
 
 TRAINING_SEED, VALIDATION_SEED, HELD_OUT_SEED = 1, 2, 3
 FIRST_VALIDATION_SEED = 100  # of weights
 SETTINGS, COSTS = "settings.json", "costs.json"
-IMAGE, MODEL, EPOCHS, TOP1 = "image", "model.safetensors", "epochs.json", "top1.json"
+IMAGE, MODEL, EPOCHS, IMAGE_TOP1 = "image", "model.safetensors", "epochs.json", "top1.json"
 THREADS = 1  # the model is too small for more
+POINT = 1.0  # of top-1, in %
+MIB = 1 << 20
+TOP1, NEAR_PEAK, COST, MEMORY = "top-1", "near-peak epoch", "cost", "peak memory"  # names of figures
 
 Say = Callable[[str], None]
 
 
+def command(
+    work: Annotated[
+        Path, typer.Option(help="Folder of runs and costs; stages that it has are not measured again.")
+    ] = ROOT / "runs" / "training-table",
+    seeds: Annotated[int, typer.Option(min=0, help="Number of seeds to train; 0 only makes the table.")] = 3,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="Measure an epoch of each kind instead of training.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of costs.")] = 5,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE of benchmarks.training_variants.Scale; repeatable."),
+    ] = None,
+    out: Out = RESULTS,
+) -> None:
+    """Train the paper's variants on synthetic videos, and test the paper's claims."""
+    scale = parse_scale(settings or [])
+    table = TrainingTable(work, scale)
+    if costs:
+        table.measure_costs(rounds, say)
+    else:
+        for seed in table.seeds(seeds):
+            table.train(seed, say)
+    options = "".join(f" --set {setting}" for setting in settings or [])
+    passes = [f"python -m benchmarks training-table{options}{option}" for option in ("", " --costs")]
+    folder = work if scale.validation else out
+    report("training_table", table_rows(table), folder, command=" && ".join(passes))
+
+
+def parse_scale(settings: list[str]) -> Scale:
+    """Return the scale with these settings, each NAME=VALUE; raise ``UsageError`` for an invalid one."""
+    values: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings)
+    if unknown := values.keys() - asdict(Scale()):
+        raise UsageError(f"unknown setting {min(unknown)!r}; choose one of {', '.join(asdict(Scale()))}")
+    try:
+        return Scale(**values)
+    except ValidationError as error:
+        raise UsageError(f"--set: {validation_summary(error)}") from error
+
+
 class Cost(NamedTuple):
-    """Samples of an epoch's seconds, and of the memory that its training takes beyond model and clips."""
+    """Samples of an epoch's seconds, and of its memory beyond model and clips."""
 
     seconds: list[float]
     memory_bytes: list[int]
 
 
 class TrainingTable:
-    """The folder ``work``: what has been measured at ``scale``, and what is missing.
+    """The folder ``work`` with the measurements at ``scale``.
 
     Raises:
         UsageError: ``work`` holds measurements at another scale.
@@ -69,18 +130,18 @@ class TrainingTable:
             raise UsageError(f"{work} holds runs with {found}, not {asdict(scale)}: name another --work")
 
     def clips(self) -> tuple[Clips, Clips]:
-        """To learn from, and to judge by."""
+        """Return the training clips and the held-out clips."""
         name, seed = ("validation", VALIDATION_SEED) if self.scale.validation else ("held_out", HELD_OUT_SEED)
         training = make_clips(self.work / "training.npy", self.scale.training, TRAINING_SEED)
         return training, make_clips(self.work / f"{name}.npy", self.scale.held_out, seed)
 
     def seeds(self, count: int) -> range:
-        """Of weights and clips; those that settings were chosen with are never those that are reported."""
+        """Return seeds of weights and clips; those that chose the settings are never those reported."""
         first = FIRST_VALIDATION_SEED if self.scale.validation else 0
         return range(first, first + count)
 
     def train(self, seed: int, say: Say) -> None:
-        """The image model and all variants with the weights and clips of ``seed``."""
+        """Train the image model and all variants with the weights and clips of ``seed``."""
         torch.set_num_threads(THREADS)
         training, held_out = self.clips()
         self._train_image_model(seed, say)
@@ -90,12 +151,12 @@ class TrainingTable:
 
     def _train_image_model(self, seed: int, say: Say) -> None:
         folder = self._seed_folder(seed) / IMAGE
-        if (folder / TOP1).exists():
+        if (folder / IMAGE_TOP1).exists():
             return
         folder.mkdir(parents=True, exist_ok=True)
         model, top1 = train_image_model(seed, self.scale.pictures, self.scale.image_epochs)
         write_image_checkpoint(model, folder / MODEL)
-        atomic_write(folder / TOP1, json.dumps(top1).encode())
+        atomic_write(folder / IMAGE_TOP1, json.dumps(top1).encode())
         say(f"seed {seed}, {IMAGE}: top-1 {top1:.1%}")
 
     def _train_stage(self, chain: Chain, seed: int, training: Clips, held_out: Clips, say: Say) -> None:
@@ -122,17 +183,17 @@ class TrainingTable:
         return self.work / f"seed-{seed}"
 
     def image_top1(self) -> list[float]:
-        """Of the image model, for each seed that is done."""
-        files = sorted(self.work.glob(f"seed-*/{IMAGE}/{TOP1}"))
+        """Return the top-1 of the image model, for each finished seed."""
+        files = sorted(self.work.glob(f"seed-*/{IMAGE}/{IMAGE_TOP1}"))
         return [json.loads(file.read_text()) for file in files]
 
     def epochs(self, chain: Chain) -> list[list[EpochRow]]:
-        """Of the last stage of ``chain``, for each seed that is done."""
+        """Return the epochs of the last stage of ``chain``, for each finished seed."""
         files = sorted(self.work.glob(f"seed-*/{self._folder(chain, 0).name}/{EPOCHS}"))
         return [[EpochRow(**row) for row in json.loads(file.read_text())] for file in files]
 
     def measure_costs(self, rounds: int, say: Say) -> None:
-        """An epoch of every kind of stage, in turn, each in a process of its own; replaces what there is."""
+        """Measure an epoch of every kind of stage, in turn, each in a process; replaces former costs."""
         self.clips()
         kinds = {kind(stage): stage for chain in self.variants.values() for stage in chain}
         costs: dict[str, Cost] = {name: Cost([], []) for name in kinds}
@@ -147,14 +208,14 @@ class TrainingTable:
         atomic_write(self.work / COSTS, text.encode())
 
     def costs(self) -> dict[str, Cost]:
-        """By kind of stage; empty before they are measured."""
+        """Return the costs by kind of stage; empty before they are measured."""
         file = self.work / COSTS
         found = json.loads(file.read_text()) if file.exists() else {}
         return {name: Cost(**cost) for name, cost in found.items()}
 
 
 def epoch_cost(table: TrainingTable, stage: StageConfig) -> tuple[float, int]:
-    """Seconds and bytes of a stage's first epoch, in this process; what it starts from is not trained."""
+    """Return seconds and bytes of a stage's first epoch, in this process, from untrained weights."""
     torch.set_num_threads(THREADS)
     recipe = recipe_of(table.scale, 0)
     first = _from_random(recipe.stages[0])
@@ -166,5 +227,111 @@ def epoch_cost(table: TrainingTable, stage: StageConfig) -> tuple[float, int]:
 
 
 def _from_random(stage: StageConfig) -> StageConfig:
-    """In place of an image checkpoint."""
+    """Return the stage with random weights in place of an image checkpoint."""
     return stage.model_copy(update={"spatial": "random"}) if stage.spatial == "image" else stage
+
+
+class Claim(NamedTuple):
+    """A claim of the paper, the quantity ``measured`` in ``unit``, and whether it holds."""
+
+    text: str
+    measured: float
+    unit: str
+    holds: bool
+
+
+def table_rows(table: TrainingTable) -> list[Row]:
+    """Return the row of the image model, and a row for each variant and each claim.
+
+    Top-1 is that of the last epoch; the near-peak epoch is counted in the last stage; costs are those of all
+    stages.
+    """
+    costs = table.costs()
+    rows = {
+        name: Row({"variant": name, "stages": _stages(chain)}, _figures(chain, table.epochs(chain), costs))
+        for name, chain in table.variants.items()
+    }
+    figures = {name: row.figures for name, row in rows.items()}
+    return [_image_row(table), *rows.values(), *(_claim_row(claim) for claim in claims(figures))]
+
+
+def _image_row(table: TrainingTable) -> Row:
+    """Return the row of the image model, whose cost does not count: the paper's image models are given."""
+    scale, top1 = table.scale, table.image_top1()
+    case: Case = {"image model": f"{PICTURE_SIGNS} signs, {scale.pictures} pictures x {scale.image_epochs}"}
+    return Row(case, _top1_figures(top1) if top1 else {})
+
+
+def _top1_figures(top1: Sequence[float]) -> dict[str, Figure]:
+    """Return the figures of ``top1``, a share for each seed."""
+    percent = tuple(100 * one for one in top1)
+    return {
+        TOP1: Figure("%", "higher", percent),
+        f"mean {TOP1}": Figure("%", "higher", (fmean(percent),)),
+    }
+
+
+def _stages(chain: Chain) -> str:
+    return ", ".join(f"{stage.frames} frames x {stage.epochs}" for stage in chain)
+
+
+def _figures(
+    chain: Chain, seeds: Sequence[Sequence[EpochRow]], costs: Mapping[str, Cost]
+) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {}
+    peaks = [near_peak_epoch(rows) or 0 for rows in seeds]
+    if seeds:
+        figures |= _top1_figures([rows[-1].top1 for rows in seeds])
+        figures[NEAR_PEAK] = Figure("", "lower", tuple(peaks))
+    if costs:
+        seconds = [costs[kind(stage)].seconds for stage in chain]
+        memory = zip(*(costs[kind(stage)].memory_bytes for stage in chain), strict=True)
+        epochs = [stage.epochs or 0 for stage in chain]
+        totals = [sum(map(float.__mul__, once, map(float, epochs))) for once in zip(*seconds, strict=True)]
+        figures["epoch"] = seconds_figure(*seconds[-1])
+        figures[COST] = seconds_figure(*totals)
+        figures[MEMORY] = Figure("MiB", "lower", tuple(max(once) / MIB for once in memory))
+        saved = [(epochs[-1] - peak) * median(seconds[-1]) for peak in peaks]
+        if saved:
+            figures["cost to near-peak"] = Figure(
+                "s", "lower", tuple(median(totals) - value for value in saved)
+            )
+    return figures
+
+
+def claims(figures: Mapping[str, Mapping[str, Figure]]) -> Iterator[Claim]:
+    """Test the claims of arXiv 2306.04822: its abstract's on SFA models against full training (model E), and
+    its ablations' on initialisation. Claims whose figures are missing are left out.
+    """
+    full = figures[LONG_FULL]
+    for name in SFA:
+        sfa = figures[name]
+        if COST in full:
+            cost = sfa[COST].median / full[COST].median
+            yield Claim(f"{name} costs half of E or less, all stages", cost, "x", cost <= 0.5)
+            memory = sfa[MEMORY].median / full[MEMORY].median
+            yield Claim(f"{name} takes less memory than E", memory, "x", memory < 1)
+        if _comparable(sfa, full):
+            epochs = _mean(sfa, NEAR_PEAK) / _mean(full, NEAR_PEAK)
+            yield Claim(f"{name} is near its peak in half of E's epochs or less", epochs, "x", epochs <= 0.5)
+            lead = _mean(sfa, TOP1) - _mean(full, TOP1)
+            yield Claim(f"{name} is within a point of E, or better", lead, "points", lead >= -POINT)
+    for name in (NOT_INITIALISED, NEW_TEMPORAL):
+        if _comparable(figures[name], figures["SFA C"]):
+            loss = _mean(figures["SFA C"], TOP1) - _mean(figures[name], TOP1)
+            yield Claim(f"{name}: over a point worse than SFA C", loss, "points", loss > POINT)
+
+
+def _comparable(first: Mapping[str, Figure], second: Mapping[str, Figure]) -> bool:
+    """Return whether both were trained with as many seeds: a run may be unfinished."""
+    return TOP1 in first and TOP1 in second and len(first[TOP1].samples) == len(second[TOP1].samples)
+
+
+def _mean(figures: Mapping[str, Figure], name: str) -> float:
+    return fmean(figures[name].samples)
+
+
+def _claim_row(claim: Claim) -> Row:
+    case: Case = {"claim": claim.text}
+    measured = Figure(claim.unit, "neither", (claim.measured,))
+    return Row(case, {"measured": measured, "holds": Figure("", "neither", (float(claim.holds),))})

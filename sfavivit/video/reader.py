@@ -17,7 +17,6 @@ import numpy as np
 from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.errors import DecodeError, InvalidInputError, UsageError, VideoLimitError
 from sfavivit.types import Frames
-from sfavivit.utils.prefetch import Prefetcher
 from sfavivit.video.ffmpeg import decode_command, exact_rate, find_ffmpeg
 from sfavivit.video.ffmpeg_log import FfmpegLog
 from sfavivit.video.process import DecoderProcess, StalledError
@@ -261,8 +260,3 @@ class VideoReader:
 
     def _limit_error(self, what: str) -> VideoLimitError:
         return VideoLimitError(f"{self._name}: {what}; raise the limit if this video is meant to be read")
-
-
-def decoded_ahead(reader: VideoReader) -> Prefetcher[Frames]:
-    """Prefetch the reader's chunks: decode them in a thread of their own while the consumer works."""
-    return Prefetcher(reader, reader.close)

@@ -44,7 +44,7 @@ def test_make_demo_needs_no_torch() -> None:
         "msgpack",
         "prometheus_client",
     )
-    code = f"import sys; sys.modules |= dict.fromkeys({blocked}); from sfavivit.cli import main; main()"
+    code = f"import sys; sys.modules |= dict.fromkeys({blocked}); from sfavivit.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *command[1].split(), "--json"],
         cwd=ROOT,

@@ -1,0 +1,18 @@
+"""``python -m benchmarks stills``: a recorded screen, with every call computed or only those that change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import stills
+from benchmarks.figures import read_result
+
+
+def test_slides_are_still_and_their_features_the_same(tmp_path: Path) -> None:
+    stills.command(20.0, 5.0, rounds=1, size="tiny", out=tmp_path)
+    every, moving = (row.figures for row in read_result(tmp_path / "stills.json").rows)
+    assert 0.5 < every["still"].median < 1
+    ratio = every["time"].median / moving["time"].median
+    assert moving["times faster"].median == pytest.approx(ratio, rel=1e-4)
