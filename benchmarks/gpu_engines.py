@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.models import random_repository
-from export.tensorrt import PlanOptions, export_plans
+from export.plans import PlanOptions, export_plans
 from sfavivit.engines import load_engine
 from sfavivit.engines.onnxruntime import CUDA, OnnxRuntimeEngine
 from sfavivit.errors import EngineError

@@ -21,7 +21,8 @@ from benchmarks.figures import Case, Figure, Row
 from benchmarks.models import random_model
 from export.calibration import VIDEO_FRAMES, calibrated, calibration_clips
 from export.exporter import DEFAULT_FPS, RESIZE_RATIO, SAMPLE_VIDEO
-from export.graphs import GraphAndWeights, spatial_graph
+from export.graph_builder import GraphAndWeights
+from export.graphs import spatial_graph
 from export.writer import ENGINE_FILE, write_engine
 from sfavivit.config import ModelDimensions, Sampling
 from sfavivit.engines.onnxruntime import OnnxModel

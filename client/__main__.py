@@ -1,4 +1,4 @@
-"""``python -m client classify | stream | features | heads``: use a video service."""
+"""``python -m client classify | stream | features | heads``: command-line client of a video service."""
 
 from __future__ import annotations
 
@@ -6,83 +6,91 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from sfavivit.cli.render import recognition_view, terminal_width
+from sfavivit.cli.options import HeadOption, StrideOption, TopKOption, err, out
+from sfavivit.cli.progress import progress_bar
+from sfavivit.cli.render import print_error, recognition_view, terminal_width
 from sfavivit.cli.run import run_app
 from sfavivit.errors import HeadNotFoundError, SfaVivitError, UsageError
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import Tls, VideoRecognitionClient
 from sfavivit.protocol.requests import PIECE_BYTES
+from sfavivit.utils.atomic import atomic_write
 from sfavivit.utils.text import clock, printable
 from sfavivit.video.source import open_source
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 TOKEN_VARIABLE = "SFAVIVIT_TOKEN"  # noqa: S105 - the name, not the token
 
 Videos = Annotated[list[str], typer.Argument(metavar="VIDEO...", help="Video files.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-Heads = Annotated[list[str] | None, typer.Option(help="Head to ask; repeatable (default: all).")]
-TopK = Annotated[int, typer.Option(help="Labels to show.")]
-MinConfidence = Annotated[float, typer.Option(help="Leave out what is less sure, 0 to 1.")]
-Stride = Annotated[float | None, typer.Option(metavar="SECONDS", help="Window to window.")]
-Start = Annotated[float, typer.Option(metavar="SECONDS", help="Where in the video to start.")]
-End = Annotated[float | None, typer.Option(metavar="SECONDS", help="Where in the video to stop.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+MinConfidence = Annotated[float, typer.Option(help="Omit labels of lower confidence, 0 to 1.")]
+Start = Annotated[float, typer.Option(metavar="SECONDS", help="Start of the time range.")]
+End = Annotated[float | None, typer.Option(metavar="SECONDS", help="End of the time range.")]
 
 
 @app.callback()
 def connect(
     context: typer.Context,
-    server: Annotated[str, typer.Option(envvar="SFAVIVIT_SERVER", help="HOST:PORT.")] = "127.0.0.1:50051",
-    tls: Annotated[bool, typer.Option("--tls", help="Encrypt, by the system's list of authorities.")] = False,
-    tls_ca: Annotated[Path | None, typer.Option(help="Encrypt; PEM of who signed the service.")] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate, for mutual TLS.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM key of the certificate.")] = None,
+    server: Annotated[
+        str, typer.Option(envvar="SFAVIVIT_SERVER", help="HOST:PORT of the service.")
+    ] = "127.0.0.1:50051",
+    tls: Annotated[bool, typer.Option("--tls", help="Use TLS with the system's authorities.")] = False,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="Use TLS with this authority's PEM certificate.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM client certificate, for mutual TLS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM private key of the client certificate.")] = None,
     token_file: Annotated[
         Path | None, typer.Option(help=f"File with the bearer token (or set {TOKEN_VARIABLE}).")
     ] = None,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="For each video.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Timeout of each video (default: none).")
+    ] = None,
 ) -> None:
-    """Ask a video service (`python -m serving`)."""
-    encrypted = tls or tls_ca or tls_cert or tls_key
-    context.obj = context.with_resource(
-        VideoRecognitionClient(
-            server,
-            tls=Tls(tls_ca, tls_cert, tls_key) if encrypted else None,
-            token=_token(token_file),
-            timeout_seconds=timeout,
+    """Use a video service (`python -m serving`)."""
+
+    def open_client() -> VideoRecognitionClient:
+        encrypted = tls or tls_ca or tls_cert or tls_key
+        return context.with_resource(
+            VideoRecognitionClient(
+                server,
+                tls=Tls(tls_ca, tls_cert, tls_key) if encrypted else None,
+                token=_token(token_file),
+                timeout_seconds=timeout,
+            )
         )
-    )
+
+    context.obj = open_client  # not opened yet: a command may be asked for its help only
 
 
 @app.command()
 def classify(
     context: typer.Context,
     videos: Videos,
-    head: Heads = None,
-    top_k: TopK = 5,
+    head: HeadOption = None,
+    top_k: TopKOption = 5,
     min_confidence: MinConfidence = 0.0,
-    stride: Stride = None,
+    stride: StrideOption = None,
     start: Start = 0.0,
     end: End = None,
     as_json: Json = False,
 ) -> None:
     """Upload videos and show their actions."""
+    client: VideoRecognitionClient = context.obj()
     query = Query(tuple(head or ()), top_k, min_confidence, stride, start, end)
 
     def one(video: str) -> None:
-        with _upload_bar(video) as progress:
-            answer = context.obj.classify(video, query, progress=progress)
+        with progress_bar(Path(video).name, err, unit="bytes") as progress:
+            answer = client.classify(video, query, progress=progress)
         _show(answer, as_json=as_json)
 
     _each(videos, one, as_json=as_json)
@@ -92,24 +100,29 @@ def classify(
 def stream(
     context: typer.Context,
     videos: Videos,
-    head: Heads = None,
-    top_k: TopK = 1,
+    head: HeadOption = None,
+    top_k: TopKOption = 1,
     min_confidence: MinConfidence = 0.0,
-    stride: Stride = None,
+    stride: StrideOption = None,
     interval: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Of video between provisional answers.")
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Seconds of video between provisional answers (default: until the first window is full).",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Send videos (`-`: standard input) and show answers while they are sent."""
+    """Stream videos (`-`: standard input) and show answers while they are sent."""
+    client: VideoRecognitionClient = context.obj()
     query = Query(tuple(head or ()), top_k, min_confidence, stride)
 
     def one(video: str) -> None:
-        for answer in context.obj.stream(_pieces(video), query, provisional_seconds=interval):
+        for answer in client.stream(_pieces(video), query, provisional_seconds=interval):
             if isinstance(answer, ServedRecognition):
                 _show(ServedRecognition(**vars(answer) | {"video": video}), as_json=as_json)
             elif as_json:
-                print(json.dumps(_window_json(video, answer)), flush=True)
+                print(json.dumps({"video": video} | answer.to_json()), flush=True)
             else:
                 out.print(_window_line(answer), soft_wrap=True)
 
@@ -120,16 +133,17 @@ def stream(
 def features(
     context: typer.Context,
     videos: Videos,
-    folder: Annotated[Path, typer.Option(help="Where VIDEO.npy files go.")] = Path(),
+    folder: Annotated[Path, typer.Option(help="Folder for the files VIDEO.npy.")] = Path(),
     start: Start = 0.0,
     end: End = None,
     as_json: Json = False,
 ) -> None:
-    """Upload videos and save their features, float32 [T, D] each."""
+    """Upload videos and save their features, one float32 [T, D] array each."""
+    client: VideoRecognitionClient = context.obj()
 
     def one(video: str) -> None:
-        with _upload_bar(video) as progress:
-            answer = context.obj.extract_features(
+        with progress_bar(Path(video).name, err, unit="bytes") as progress:
+            answer = client.extract_features(
                 video, Query(start_seconds=start, end_seconds=end), progress=progress
             )
         file = folder / f"{Path(video).name}.npy"
@@ -153,8 +167,8 @@ def features(
 
 @app.command()
 def heads(context: typer.Context, as_json: Json = False) -> None:
-    """Show what there is to ask."""
-    info = context.obj.list_heads()
+    """List the heads of the service and their classes."""
+    info = context.obj().list_heads()
     if as_json:
         rows = {
             name: {"version": head.version, "window_seconds": head.window_seconds, "outputs": head.outputs}
@@ -170,7 +184,7 @@ def heads(context: typer.Context, as_json: Json = False) -> None:
 
 
 def _each(videos: list[str], work: Callable[[str], None], *, as_json: bool) -> None:
-    """Work on every video; one that fails does not keep the others from it. Exits 1 when some failed."""
+    """Call ``work`` for every video, also after one has failed; exit 1 if any did."""
     failures = 0
     for video in videos:
         try:
@@ -183,9 +197,7 @@ def _each(videos: list[str], work: Callable[[str], None], *, as_json: bool) -> N
                 fields = {"kind": error.kind, "message": str(error)}
                 print(json.dumps({"video": video, "error": fields}), flush=True)
             else:
-                sys.stdout.flush()
-                line = f"{printable(video)}: {printable(str(error))}"
-                err.print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
+                print_error(err, f"{video}: {error}")
     raise typer.Exit(1 if failures else 0)
 
 
@@ -196,61 +208,26 @@ def _show(answer: ServedRecognition, *, as_json: bool) -> None:
         out.print(recognition_view(answer, terminal_width(out)))
 
 
-def _window_json(video: str, window: ServedWindow) -> dict[str, Any]:
-    return {
-        "video": video,
-        "head": window.head,
-        "start_seconds": window.start_seconds,
-        "end_seconds": window.end_seconds,
-        "provisional": window.provisional,
-        "frames_used": window.frames_used,
-        "labels": {output: [vars(score) for score in labels] for output, labels in window.labels.items()},
-    }
-
-
 def _window_line(window: ServedWindow) -> Text:
     best = ", ".join(f"{s.label} {s.confidence:.1%}" for labels in window.labels.values() for s in labels)
     times = f"{clock(window.start_seconds):>9} – {clock(window.end_seconds)}"
     return Text(f"{times}  {window.head}: {printable(best)}", "dim" if window.provisional else "")
 
 
-@contextmanager
-def _upload_bar(video: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on the terminal while the video is sent."""
-    if not err.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task(printable(Path(video).name).replace("[", r"\["), total=None)
-        yield lambda sent, size: bar.update(task, completed=sent, total=size)
-
-
 def _pieces(video: str) -> Iterator[bytes]:
-    """What can be read of a file, or of standard input, as soon as it can."""
-    if video != "-":
-        with os.fdopen(open_source(video), "rb") as file:
-            yield from _read(file)
-        return
-    yield from _read(sys.stdin.buffer)
-
-
-def _read(file: BinaryIO) -> Iterator[bytes]:
-    while piece := os.read(file.fileno(), PIECE_BYTES):
-        yield piece
+    """Yield the bytes of a file or of standard input as soon as they can be read."""
+    with os.fdopen(os.dup(sys.stdin.fileno()) if video == "-" else open_source(video), "rb") as file:
+        while piece := os.read(file.fileno(), PIECE_BYTES):
+            yield piece
 
 
 def _save(file: Path, array: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-    """All of it or nothing."""
-    part = file.with_name(f".{file.name}.part")
+    content = BytesIO()
+    np.save(content, array)
     try:
-        with part.open("wb") as stream:
-            np.save(stream, array)
-        part.replace(file)
+        atomic_write(file, content.getvalue())
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _token(file: Path | None) -> str | None:

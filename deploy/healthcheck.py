@@ -1,7 +1,7 @@
-"""Ask a gRPC service for its health: exit 0 when it serves, 1 with a line that says why not.
+"""Health probe of a gRPC service over TLS: exit 0 when it serves, 1 with a line that says why it does not.
 
-Kubernetes' own gRPC probe speaks plaintext only, and the service's port is encrypted. The certificate is
-the one that the service itself was given, so it is trusted as it is, whoever signed it.
+Kubernetes' own gRPC probe speaks plaintext only. The certificate is the service's own, so it is trusted
+whoever signed it.
 
     python healthcheck.py ADDRESS [--certificate FILE --name NAME] [--service NAME] [--alive]
 """
@@ -19,25 +19,27 @@ TIMEOUT_SECONDS = 4.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code."""
+    """Run the probe and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("address")
-    parser.add_argument("--certificate", type=Path, help="PEM certificate of the service; without: plaintext")
-    parser.add_argument("--name", default="localhost", help="a DNS name that the certificate is for")
-    parser.add_argument("--service", default="", help="name of one service (default: all)")
-    parser.add_argument("--alive", action="store_true", help="any answer will do, also NOT_SERVING")
+    parser.add_argument(
+        "--certificate", type=Path, help="PEM certificate of the service (default: plaintext)"
+    )
+    parser.add_argument("--name", default="localhost", help="DNS name in the certificate")
+    parser.add_argument("--service", default="", help="name of the service to check (default: the server)")
+    parser.add_argument("--alive", action="store_true", help="accept any answer, also NOT_SERVING")
     options = parser.parse_args(arguments)
     try:
         with _channel(options.address, options.certificate, options.name) as channel:
             request = health_pb2.HealthCheckRequest(service=options.service)
             answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT_SECONDS)
     except grpc.RpcError as error:
-        return _not(f"{options.address} does not answer: {error.code().name}: {error.details()}")
+        return _fail(f"{options.address} does not answer: {error.code().name}: {error.details()}")
     except OSError as error:
-        return _not(f"certificate {options.certificate} cannot be read: {error.strerror}")
+        return _fail(f"certificate {options.certificate} cannot be read: {error.strerror}")
     if options.alive or answer.status == health_pb2.HealthCheckResponse.SERVING:
         return 0
-    return _not(f"{options.address} is {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}")
+    return _fail(f"{options.address} is {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}")
 
 
 def _channel(address: str, certificate: Path | None, name: str) -> grpc.Channel:
@@ -47,7 +49,7 @@ def _channel(address: str, certificate: Path | None, name: str) -> grpc.Channel:
     return grpc.secure_channel(address, credentials, [("grpc.ssl_target_name_override", name)])
 
 
-def _not(reason: str) -> int:
+def _fail(reason: str) -> int:
     print(reason, file=sys.stderr)
     return 1
 

@@ -1,12 +1,12 @@
-"""``python -m export CHECKPOINT REPOSITORY``: a checkpoint becomes a model repository.
+"""The command line ``python -m export``.
 
-``python -m export tensorrt | rollback | prune | configs ...``: what can be done to a repository afterwards.
+``python -m export CHECKPOINT REPOSITORY`` turns a checkpoint into a model repository;
+``python -m export tensorrt | rollback | prune | configs REPOSITORY`` changes a repository.
 """
 
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -15,18 +15,33 @@ from rich.console import Console
 from rich.table import Table
 
 from export.exporter import SAMPLE_VIDEO, ExportOptions, ExportSummary, export_model
+from export.plans import PlanOptions, export_plans
 from export.source import read_source
 from export.versions import prune, rewrite_configs, roll_back
 from sfavivit.cli.run import run_app
-from sfavivit.repository.manifest import Backend, Manifest, Padding, Precision
+from sfavivit.repository.manifest import (
+    SPATIAL_MODEL,
+    Backend,
+    Manifest,
+    Padding,
+    PlanPrecision,
+    Precision,
+    temporal_model,
+)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-console = Console(stderr=True)
+repository_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+console = Console(stderr=True, highlight=False)
 
-
-# A first argument that is none of these is a checkpoint.
-REPOSITORY_COMMANDS = ("rollback", "prune", "configs")
+# Any other first argument is a checkpoint.
+REPOSITORY_COMMANDS = ("tensorrt", "rollback", "prune", "configs")
 EPILOG = "See also: python -m export tensorrt | rollback | prune | configs, each with --help."
+
+ParityVideo = Annotated[Path, typer.Option(help="Video whose frames are compared with PyTorch.")]
+RepositoryArgument = Annotated[
+    Path, typer.Argument(help="Model repository; changed all at once or not at all.")
+]
+HeadOption = Annotated[str, typer.Option(help="Name of the head.")]
 
 
 @app.command(epilog=EPILOG)
@@ -43,18 +58,17 @@ def export(
         list[str] | None, typer.Option(help="Label file, one a line; NAME=FILE for each of several outputs.")
     ] = None,
     precision: Annotated[
-        Precision | None, typer.Option(help="Spatial engine (default: fp32); int8 is for CPUs.")
+        Precision | None,
+        typer.Option(help="Precision of the spatial engine (default: fp32); int8 is for CPUs."),
     ] = None,
     fps: Annotated[
         float | None, typer.Option(help="Frames a second the model was trained on (default: 12.5).")
     ] = None,
     frames: Annotated[
-        int | None,
-        typer.Option(help="Frames in a window (default: the checkpoint's)."),
+        int | None, typer.Option(help="Frames in a window (default: the checkpoint's).")
     ] = None,
     shortest_side: Annotated[
-        int | None,
-        typer.Option(help="Pixels of the shortest side (default: crop x 256/224)."),
+        int | None, typer.Option(help="Pixels of the shortest side (default: crop x 256/224).")
     ] = None,
     padding: Annotated[
         Padding | None, typer.Option(help="Padding of a video shorter than a window (default: loop).")
@@ -63,9 +77,7 @@ def export(
     from_head: Annotated[
         str | None, typer.Option(help="Head of CHECKPOINT, when that is a repository of several.")
     ] = None,
-    parity_video: Annotated[
-        Path, typer.Option(help="Real frames for the comparison with PyTorch.")
-    ] = SAMPLE_VIDEO,
+    parity_video: ParityVideo = SAMPLE_VIDEO,
     calibration_video: Annotated[
         list[Path] | None,
         typer.Option(help="Videos like those to come, for int8 weights; repeatable (default: a sample)."),
@@ -91,27 +103,43 @@ def export(
 
 def _print_summary(summary: ExportSummary, repository: Path) -> None:
     table = Table("engine", "precision", "size", "max abs error", "min cosine", "top-1 agrees", box=None)
-    rows = (
-        ("spatial", summary.manifest.spatial.precision, summary.spatial_bytes, summary.parity.spatial),
-        (f"temporal {summary.head}", "fp32", summary.temporal_bytes, summary.parity.temporal),
-    )
-    for name, precision, size, parity in rows:
+    spatial, version = summary.manifest.spatial, summary.manifest.heads[summary.head].version
+    spatial_bytes = summary.engine_bytes(SPATIAL_MODEL, spatial.version)
+    temporal_bytes = summary.engine_bytes(temporal_model(summary.head), version)
+    for name, precision, size, parity in (
+        ("spatial", spatial.precision, spatial_bytes, summary.parity.spatial),
+        (f"temporal {summary.head}", "fp32", temporal_bytes, summary.parity.temporal),
+    ):
         errors = (f"{parity.max_abs_error:.2g}", f"{parity.min_cosine:.6f}", f"{parity.top1_agreement:.0%}")
         table.add_row(name, precision, f"{size / 1e6:.1f} MB", *errors)
-    version = summary.manifest.heads[summary.head].version
-    console.print(
-        f"{repository}: head {summary.head!r} version {version} written in {summary.seconds:.1f} s",
-        highlight=False,
-    )
-    console.print("Compared with PyTorch fp32 (features of the spatial engine, logits of both in a row):")
+    console.print(f"{repository}: head {summary.head!r} version {version} written in {summary.seconds:.1f} s")
+    console.print("Parity with PyTorch fp32 (spatial: features; temporal: logits of both engines):")
     console.print(table)
 
 
-repository_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-RepositoryArgument = Annotated[
-    Path, typer.Argument(help="Model repository; changed all at once or not at all.")
-]
-HeadOption = Annotated[str, typer.Option(help="Name of the head.")]
+@repository_app.command("tensorrt")
+def tensorrt_command(
+    repository: Annotated[Path, typer.Argument(help="fp32 model repository; gets a plan of every model.")],
+    precision: Annotated[
+        PlanPrecision, typer.Option(help="Precision of the spatial model; temporal models stay fp32.")
+    ] = "fp16",
+    small_chunk: Annotated[int, typer.Option(help="Tubelets in a chunk of one stream.")] = 8,
+    large_chunk: Annotated[int, typer.Option(help="Tubelets in the longest chunk of a batch.")] = 32,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="File that makes the next build faster; made if missing.")
+    ] = None,
+    parity_video: ParityVideo = SAMPLE_VIDEO,
+) -> None:
+    """Build TensorRT plans for this machine's GPU, checked against PyTorch."""
+    options = PlanOptions(precision, small_chunk, large_chunk, timing_cache, parity_video)
+    with console.status("reading the repository") as status:
+        manifest = export_plans(repository, options, status.update)
+    for name, plan in manifest.plans.items():
+        console.print(
+            f"{name}: {plan.precision} for {plan.gpu} and TensorRT {plan.tensorrt}; against PyTorch "
+            f"max abs error {plan.parity.max_abs_error:.2g}, min cosine {plan.parity.min_cosine:.6f}",
+            soft_wrap=True,
+        )
 
 
 @repository_app.command("rollback")
@@ -139,21 +167,13 @@ def configs_command(repository: RepositoryArgument) -> None:
 def _print_head(manifest: Manifest, head: str) -> None:
     others = ", ".join(str(entry.version) for entry in manifest.history.get(head, ()))
     console.print(
-        f"head {head!r} serves version {manifest.heads[head].version}; also kept: {others or 'none'}",
-        highlight=False,
+        f"head {head!r} serves version {manifest.heads[head].version}; also kept: {others or 'none'}"
     )
 
 
 def main() -> None:
-    """Pick the application that the first argument names."""
-    command = sys.argv[1] if len(sys.argv) > 1 else ""
-    if command in REPOSITORY_COMMANDS:
-        run_app(repository_app)
-    elif command == "tensorrt":
-        del sys.argv[1]
-        run_app(import_module("export.tensorrt").app)
-    else:
-        run_app(app)
+    """Run the command that the first argument names."""
+    run_app(repository_app if sys.argv[1:2] and sys.argv[1] in REPOSITORY_COMMANDS else app)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""int8 weights for what the layers of a spatial half see: the model runs on some clips, its layers look."""
+"""Calibrate int8 weights (GPTQ) on activations of sample clips."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from sfavivit.types import Frames
 from sfavivit.video.reader import VideoReader
 from sfavivit.video.source import Source
 
-VIDEO_TUBELETS, NOISE_TUBELETS = 16, 8
-"""Noise keeps what no video shows from being given up for what they do."""
-VIDEO_FRAMES = 1024  # of a video, among which they are chosen
+VIDEO_TUBELETS = 16  # of all videos together
+NOISE_TUBELETS = 8  # so that directions that no video shows keep their precision
+VIDEO_FRAMES = 1024  # read from the start of a video; the tubelets are chosen among them
 SEED = 20230605  # not the parity clip's
-DAMPING = 0.01
-"""Of the mean square, added to every input's own, as in GPTQ, section 3.3."""
+DAMPING = 0.01  # share of the mean square that is added to every input's own (GPTQ, section 3.3)
 
 
 def calibration_clips(videos: Sequence[Source], sampling: Sampling, tubelet_frames: int) -> list[Frames]:
-    """Noise, and tubelets from all over each video, mirrored, so that parity sees other frames.
+    """Return a clip of noise, and one of each video: tubelets spread over it, uint8 [F, H, W, 3].
 
-    uint8 [F, H, W, 3] each, F a multiple of the tubelet length.
+    F is a multiple of the tubelet length. The tubelets are mirrored, so that parity is measured on other
+    frames even where its video is the same.
 
     Raises:
         VideoError: a video gives no frames.
@@ -53,40 +53,39 @@ def calibrated(
     clips: Sequence[Frames],
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, QuantizedWeight]:
-    """Layer name -> its int8 weight, from the float32 weights of a spatial half and clips as above.
+    """Run the spatial half on ``clips`` and return the int8 weight of each linear layer by its name.
 
-    Weights that are ``rotated`` want another last norm, which no layer sees. ``progress`` hears each layer's
-    name: a ViT-B takes 50 s on 2 cores.
+    ``weights`` are float32 and may be ``rotated`` (the last norm, which differs then, is no layer's input).
+    ``progress`` receives each layer's name: a ViT-B takes 50 s on 2 cores.
     """
     model = SpatialTransformer(dims).eval()
     model.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items() if name != ROTATION})
-    found: dict[str, QuantizedWeight] = {}
+    layers: dict[str, QuantizedWeight] = {}
 
-    def look(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def quantize(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         progress(name)
-        spread = spread_of(inputs[0].flatten(0, -2))
-        found[name] = quantize_weight(weights[f"{name}.weight"], spread)
+        factor = inverse_hessian_factor(inputs[0].flatten(0, -2))
+        layers[name] = quantize_weight(weights[f"{name}.weight"], factor)
 
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            module.register_forward_pre_hook(partial(look, name))
+            module.register_forward_pre_hook(partial(quantize, name))
     model(torch.from_numpy(np.concatenate(clips)[None]))
-    return found
+    return layers
 
 
-def spread_of(rows: Tensor) -> Floats | None:
-    """How the error at one input is best made up for by later ones, given rows [n, K] of inputs.
+def inverse_hessian_factor(rows: Tensor) -> Floats | None:
+    """Return GPTQ's factor of the inverse Hessian (section 3.3, step 3) for a layer's inputs [n, K].
 
-    Upper triangular U [K, K] with ``U.T @ U`` the inverse of the damped moments ``rows.T @ rows / n``: row k
-    over its diagonal is what the later inputs owe for an error at input k (GPTQ, section 3.3, step 3). Of
-    rows that are all zero or not finite nothing can be said: ``None``.
+    It is the upper triangular U [K, K] with ``U.T @ U`` the inverse of the damped moments
+    ``rows.T @ rows / n``. ``None`` for rows that are all zero or not finite.
     """
     moments = (rows.T @ rows / len(rows)).double()
     if not moments.isfinite().all() or not moments.any():
         return None
     moments.diagonal().add_(DAMPING * moments.diagonal().mean())
-    # Turned about, a lower factor is an upper one: M = R @ R.T, and U = inverse of R.
+    # Flipped, a lower factor is an upper one: M = R @ R.T, and U = inverse of R.
     lower = torch.linalg.cholesky(moments.flip(0, 1)).float()
     inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower)), upper=False)
-    spread: Floats = inverse.flip(0, 1).contiguous().numpy()
-    return spread
+    factor: Floats = inverse.flip(0, 1).contiguous().numpy()
+    return factor

@@ -1,4 +1,4 @@
-"""A model becomes a model repository, or a head of one, if its engines prove equal to PyTorch."""
+"""Export a model, or a head of one, into a model repository, after its engines proved equal to PyTorch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from export.calibration import calibrated, calibration_clips
-from export.graphs import GraphAndWeights, spatial_graph, temporal_graph
+from export.graph_builder import Array, GraphAndWeights
+from export.graphs import numpy_state, spatial_graph, temporal_graph
 from export.parity import ParityReport, measure, measure_temporal, parity_clips, require
 from export.staging import staged
 from export.versions import with_version
@@ -50,17 +48,16 @@ RESIZE_RATIO = 256 / 224  # shortest side over crop, in Scenic's evaluation
 SAMPLE_VIDEO = Path(__file__).parent.parent / "docs" / "motions.mp4"
 
 Progress = Callable[[str], None]
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What the caller decides. ``None``: what the repository has already, else the default in brackets.
+    """Options of an export. ``None``: the repository's value, or for a new one the default in brackets.
 
-    ``fps`` frames a second that the model sees [12.5]; ``shortest_side`` pixels before the crop [crop *
+    ``fps``: frames a second that the model sees [12.5]; ``shortest_side``: pixels before the crop [crop *
     256 / 224]; ``precision`` of the spatial engine [fp32]; ``backend`` of the Triton configs [python];
     ``frames`` of a window [the checkpoint's; another number interpolates the temporal positions];
-    ``calibration_videos``: what int8 weights shall be good for [a sample].
+    ``calibration_videos`` for int8 weights [the sample video].
     """
 
     head: str = "default"
@@ -76,14 +73,17 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What was written, how it compares with PyTorch, and how long it took."""
+    """Result of an export: the new manifest, and the parity with PyTorch of the engines in use."""
 
     manifest: Manifest
     head: str
     parity: ParityReport
-    spatial_bytes: int
-    temporal_bytes: int
     seconds: float
+
+    def engine_bytes(self, model: str, version: int) -> int:
+        """Bytes of all files of a model's version."""
+        folder = f"{model}/{version}/"
+        return sum(entry.bytes for name, entry in self.manifest.files.items() if name.startswith(folder))
 
 
 def export_model(
@@ -98,17 +98,18 @@ def export_model(
     Raises:
         ExportError: options that contradict the model or the repository; a directory that cannot be written.
         ParityError: an engine that does not reproduce the model.
-        RepositoryError: what is at ``target`` is not a usable repository.
+        RepositoryError: the directory at ``target`` is not a usable repository.
         VideoError: a video of parity or calibration gives no frames.
     """
     start = time.perf_counter()
-    old = _existing(target)
+    is_new = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    old = None if is_new else Repository.load(target)
     check_head(options.head)
     if options.frames:
         _resize(model, options.frames)
-    dims, weights = model.dims, _numpy_state(model.spatial)
+    dims, weights = model.dims, numpy_state(model.spatial)
     digest = weights_digest(dims, weights)
-    sampling, precision, backend = _agree(old.manifest if old else None, dims, digest, options)
+    sampling, precision, backend = _repository_settings(old, dims, digest, options)
     if options.calibration_videos and (old or precision != "int8"):
         raise ExportError(
             "--calibration-video is for the spatial engine of a new int8 repository; leave it out here"
@@ -116,56 +117,37 @@ def export_model(
     version = _next_version(old, options.head)
     with staged(target) as stage:
         spatial_file = stage / SPATIAL_MODEL / str(SPATIAL_VERSION) / ENGINE_FILE
-        temporal_file = stage / temporal_model(options.head) / str(version) / ENGINE_FILE
         if old is None:
             progress(f"writing the spatial engine ({precision})")
             videos = options.calibration_videos or (SAMPLE_VIDEO,)
             graph = _spatial_graph(dims, weights, precision, sampling, videos, progress)
             write_engine(spatial_file.parent, graph, backend)
         progress(f"writing head {options.head!r}")
-        write_engine(temporal_file.parent, temporal_graph(dims, _numpy_state(model.temporal)), backend)
-        write_labels(temporal_file.parent, labels)
+        temporal_file = _write_head(stage, options.head, version, model.temporal, labels, backend)
         progress("comparing with PyTorch")
         clips = parity_clips(options.parity_video, sampling, dims.tubelet_frames)
         report = measure(model, spatial_file, temporal_file, clips)
         require(report, precision)
-        spatial = SpatialEntry(
-            version=SPATIAL_VERSION, precision=precision, weights_sha256=digest, parity=report.spatial
-        )
         entry = HeadEntry(
             version=version, dimensions=dims, padding=options.padding or "loop", parity=report.temporal
         )
-        first = Manifest(
-            format_version=FORMAT_VERSION,
-            name="sfavivit",
-            backend=backend,
-            sampling=sampling,
-            spatial=spatial,
-            heads={options.head: entry},
-            files={},
-        )
-        manifest = with_version(old.manifest, options.head, entry) if old else first
-        all_labels = (old.labels if old else {}) | {options.head: labels}
-        manifest = seal(stage, Catalog(manifest, all_labels))
-        spatial_bytes, temporal_bytes = (_size(file.parent) for file in (spatial_file, temporal_file))
-    seconds = time.perf_counter() - start
-    return ExportSummary(manifest, options.head, report, spatial_bytes, temporal_bytes, seconds)
-
-
-def _spatial_graph(
-    dims: ModelDimensions,
-    weights: dict[str, Array],
-    precision: Precision,
-    sampling: Sampling,
-    calibration_videos: Sequence[Source],
-    progress: Progress,
-) -> GraphAndWeights:
-    if precision != "int8":
-        return spatial_graph(dims, weights, precision)
-    turned = rotated(weights)
-    clips = calibration_clips(calibration_videos, sampling, dims.tubelet_frames)
-    layers = calibrated(dims, turned, clips, lambda layer: progress(f"fitting int8 weights: {layer}"))
-    return spatial_graph(dims, turned, "int8", quantized=layers)
+        if old:
+            manifest = with_version(old.manifest, options.head, entry)
+        else:
+            spatial = SpatialEntry(
+                version=SPATIAL_VERSION, precision=precision, weights_sha256=digest, parity=report.spatial
+            )
+            manifest = Manifest(
+                format_version=FORMAT_VERSION,
+                name="sfavivit",
+                backend=backend,
+                sampling=sampling,
+                spatial=spatial,
+                heads={options.head: entry},
+                files={},
+            )
+        manifest = seal(stage, Catalog(manifest, (old.labels if old else {}) | {options.head: labels}))
+    return ExportSummary(manifest, options.head, report, time.perf_counter() - start)
 
 
 def export_head(
@@ -182,18 +164,15 @@ def export_head(
     ``parity_features``, float32 [T, D] each, are some of them. The rest as for ``export_model``.
 
     Raises:
-        ExportError: a name that cannot be, or a head that does not fit the repository.
+        ExportError: an invalid name, or a head that does not fit the repository.
         ParityError: the engine does not reproduce the head.
-        RepositoryError: what is at ``target`` is not a usable repository.
+        RepositoryError: the directory at ``target`` is not a usable repository.
     """
     check_head(head)
     old = Repository.load(target)
     version, manifest = _next_version(old, head), old.manifest
     with staged(target) as stage:
-        file = stage / temporal_model(head) / str(version) / ENGINE_FILE
-        write_engine(file.parent, temporal_graph(temporal.dims, _numpy_state(temporal)), manifest.backend)
-        write_labels(file.parent, labels)
-        engine = OnnxModel(file)
+        engine = OnnxModel(_write_head(stage, head, version, temporal, labels, manifest.backend))
         parity = measure_temporal(temporal, lambda x: engine.run({FEATURES: x}), parity_features)
         require(ParityReport(manifest.spatial.parity, parity), "fp32")
         entry = HeadEntry(version=version, dimensions=temporal.dims, padding=padding, parity=parity)
@@ -205,19 +184,48 @@ def export_head(
     return entry
 
 
-def _existing(target: Path) -> Repository | None:
-    """The repository already there, verified; a directory that holds something else is left alone."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return None
-    return Repository.load(target)
-
-
 def check_head(head: str) -> None:
-    """Raises ``ExportError`` for a name that a head cannot have."""
+    """Raise ``ExportError`` for a name that a head cannot have."""
     try:
         check_head_name(head)
     except ValueError as error:
         raise ExportError(str(error)) from error
+
+
+def weights_digest(dims: ModelDimensions, weights: dict[str, Array]) -> str:
+    """Return the sha256 that names a spatial half: of its dimensions and its float32 weights."""
+    shape = [dims.hidden_size, dims.image_size, dims.patch_size, dims.tubelet_frames, dims.spatial.heads]
+    digest = hashlib.sha256(json.dumps(shape).encode())
+    for name in sorted(weights):
+        digest.update(f"{name}{weights[name].shape}".encode())
+        digest.update(np.ascontiguousarray(weights[name], np.float32).data)
+    return digest.hexdigest()
+
+
+def _spatial_graph(
+    dims: ModelDimensions,
+    weights: dict[str, Array],
+    precision: Precision,
+    sampling: Sampling,
+    calibration_videos: Sequence[Source],
+    progress: Progress,
+) -> GraphAndWeights:
+    if precision != "int8":
+        return spatial_graph(dims, weights, precision)
+    weights = rotated(weights)
+    clips = calibration_clips(calibration_videos, sampling, dims.tubelet_frames)
+    layers = calibrated(dims, weights, clips, lambda layer: progress(f"fitting int8 weights: {layer}"))
+    return spatial_graph(dims, weights, "int8", quantized=layers)
+
+
+def _write_head(
+    stage: Path, head: str, version: int, temporal: TemporalTransformer, labels: Labels, backend: Backend
+) -> Path:
+    """Write a version of a head and return its ``model.onnx``."""
+    folder = stage / temporal_model(head) / str(version)
+    write_engine(folder, temporal_graph(temporal.dims, numpy_state(temporal)), backend)
+    write_labels(folder, labels)
+    return folder / ENGINE_FILE
 
 
 def _next_version(old: Repository | None, head: str) -> int:
@@ -235,10 +243,10 @@ def _resize(model: SfaVivit, frames: int) -> None:
         model.resize_frames(frames)
 
 
-def _agree(
-    old: Manifest | None, dims: ModelDimensions, digest: str, options: ExportOptions
+def _repository_settings(
+    old: Repository | None, dims: ModelDimensions, digest: str, options: ExportOptions
 ) -> tuple[Sampling, Precision, Backend]:
-    """Sampling, precision and backend of the repository, which an export into it may not change."""
+    """Return sampling, precision and backend, which an export into a repository may not change."""
     if old is None:
         side = options.shortest_side or round(dims.image_size * RESIZE_RATIO)
         try:
@@ -246,39 +254,22 @@ def _agree(
         except ValidationError as error:
             raise ExportError(f"sampling: {validation_summary(error)}") from error
         return sampling, options.precision or "fp32", options.backend or "python"
-    if old.spatial.weights_sha256 != digest:
+    manifest = old.manifest
+    spatial, sampling = manifest.spatial, manifest.sampling
+    if spatial.weights_sha256 != digest:
         raise ExportError(
             f"this checkpoint has other spatial weights ({digest[:12]}...) than the repository "
-            f"({old.spatial.weights_sha256[:12]}...), so they cannot share a spatial engine; "
+            f"({spatial.weights_sha256[:12]}...), so they cannot share a spatial engine; "
             "export into a repository of its own"
         )
-    asked = {
-        "--fps": (options.fps, old.sampling.fps),
-        "--shortest-side": (options.shortest_side, old.sampling.shortest_side),
-        "--precision": (options.precision, old.spatial.precision),
-        "--backend": (options.backend, old.backend),
-    }
-    for name, (wanted, present) in asked.items():
+    for name, wanted, present in (
+        ("--fps", options.fps, sampling.fps),
+        ("--shortest-side", options.shortest_side, sampling.shortest_side),
+        ("--precision", options.precision, spatial.precision),
+        ("--backend", options.backend, manifest.backend),
+    ):
         if wanted not in (None, present):
             raise ExportError(
                 f"{name} {wanted} differs from the repository's {present}, which all heads share"
             )
-    return old.sampling, old.spatial.precision, old.backend
-
-
-def weights_digest(dims: ModelDimensions, weights: dict[str, Array]) -> str:
-    """sha256 that names a spatial half: its dimensions and its float32 weights."""
-    shape = [dims.hidden_size, dims.image_size, dims.patch_size, dims.tubelet_frames, dims.spatial.heads]
-    digest = hashlib.sha256(json.dumps(shape).encode())
-    for name in sorted(weights):
-        digest.update(f"{name}{weights[name].shape}".encode())
-        digest.update(np.ascontiguousarray(weights[name], np.float32).data)
-    return digest.hexdigest()
-
-
-def _numpy_state(module: torch.nn.Module) -> dict[str, Array]:
-    return {name: cast(Array, value.numpy()) for name, value in module.state_dict().items()}
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
+    return sampling, spatial.precision, manifest.backend

@@ -1,4 +1,4 @@
-"""Labels of a model's outputs, and outputs that share one classifier.
+"""Labels of a model's outputs, and the split of outputs that share one classifier.
 
 Scenic's EPIC-Kitchens checkpoints hold nouns and verbs in one projection. Given
 ``--labels noun=nouns.txt --labels verb=verbs.txt``, the unnamed output is split in that order.
@@ -20,7 +20,7 @@ from sfavivit.repository.manifest import Labels, parse_labels
 
 
 def read_label_files(options: Sequence[str]) -> dict[str, Path]:
-    """``["FILE"]`` or ``["verb=FILE", "noun=FILE"]`` -> {output: file}.
+    """Parse ``["FILE"]`` or ``["verb=FILE", "noun=FILE"]`` as {output: file}.
 
     Raises:
         ExportError: an output named twice.
@@ -36,13 +36,12 @@ def read_label_files(options: Sequence[str]) -> dict[str, Path]:
 
 
 def label_outputs(model: SfaVivit, files: dict[str, Path]) -> Labels:
-    """A label for every class of every output; splits the model's single output when the files say so.
+    """Return a label for every class of every output.
 
-    Without files, classes are called ``class 0``, ``class 1`` ...
+    Files of several outputs split the model's single one. Without files, classes are called ``class 0`` ...
 
     Raises:
-        ExportError: files that do not fit the outputs.
-        RepositoryError: a file whose lines do not fit.
+        ExportError: files that cannot be read or do not fit the outputs.
     """
     if not files:
         return {name: tuple(f"class {i}" for i in range(classes)) for name, classes in model.dims.outputs}
@@ -73,23 +72,23 @@ def _names(outputs: dict[str, int] | dict[str, Path]) -> str:
 
 @torch.no_grad()
 def split_output(model: SfaVivit, classes: dict[str, int]) -> None:
-    """Make the unnamed output several named ones, rows of its classifier in order.
+    """Split the unnamed output into several named ones, rows of its classifier in order.
 
     Raises:
-        ExportError: the parts do not add up to the whole.
+        ExportError: the classes do not add up to the model's.
     """
     whole = cast(nn.Linear, model.temporal.classifiers[classifier_key("")])
     if sum(classes.values()) != len(whole.weight):
         parts = " + ".join(f"{count} {name}" for name, count in classes.items())
         raise ExportError(f"the model has {len(whole.weight)} classes; the label files have {parts}")
-    first, parts_of = 0, nn.ModuleDict()
-    for name, count in classes.items():
-        part = nn.Linear(model.dims.hidden_size, count)
-        part.weight.copy_(whole.weight[first : first + count])
-        part.bias.copy_(whole.bias[first : first + count])
-        parts_of[classifier_key(name)] = part
-        first += count
-    model.temporal.classifiers = parts_of
+    sizes = list(classes.values())
+    classifiers = nn.ModuleDict()
+    weights, biases = torch.split(whole.weight, sizes), torch.split(whole.bias, sizes)
+    for name, weight, bias in zip(classes, weights, biases, strict=True):
+        part = nn.Linear(model.dims.hidden_size, len(weight))
+        part.load_state_dict({"weight": weight, "bias": bias})
+        classifiers[classifier_key(name)] = part
+    model.temporal.classifiers = classifiers
     model.dims = model.spatial.dims = model.temporal.dims = replace(
         model.dims, outputs=tuple(classes.items())
     )

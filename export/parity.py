@@ -1,4 +1,4 @@
-"""Parity: every engine file against PyTorch fp32, measured at export and required."""
+"""Parity of engine files with PyTorch fp32, measured at export and required."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import ParityError
 from sfavivit.models.vivit import SfaVivit, TemporalTransformer
 from sfavivit.repository.manifest import FEATURES, FRAMES, Parity, PlanPrecision, Precision, logits_tensor
-from sfavivit.types import Features, Frames, Logits
+from sfavivit.types import Features, Frames
 from sfavivit.video.reader import VideoReader
 from sfavivit.video.source import Source
 
 FP32_LOGIT_TOLERANCE = 1e-4
 REDUCED_FEATURE_COSINE = 0.999
-TIE_LOGITS = 0.1
-"""Classes whose probabilities differ by less than a tenth: either may be first when bits are fewer."""
+TIE_LOGITS = 0.1  # classes with probabilities within a tenth of each other: either may be first
 NOISE_FRAMES = 16
 VIDEO_FRAMES = 64
 SEED = 20230604
 
+Pair = tuple[NDArray[Any], NDArray[Any]]
 SpatialRun = Callable[[Frames], Features]
 TemporalRun = Callable[[Features], dict[str, NDArray[Any]]]
-"""Logits by tensor name."""
+"""Features float32 [B, T, D] -> logits float32 [B, C] by tensor name."""
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Errors of the spatial file (in features) and of the two files in a row (in logits)."""
+    """Errors of the spatial engine (in features) and of both engines in a row (in logits)."""
 
     spatial: Parity
     temporal: Parity
 
 
 def parity_clips(source: Source, sampling: Sampling, tubelet_frames: int) -> list[Frames]:
-    """One clip of noise and one from a real video: uint8 [F, H, W, 3], F a multiple of the tubelet length.
+    """Return a clip of noise and one of a video: uint8 [F, H, W, 3], F a multiple of the tubelet length.
 
     Raises:
         VideoError: the video gives no frames.
@@ -57,7 +57,7 @@ def parity_clips(source: Source, sampling: Sampling, tubelet_frames: int) -> lis
 
 
 def measure(model: SfaVivit, spatial_file: Path, temporal_file: Path, clips: list[Frames]) -> ParityReport:
-    """``measure_runs`` of two ``model.onnx`` files on the CPU.
+    """Compare two ``model.onnx`` files, on the CPU, with PyTorch.
 
     Raises:
         EngineError: a file does not load or run.
@@ -65,7 +65,7 @@ def measure(model: SfaVivit, spatial_file: Path, temporal_file: Path, clips: lis
     spatial, temporal = OnnxModel(spatial_file), OnnxModel(temporal_file)
     return measure_runs(
         model,
-        lambda frames: np.asarray(spatial.run({FRAMES: frames})[FEATURES]),
+        [lambda frames: spatial.run({FRAMES: frames})[FEATURES]],
         lambda features: temporal.run({FEATURES: features}),
         clips,
     )
@@ -73,54 +73,49 @@ def measure(model: SfaVivit, spatial_file: Path, temporal_file: Path, clips: lis
 
 @torch.inference_mode()
 def measure_runs(
-    model: SfaVivit, spatial: SpatialRun, temporal: TemporalRun, clips: list[Frames]
+    model: SfaVivit, spatials: Sequence[SpatialRun], temporal: TemporalRun, clips: list[Frames]
 ) -> ParityReport:
-    """Run both halves and PyTorch on the clips; logits are compared at T = 1, the clip's own and T_max.
+    """Compare ways to run both halves with PyTorch on the clips; logits at T = 1, the clip's own, and T_max.
 
     Raises:
         EngineError: a run fails.
     """
-    features: list[tuple[Features, Features]] = []
-    logits: list[tuple[Logits, Logits]] = []
-    for clip in clips:
-        expected = model.spatial(torch.from_numpy(clip[None]))
-        found = spatial(clip[None])
-        features.append((expected[0].numpy(), found[0]))
-        for indices in _prefixes(len(found[0]), model.dims.max_tubelets):
-            reference = {k: v.numpy() for k, v in model.temporal(expected[:, indices]).items()}
-            answer = temporal(found[:, indices])
-            logits.append((reference, {name: answer[logits_tensor(name)] for name in reference}))
-    return ParityReport(
-        _compare(features),
-        _compare([(expected[name], found[name]) for expected, found in logits for name in expected]),
-    )
+    features = [
+        (model.spatial(torch.from_numpy(clip[None]))[0].numpy(), spatial(clip[None])[0])
+        for clip in clips
+        for spatial in spatials
+    ]
+    logits = [pair for both in features for pair in _logits(model.temporal, temporal, *both)]
+    return ParityReport(_compare(features), _compare(logits))
 
 
 @torch.inference_mode()
 def measure_temporal(model: TemporalTransformer, temporal: TemporalRun, clips: Sequence[Features]) -> Parity:
-    """As ``measure_runs``, of the temporal half alone, on features float32 [T, D] of clips.
+    """Compare the temporal half alone with PyTorch, on features float32 [T, D] of clips.
 
     Raises:
         EngineError: a run fails.
     """
-    pairs = []
-    for clip in clips:
-        for indices in _prefixes(len(clip), model.dims.max_tubelets):
-            features = clip[indices][None]
-            answer = temporal(features)
-            for name, expected in model(torch.from_numpy(features)).items():
-                pairs.append((expected.numpy(), answer[logits_tensor(name)]))
-    return _compare(pairs)
+    return _compare([pair for clip in clips for pair in _logits(model, temporal, clip, clip)])
 
 
-def _prefixes(tubelets: int, longest: int) -> Iterator[NDArray[np.int64]]:
-    """Indices into a clip's tubelets that make sequences of length 1, its own, and the longest possible."""
-    for length in sorted({1, min(tubelets, longest), longest}):
-        yield np.arange(length) % tubelets
+def _logits(
+    model: TemporalTransformer, temporal: TemporalRun, expected: Features, found: Features
+) -> Iterator[Pair]:
+    """Yield PyTorch's logits of features ``expected`` and the engine's of ``found``, both [T, D].
+
+    They are cut or repeated to sequences of 1 tubelet, T, and as many as the model takes.
+    """
+    longest = model.dims.max_tubelets
+    for length in sorted({1, min(len(found), longest), longest}):
+        indices = np.arange(length) % len(found)
+        answer = temporal(found[None, indices])
+        for name, logits in model(torch.from_numpy(expected[None, indices])).items():
+            yield logits.numpy(), answer[logits_tensor(name)]
 
 
-def _compare(pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> Parity:
-    """Pairs of rows [n, K], PyTorch's and the engine's; NaN anywhere makes the errors NaN."""
+def _compare(pairs: Sequence[Pair]) -> Parity:
+    """Compare pairs of rows [n, K], PyTorch's and the engine's; NaN anywhere makes the errors NaN."""
     cosines, same = [], []
     for expected, found in pairs:
         a, b = expected.astype(np.float64), found.astype(np.float64)
@@ -136,7 +131,7 @@ def _compare(pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> Parity:
 
 
 def require(report: ParityReport, precision: Precision | PlanPrecision) -> None:
-    """Refuse engines that do not reproduce the model.
+    """Raise for engines that do not reproduce the model.
 
     Raises:
         ParityError: fp32 logits off by more than 1e-4; for reduced precisions, a tubelet's feature with a

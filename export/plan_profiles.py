@@ -1,19 +1,19 @@
-"""The shapes that a TensorRT plan is built for: a profile for small chunks and one for large.
+"""Input shapes that a TensorRT plan is built for: a profile for small chunks and one for large.
 
     profile  spatial FRAMES [B, F]                   temporal FEATURES [B, T]
     0        1 stream, up to a small chunk           1 window
     1        up to a batch of large chunks           up to a batch of windows
 
-Profile 0 is one stream's latency. Profile 1 is throughput: chunks of many streams in Triton's batches, or the
-long chunks of one file; it is tuned for one large chunk, or as many tubelets in several small ones, which is
-the same work.
+Profile 0 is for the latency of one stream, profile 1 for throughput: chunks of many streams in Triton's
+batches, or the long chunks of one file. It is tuned for one large chunk, which is as much work as several
+small ones.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from export.triton import MAX_BATCH
+from export.triton_configs import MAX_BATCH
 from sfavivit.config import ModelDimensions
 from sfavivit.errors import ExportError
 
@@ -21,15 +21,15 @@ Shape = tuple[int, ...]
 
 
 class Profile(NamedTuple):
-    """Input shapes that TensorRT must take, and the one it tunes for."""
+    """Smallest and largest input shape that TensorRT must take, and the one it tunes for."""
 
-    smallest: Shape
-    best: Shape
-    largest: Shape
+    min: Shape
+    opt: Shape
+    max: Shape
 
 
 def spatial_profiles(dims: ModelDimensions, small: int, large: int) -> tuple[Profile, Profile]:
-    """For chunks of ``small`` and ``large`` tubelets.
+    """Return the profiles for chunks of ``small`` and ``large`` tubelets.
 
     Raises:
         ExportError: not 1 <= small <= large.
@@ -47,13 +47,7 @@ def spatial_profiles(dims: ModelDimensions, small: int, large: int) -> tuple[Pro
 
 
 def temporal_profiles(dims: ModelDimensions) -> tuple[Profile, Profile]:
-    """For one window and for a batch of them; a clip that is still arriving is a shorter window."""
-
-    def shape(batch: int, tubelets: int) -> Shape:
-        return (batch, tubelets, dims.hidden_size)
-
-    window = dims.max_tubelets
-    return (
-        Profile(shape(1, 1), shape(1, window), shape(1, window)),
-        Profile(shape(1, 1), shape(MAX_BATCH, window), shape(MAX_BATCH, window)),
-    )
+    """Return the profiles for one window and for a batch; a clip still arriving is a shorter window."""
+    first, window = (1, 1, dims.hidden_size), (1, dims.max_tubelets, dims.hidden_size)
+    batch = (MAX_BATCH, *window[1:])
+    return Profile(first, window, window), Profile(first, batch, batch)

@@ -1,21 +1,17 @@
 """The ONNX nodes of a hybrid's ResNet (``sfavivit.models.resnet``), in the float type of the graph.
 
-Both of its norms are layer norms: a weight is standardised over each filter, activations over each group of
-channels. ONNX Runtime spreads LayerNormalization over its threads, but not InstanceNormalization, the usual
-form of a group norm; on one core both take the same time.
-
-int8 leaves the ResNet in float32: it is 7% of the weights of R50+ViT-L, and ONNX Runtime's convolutions of
-integers know no scale for each frame of a batch, without which a feature would depend on its neighbours.
+Norms are LayerNormalization over groups of channels or over filters: ONNX Runtime spreads it over its
+threads, which it does not do with InstanceNormalization, the usual form of a group norm.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from export.graph_builder import Array, GraphBuilder
 from sfavivit.config import NORM_GROUPS, ResNetDimensions
 from sfavivit.models.resnet import (
     GROUP_NORM_EPS,
@@ -26,35 +22,33 @@ from sfavivit.models.resnet import (
     stage_stride,
 )
 
-if TYPE_CHECKING:
-    from export.graphs import Array, GraphBuilder
-
 
 def feature_maps(
     g: GraphBuilder, images: str, side: int, dims: ResNetDimensions, *, keep_weights: bool
 ) -> str:
-    """Images [N, 3, side, side] in [-1, 1] -> [N, C, side / stride, side / stride]: ``resnet.ResNet``.
+    """Add ``resnet.ResNet``: images [N, 3, side, side] in [-1, 1] -> [N, C, side / stride, side / stride].
 
-    The stored convolution weights are standardised, or, with ``keep_weights``, the model's own: the runtime
-    then standardises them when it loads, and who reads the file has the checkpoint, bit for bit.
+    The stored convolution weights are standardised. With ``keep_weights`` they are the checkpoint's, bit for
+    bit, so that the file can be exported again, and the runtime standardises them when it loads.
     """
     if not keep_weights:
         g.weights = {name: standardised(w) if w.ndim == 4 else w for name, w in g.weights.items()}
     nodes = _Nodes(g, keep_weights)
-    x, side = nodes.conv_norm(images, side, "resnet.stem.conv", "resnet.stem.norm", STEM_STRIDE)
-    x, side = nodes.max_pool(g.op("Relu", x), side)
+    side //= STEM_STRIDE
+    x = g.op("Relu", nodes.conv_norm(images, side, "resnet.stem.conv", "resnet.stem.norm", STEM_STRIDE))
+    side //= STEM_STRIDE
+    kernel, strides, pads = [POOL_KERNEL] * 2, [STEM_STRIDE] * 2, _pads(POOL_KERNEL, STEM_STRIDE)
+    x = g.op("MaxPool", x, kernel_shape=kernel, strides=strides, pads=pads)
     for stage, blocks in enumerate(dims.blocks):
+        side //= stage_stride(stage)
         for block in range(blocks):
             stride = stage_stride(stage) if block == 0 else 1
-            x, side = nodes.bottleneck(x, side, f"resnet.stages.{stage}.blocks.{block}", stride, block == 0)
+            x = nodes.bottleneck(x, side, f"resnet.stages.{stage}.blocks.{block}", stride, block == 0)
     return x
 
 
 def standardised(weight: Array) -> Array:
-    """Filters float32 [O, I, k, k], each with mean 0 and variance 1 (arXiv 1903.10520).
-
-    Done again, as by PyTorch on the stored weights, it changes nothing but for the epsilon.
-    """
+    """Return filters float32 [O, I, k, k], each with mean 0 and variance 1 (arXiv 1903.10520)."""
     filters = weight.reshape(len(weight), -1).astype(np.float64)
     centred = filters - filters.mean(axis=1, keepdims=True)
     deviation = np.sqrt((centred**2).mean(axis=1, keepdims=True) + STANDARDISATION_EPS)
@@ -64,28 +58,23 @@ def standardised(weight: Array) -> Array:
 
 @dataclass(frozen=True)
 class _Nodes:
-    """Each method takes maps [N, C, side, side] and returns maps and their side."""
+    """Layers of the ResNet; each takes feature maps and returns maps [N, C, side, side]."""
 
     g: GraphBuilder
     keep_weights: bool
 
-    def max_pool(self, x: str, side: int) -> tuple[str, int]:
-        kernel, strides = [POOL_KERNEL] * 2, [STEM_STRIDE] * 2
-        pads = _pads(POOL_KERNEL, STEM_STRIDE)
-        return self.g.op("MaxPool", x, kernel_shape=kernel, strides=strides, pads=pads), side // STEM_STRIDE
-
-    def bottleneck(self, x: str, side: int, name: str, stride: int, reshape: bool) -> tuple[str, int]:
+    def bottleneck(self, x: str, side: int, name: str, stride: int, project: bool) -> str:
         shortcut = x
-        if reshape:
+        if project:
             down = f"{name}.downsample"
-            shortcut, _ = self.conv_norm(x, side, f"{down}.conv", f"{down}.norm", stride)
-        y, side = self.conv_norm(x, side, f"{name}.conv1", f"{name}.norm1")
-        y, side = self.conv_norm(self.g.op("Relu", y), side, f"{name}.conv2", f"{name}.norm2", stride)
-        y, side = self.conv_norm(self.g.op("Relu", y), side, f"{name}.conv3", f"{name}.norm3")
-        return self.g.op("Relu", self.g.op("Add", y, shortcut)), side
+            shortcut = self.conv_norm(x, side, f"{down}.conv", f"{down}.norm", stride)
+        y = self.conv_norm(x, side * stride, f"{name}.conv1", f"{name}.norm1")
+        y = self.conv_norm(self.g.op("Relu", y), side, f"{name}.conv2", f"{name}.norm2", stride)
+        y = self.conv_norm(self.g.op("Relu", y), side, f"{name}.conv3", f"{name}.norm3")
+        return self.g.op("Relu", self.g.op("Add", y, shortcut))
 
-    def conv_norm(self, x: str, side: int, conv: str, norm: str, stride: int = 1) -> tuple[str, int]:
-        g, side = self.g, side // stride
+    def conv_norm(self, x: str, side: int, conv: str, norm: str, stride: int = 1) -> str:
+        g = self.g
         channels, _, kernel, _ = g.weights[f"{conv}.weight"].shape
         pads = _pads(kernel, stride)
         y = g.op("Conv", x, self._filters(f"{conv}.weight"), strides=[stride] * 2, pads=pads)
@@ -94,7 +83,7 @@ class _Nodes:
         y = g.op("Reshape", rows, g.ints(-1, channels, side, side))
         scale, bias = (g.weight(f"{norm}.{part}") for part in ("weight", "bias"))
         scale, bias = (g.op("Reshape", value, g.ints(-1, 1, 1)) for value in (scale, bias))
-        return g.op("Add", g.op("Mul", y, scale), bias), side
+        return g.op("Add", g.op("Mul", y, scale), bias)
 
     def _filters(self, name: str) -> str:
         g, weight = self.g, self.g.weight(name)
@@ -107,7 +96,7 @@ class _Nodes:
         )
 
     def _normalised(self, rows: str, length: int, epsilon: float) -> str:
-        """Rows [..., length], each with mean 0 and variance 1."""
+        """Normalise each of the rows [..., length] to mean 0 and variance 1."""
         ones = self.g.op("Expand", self.g.scalar(1.0), self.g.ints(length))
         return self.g.op("LayerNormalization", rows, ones, axis=-1, epsilon=epsilon)
 

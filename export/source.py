@@ -1,4 +1,4 @@
-"""What is exported: a checkpoint file, or a head of an fp32 model repository."""
+"""Read the model to export: a checkpoint file, or a head of an fp32 model repository."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sfavivit.repository.manifest import Labels, Padding, Repository
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model, its labels, and what its repository says about using it (``None`` for a checkpoint)."""
+    """A model, its labels, and the sampling of its repository (``None`` for a checkpoint)."""
 
     model: SfaVivit
     labels: Labels
@@ -30,7 +30,7 @@ def read_source(path: Path, label_files: list[str], from_head: str | None) -> Mo
     """Read a checkpoint, or a repository's head ``from_head`` (default: its only one, or ``default``).
 
     Raises:
-        CheckpointError, RepositoryError: what is at ``path`` cannot be read.
+        CheckpointError, RepositoryError: the file or directory ``path`` cannot be read.
         ExportError: a repository of reduced precision, labels that do not fit, ``from_head`` for a file.
         HeadNotFoundError: a repository without that head.
     """

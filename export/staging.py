@@ -1,4 +1,4 @@
-"""Change a directory all at once or not at all."""
+"""Change a directory atomically."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sfavivit.errors import ExportError
+from sfavivit.utils.atomic import fsync_path
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2  # linux/fs.h
@@ -20,11 +21,11 @@ RENAME_EXCHANGE = 2  # linux/fs.h
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """A copy of directory ``target`` to work in; it takes the target's place when the block succeeds.
+    """Yield a copy of directory ``target`` that takes the target's place when the block succeeds.
 
     The copy's files are hard links: replace files in it, never write into them. When the block raises, or
-    the process dies anywhere, the target is what it was (a dead process leaves a ``.NAME.staged-*``
-    directory beside it, which the next call removes). One writer at a time; a second one waits.
+    the process dies anywhere, the target is unchanged (a dead process leaves a ``.NAME.staged-*`` directory
+    beside it, which the next call removes). One writer at a time; a second one waits.
 
     Raises:
         ExportError: the directory cannot be made, copied or exchanged.
@@ -61,7 +62,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _replace(stage: Path, target: Path) -> None:
-    """``target`` becomes ``stage`` in one step; what it was is then at ``stage``."""
+    """Rename ``stage`` to ``target`` in one step; an old ``target`` is then at ``stage``."""
     if not target.exists():
         stage.rename(target)
     else:
@@ -70,19 +71,10 @@ def _replace(stage: Path, target: Path) -> None:
             code = ctypes.get_errno()
             hint = " (is it a mount point? export into a directory inside it)" if code == errno.EBUSY else ""
             raise ExportError(f"cannot replace {target}: {os.strerror(code)}{hint}")
-    _sync(target.parent)
+    fsync_path(target.parent)
 
 
 def _sync_tree(root: Path) -> None:
     for folder, _, files in os.walk(root):
-        for name in files:
-            _sync(Path(folder, name))
-        _sync(Path(folder))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        for name in (*files, "."):
+            fsync_path(Path(folder, name))

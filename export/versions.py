@@ -1,4 +1,4 @@
-"""Versions of a head: which one is served, going back and forth, dropping the rest.
+"""Serve another version of a head, drop old versions, and regenerate configs.
 
 Versions are numbered from 1 and never change; the manifest names the served one, and each ``config.pbtxt``
 tells Triton the same by its ``version_policy``.
@@ -10,27 +10,22 @@ import shutil
 from pathlib import Path
 
 from export.staging import staged
-from export.triton import SHIM
-from export.writer import seal, write_text
+from export.writer import SHIM, changed, seal, write_text
 from sfavivit.errors import ExportError
 from sfavivit.repository.manifest import Catalog, HeadEntry, Manifest, Repository, read_labels, temporal_model
 
 
 def with_version(manifest: Manifest, head: str, entry: HeadEntry) -> Manifest:
-    """The manifest in which ``head``, new or not, is served in version ``entry``."""
+    """Return the manifest in which ``head``, new or not, is served in version ``entry``."""
     known = manifest.versions(head) if head in manifest.heads else ()
     others = sorted((e for e in known if e.version != entry.version), key=lambda e: e.version)
-    return _changed(manifest, head, entry, tuple(others))
-
-
-def _changed(manifest: Manifest, head: str, entry: HeadEntry, others: tuple[HeadEntry, ...]) -> Manifest:
     history = {name: kept for name, kept in manifest.history.items() if name != head}
-    history |= {head: others} if others else {}
-    return Manifest(**{**dict(manifest), "heads": manifest.heads | {head: entry}, "history": history})
+    history |= {head: tuple(others)} if others else {}
+    return changed(manifest, heads=manifest.heads | {head: entry}, history=history)
 
 
 def roll_back(target: Path, head: str, version: int | None = None) -> Manifest:
-    """Serve another version of a head that is kept: ``version``, or the one before the served.
+    """Serve ``version`` of a head, or the one before the served.
 
     Raises:
         RepositoryError, HeadNotFoundError: not a usable repository, or without this head.
@@ -54,15 +49,17 @@ def roll_back(target: Path, head: str, version: int | None = None) -> Manifest:
 def prune(target: Path, head: str) -> Manifest:
     """Drop every version of a head but the served one. Raises as ``roll_back``."""
     old = Repository.load(target)
-    manifest = _changed(old.manifest, head, old.manifest.head(head), ())
+    old.manifest.head(head)
+    history = dict(old.manifest.history)
+    dropped = history.pop(head, ())
     with staged(target) as stage:
-        for entry in old.manifest.history.get(head, ()):
+        for entry in dropped:
             shutil.rmtree(stage / temporal_model(head) / str(entry.version))
-        return seal(stage, Catalog(manifest, old.labels))
+        return seal(stage, Catalog(changed(old.manifest, history=history), old.labels))
 
 
 def rewrite_configs(target: Path) -> Manifest:
-    """Write what is this program's alone, configs and shims, again. Raises ``RepositoryError``."""
+    """Write the Triton configs and shims again. Raises ``RepositoryError``."""
     old = Repository.load(target)
     with staged(target) as stage:
         for shim in stage.glob("*/*/model.py"):

@@ -1,17 +1,17 @@
-"""The files of a model repository, written into a staged copy in which old files are hard links."""
+"""Write the files of a model repository into a staged copy, in which the old files are hard links."""
 
 from __future__ import annotations
 
 import json
 import struct
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from safetensors.numpy import save_file
 
-from export import triton
-from export.graphs import GraphAndWeights
+from export.graph_builder import GraphAndWeights
+from export.triton_configs import configs
 from sfavivit.repository.manifest import (
     MANIFEST_NAME,
     Backend,
@@ -26,7 +26,13 @@ from sfavivit.repository.manifest import (
 
 ENGINE_FILE, WEIGHTS_FILE, SHIM_FILE = "model.onnx", "model.safetensors", "model.py"
 CONFIG_FILE = "config.pbtxt"
+SHIM = Path(__file__).with_name("triton_shim.py")
 SPATIAL_VERSION = 1  # other spatial weights make another repository
+
+
+def changed(manifest: Manifest, **fields: Any) -> Manifest:
+    """Return the manifest with other ``fields``, validated again."""
+    return Manifest(**{**dict(manifest), **fields})
 
 
 def write_engine(version: Path, built: GraphAndWeights, backend: Backend) -> None:
@@ -37,11 +43,11 @@ def write_engine(version: Path, built: GraphAndWeights, backend: Backend) -> Non
     model = built.bind(WEIGHTS_FILE, _tensor_offsets(weights))
     (version / ENGINE_FILE).write_bytes(model.SerializeToString(deterministic=True))
     if backend == "python":
-        write_text(version / SHIM_FILE, triton.SHIM.read_text())
+        write_text(version / SHIM_FILE, SHIM.read_text())
 
 
 def _tensor_offsets(file: Path) -> dict[str, int]:
-    """Byte at which each tensor of a safetensors file starts: after 8 bytes of length and a JSON header."""
+    """First byte of each tensor of a safetensors file, which begins with a length (8 bytes) and JSON."""
     with file.open("rb") as stream:
         (header_bytes,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(header_bytes))
@@ -58,28 +64,24 @@ def write_labels(version: Path, labels: Labels) -> None:
 
 
 def seal(stage: Path, catalog: Catalog) -> Manifest:
-    """Write what follows from catalog and files: configs, digests, and the manifest, which is returned.
+    """Write the configs and the manifest that follow from the catalog and the files; return the manifest.
 
     A config that stays the same keeps its file and its time, so a polling Triton reloads nothing else.
     """
-    plans = {name: plan for name, plan in catalog.manifest.plans.items() if (stage / name).is_file()}
-    catalog = replace(catalog, manifest=Manifest(**{**dict(catalog.manifest), "plans": plans}))
-    for head in catalog.manifest.heads:
-        # Triton wants a version directory even for an ensemble, which has nothing to put there; git keeps
-        # no empty directories.
+    manifest = catalog.manifest
+    plans = {name: plan for name, plan in manifest.plans.items() if (stage / name).is_file()}
+    for head in manifest.heads:
+        # Triton wants a version directory even for an ensemble; git keeps no empty directories.
         write_text(stage / ensemble_model(head) / "1" / ".gitkeep", "")
     engines = _digests(stage, (file for file in stage.rglob("*") if file.name != CONFIG_FILE))
-    catalog = _with_files(catalog, engines)  # which the configs carry
-    for model, text in triton.configs(catalog).items():
+    # The configs carry these digests.
+    manifest = changed(manifest, plans=plans, files=dict(sorted(engines.items())))
+    for model, text in configs(Catalog(manifest, catalog.labels)).items():
         write_text(stage / model / CONFIG_FILE, text)
-    manifest = _with_files(catalog, engines | _digests(stage, stage.glob(f"*/{CONFIG_FILE}"))).manifest
+    files = engines | _digests(stage, stage.glob(f"*/{CONFIG_FILE}"))
+    manifest = changed(manifest, files=dict(sorted(files.items())))
     write_text(stage / MANIFEST_NAME, manifest.to_json())
     return manifest
-
-
-def _with_files(catalog: Catalog, files: dict[str, FileEntry]) -> Catalog:
-    manifest = Manifest(**{**dict(catalog.manifest), "files": dict(sorted(files.items()))})
-    return replace(catalog, manifest=manifest)
 
 
 def write_text(file: Path, text: str) -> None:
@@ -93,7 +95,7 @@ def write_text(file: Path, text: str) -> None:
 
 
 def _digests(stage: Path, files: Iterable[Path]) -> dict[str, FileEntry]:
-    """Of all but the manifest and bytecode, which a Triton of somebody else leaves beside the shim."""
+    """Digests by name of all files but the manifest and the bytecode that a Triton leaves beside the shim."""
     skipped = (MANIFEST_NAME, "__pycache__")
     return {
         file.relative_to(stage).as_posix(): FileEntry(bytes=file.stat().st_size, sha256=sha256_of(file))

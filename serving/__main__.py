@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from serving.command import serve
+from serving.settings import is_loopback
 from serving.triton import TritonPorts, TritonServer
 from sfavivit.cli.run import run_app
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-LOOPBACK = ("127.0.0.1", "localhost")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @app.callback()
@@ -25,21 +26,24 @@ def describe() -> None:
 
 @app.command()
 def triton(
-    repository: Annotated[Path, typer.Argument(help="Model repository made by `python -m export`.")],
-    grpc_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8001,
-    http_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8000,
-    metrics_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8002,
+    repository: Annotated[Path, typer.Argument(help="Model repository written by `python -m export`.")],
+    grpc_port: Annotated[int, typer.Option(help="gRPC port; 0: any free one.")] = 8001,
+    http_port: Annotated[int, typer.Option(help="HTTP port; 0: any free one.")] = 8000,
+    metrics_port: Annotated[int, typer.Option(help="Metrics port; 0: any free one.")] = 8002,
     address: Annotated[str, typer.Option(help="IPv4 address to listen on.")] = "127.0.0.1",
     poll_seconds: Annotated[
-        int, typer.Option(min=1, help="Seconds between looks for new versions in the repository.")
+        int, typer.Option(min=1, help="Seconds between checks of the repository for new versions.")
     ] = 2,
     log: Annotated[Path | None, typer.Option(help="File for Triton's log (default: stderr).")] = None,
 ) -> None:
-    """Run the Triton Inference Server on a model repository until SIGINT or SIGTERM."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
-    if address not in LOOPBACK:
-        print(f"warning: Triton lets everyone in who can reach {address}", file=sys.stderr)
+    """Run the Triton Inference Server on a model repository until SIGINT, SIGTERM or SIGHUP."""
+    for number in SIGNALS:
+        signal.signal(number, _exit)
+    if not is_loopback(address):
+        print(
+            f"warning: Triton has no authentication; anyone who can reach {address} can use it",
+            file=sys.stderr,
+        )
     ports = TritonPorts(grpc_port, http_port, metrics_port)
     with log.open("a") if log else nullcontext(sys.stderr) as stream:
         server = TritonServer(repository, address=address, ports=ports, log=stream, poll_seconds=poll_seconds)
@@ -50,9 +54,9 @@ def triton(
                 server.wait(3600)
 
 
-def _leave(number: int, frame: Any) -> None:
-    """End in order, once: leaving the ``with`` blocks stops Triton."""
-    for further in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+def _exit(number: int, frame: Any) -> None:
+    """Exit once, through the ``with`` blocks, which stop Triton."""
+    for further in SIGNALS:
         signal.signal(further, signal.SIG_IGN)
     raise SystemExit(0)
 
@@ -62,5 +66,5 @@ app.command()(serve)
 
 if __name__ == "__main__":
     if sys.argv[1:2] not in (["triton"], ["serve"], ["--help"]):
-        sys.argv.insert(1, "serve")  # the service is what this package is for
+        sys.argv.insert(1, "serve")  # the default command
     run_app(app)

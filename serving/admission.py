@@ -52,9 +52,12 @@ class Admission:
             self.running -= 1
             self._slots.release()
 
-    async def drain(self, seconds: float) -> None:
-        """Refuse new requests and wait at most ``seconds`` until those admitted have ended."""
+    async def drain(self, seconds: float, abort: asyncio.Event) -> None:
+        """Refuse new requests and wait until those admitted have ended, at most ``seconds``.
+
+        ``abort``: set it to stop waiting.
+        """
         self._closed = True
         deadline = time.monotonic() + seconds
-        while self.running + self.waiting and time.monotonic() < deadline:
+        while self.running + self.waiting and time.monotonic() < deadline and not abort.is_set():
             await asyncio.sleep(DRAIN_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""The options of the video service on the command line."""
+"""Command-line options of the video service."""
 
 from __future__ import annotations
 
@@ -10,85 +10,91 @@ import typer
 
 from serving.lifecycle import serve as serve_until_signal
 from serving.settings import Security, Settings
+from sfavivit.cli.options import (
+    DEFAULT_REPOSITORY,
+    MIB,
+    LimitDurationOption,
+    LimitMemoryOption,
+    LimitPixelsOption,
+    LimitStallOption,
+    RepositoryOption,
+    ThreadsOption,
+    limits_of,
+)
 from sfavivit.engines import TRITON_SCHEME
 from sfavivit.errors import UsageError
 from sfavivit.video.reader import Limits
 
-MIB = 1 << 20
-
 
 def serve(
-    repository: Annotated[
-        str,
-        typer.Option(
-            envvar="SFAVIVIT_REPOSITORY", help=f"Model repository, or {TRITON_SCHEME}HOST:PORT which has it."
-        ),
-    ] = "model_repository",
+    repository: RepositoryOption = DEFAULT_REPOSITORY,
     engine: Annotated[
         str | None,
         typer.Option(help=f"onnxruntime (default), torch, tensorrt, or {TRITON_SCHEME}HOST:PORT."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the engine (default: all).")] = None,
+    threads: ThreadsOption = None,
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = Settings.host,
-    port: Annotated[int, typer.Option(help="0 picks a free one.")] = Settings.port,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = Settings.port,
     metrics_host: Annotated[str, typer.Option(help="Interface of the metrics.")] = Settings.metrics_host,
-    metrics_port: Annotated[int, typer.Option(help="Prometheus metrics; 0: any free, -1: none.")] = 9464,
+    metrics_port: Annotated[
+        int, typer.Option(help="Port of the Prometheus metrics; 0: any free one, -1: no metrics.")
+    ] = 9464,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain of the service.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM key of the service.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM private key of the service.")] = None,
     tls_client_ca: Annotated[
-        Path | None, typer.Option(help="PEM certificates: clients must have one signed by them.")
+        Path | None,
+        typer.Option(help="PEM certificates of the authorities that must have signed clients' certificates."),
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="Bearer tokens, one a line; read again when it changes.")
+        Path | None, typer.Option(help="File of bearer tokens, one a line; reloaded when it changes.")
     ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Plaintext on other interfaces than loopback.")
+        bool, typer.Option("--insecure", help="Allow plaintext on interfaces other than loopback.")
     ] = False,
-    max_streams: Annotated[int, typer.Option(help="Requests that run at once.")] = Settings.max_streams,
-    max_waiting: Annotated[int, typer.Option(help="Requests that wait; others are refused.")] = (
-        Settings.max_waiting
-    ),
+    max_streams: Annotated[
+        int, typer.Option(help="Maximum number of running requests.")
+    ] = Settings.max_streams,
+    max_waiting: Annotated[
+        int, typer.Option(help="Maximum number of waiting requests; more are refused.")
+    ] = Settings.max_waiting,
     engine_slots: Annotated[
         int | None,
         typer.Option(
-            help="Engine calls at once (default: 1 for large models, cores for small; Triton: max-streams)."
+            help="Concurrent engine calls (default: one a core for small models, 1 for large ones; "
+            "--max-streams for Triton)."
         ),
     ] = None,
     chunk_tubelets: Annotated[
         int | None,
         typer.Option(
-            help="Of an engine call (default: what costs least). Fewer answer live streams sooner: of size B "
-            "in int8, 1 instead of 4 takes a third of the time, for an eighth of the throughput."
+            help="Tubelets per engine call (default: the number with the best throughput). Fewer lower the "
+            "latency of live streams."
         ),
     ] = None,
     engine_timeout_seconds: Annotated[
-        float, typer.Option(help="Give up a call that Triton does not answer.")
+        float, typer.Option(help="Timeout of a request to Triton.")
     ] = Settings.engine_timeout_seconds,
-    limit_upload_mib: Annotated[int, typer.Option(help="Bytes of an upload.")] = (
-        Settings.max_upload_bytes // MIB
-    ),
-    limit_duration_seconds: Annotated[
-        float, typer.Option(help="Refuse longer videos.")
-    ] = Limits.duration_seconds,
-    limit_pixels: Annotated[int, typer.Option(help="Refuse larger frames (width x height).")] = Limits.pixels,
-    limit_stall_seconds: Annotated[
-        float, typer.Option(help="Give up when the decoder makes no progress.")
-    ] = Limits.stall_seconds,
-    limit_memory_mib: Annotated[int, typer.Option(help="Address space of a decoder.")] = (
-        Limits.memory_bytes // MIB
-    ),
+    limit_upload_mib: Annotated[
+        int, typer.Option(help="Maximum size of an upload in MiB.")
+    ] = Settings.max_upload_bytes // MIB,
+    limit_duration_seconds: LimitDurationOption = Limits.duration_seconds,
+    limit_pixels: LimitPixelsOption = Limits.pixels,
+    limit_stall_seconds: LimitStallOption = Limits.stall_seconds,
+    limit_memory_mib: LimitMemoryOption = Limits.memory_bytes // MIB,
     idle_seconds: Annotated[
-        float, typer.Option(help="Give up a client that sends nothing.")
+        float, typer.Option(help="Maximum seconds between two messages of a client.")
     ] = Settings.idle_seconds,
     min_bytes_per_second: Annotated[
-        float, typer.Option(help="Give up a client that sends less while it is waited for.")
+        float, typer.Option(help="Minimum upload rate of a client while the service waits for it.")
     ] = Settings.min_bytes_per_second,
     drain_seconds: Annotated[
-        float, typer.Option(help="For running requests, after SIGTERM.")
+        float, typer.Option(help="Maximum seconds for running requests to end after SIGTERM.")
     ] = Settings.drain_seconds,
-    spool: Annotated[Path | None, typer.Option(help="Folder for uploads (default: the system's).")] = None,
+    spool: Annotated[
+        Path | None, typer.Option(help="Folder for uploads (default: the system's temporary folder).")
+    ] = None,
     otlp_endpoint: Annotated[
-        str | None, typer.Option(help="OpenTelemetry collector, such as http://localhost:4317.")
+        str | None, typer.Option(help="OpenTelemetry collector for traces, such as http://localhost:4317.")
     ] = None,
 ) -> None:
     """Run the gRPC video service until SIGTERM or SIGINT."""
@@ -102,7 +108,7 @@ def serve(
         metrics_host=metrics_host,
         metrics_port=None if metrics_port < 0 else metrics_port,
         security=Security(tls_cert, tls_key, tls_client_ca, token_file, insecure),
-        limits=Limits(limit_stall_seconds, limit_pixels, limit_duration_seconds, limit_memory_mib * MIB),
+        limits=limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib),
         max_upload_bytes=limit_upload_mib * MIB,
         max_streams=max_streams,
         max_waiting=max_waiting,
@@ -119,10 +125,10 @@ def serve(
 
 
 def _location(repository: str, engine: str | None) -> tuple[str, str | None]:
-    """Where the models are, and in which engine of this process they run (None: the default, or Triton).
+    """Return the location of the models, and the engine of this process (None: the default, or Triton).
 
     Raises:
-        UsageError: an engine of this process for models that Triton has.
+        UsageError: an engine of this process for models that Triton serves.
     """
     if engine and engine.startswith(TRITON_SCHEME):
         return engine, None

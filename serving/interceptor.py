@@ -38,23 +38,25 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if handler is None or details.method.startswith(HEALTH):
             return handler
         method = details.method
+        sides = (handler.request_streaming, handler.response_streaming)
+        kind = "_".join("stream" if streaming else "unary" for streaming in sides)
+        behaviour = getattr(handler, kind)
 
-        if handler.response_streaming:
-            stream = handler.stream_stream or handler.unary_stream
-
-            async def streaming(request: Any, context: Any) -> AsyncIterator[Any]:
-                async with self._call(method, context):
-                    async for response in stream(request, context):
-                        yield response
-
-            return _handler_like(handler, streaming)
-        unary = handler.stream_unary or handler.unary_unary
-
-        async def answering(request: Any, context: Any) -> Any:
+        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
             async with self._call(method, context):
-                return await unary(request, context)
+                async for response in behaviour(request, context):
+                    yield response
 
-        return _handler_like(handler, answering)
+        async def unary(request: Any, context: Any) -> Any:
+            async with self._call(method, context):
+                return await behaviour(request, context)
+
+        make_handler = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make_handler(
+            stream if handler.response_streaming else unary,
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
 
     @asynccontextmanager
     async def _call(self, method: str, context: Any) -> AsyncIterator[None]:
@@ -86,11 +88,3 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             self._metrics.requests.labels(name, code.name).inc()
             seconds = round(time.perf_counter() - start, 6)
             log("request", method=name, code=code.name, kind=kind, seconds=seconds, peer=peer)
-
-
-def _handler_like(handler: Any, behaviour: Callable[..., Any]) -> Any:
-    """Return a handler of the same type (unary or streaming on each side) with another behaviour."""
-    sides = (handler.request_streaming, handler.response_streaming)
-    kind = "_".join("stream" if streaming else "unary" for streaming in sides)
-    make = getattr(grpc, f"{kind}_rpc_method_handler")
-    return make(behaviour, handler.request_deserializer, handler.response_serializer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 
@@ -13,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from serving.interceptor import CallInterceptor
 from serving.logs import configure, log
-from serving.metrics import Metrics, MetricsServer
+from serving.metrics import Metrics
 from serving.models import ModelSource
 from serving.security import Tokens, server_credentials
 from serving.servicer import VideoRecognitionServicer
@@ -79,23 +78,28 @@ class VideoServer:
             (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         self.port = self._bind()
-        self._serve_metrics()
+        admission, gauge = self.servicer.admission, self._metrics.gauge
+        gauge("active_streams", "Running requests.", lambda: admission.running)
+        gauge("waiting_streams", "Requests waiting for a slot.", lambda: admission.waiting)
+        gauge("queue_depth", "Engine calls waiting for a slot.", lambda: self.servicer.scheduler.waiting)
+        if settings.metrics_port is not None:
+            self.metrics_port = self._metrics.serve(settings.metrics_host, settings.metrics_port)
         await self._set_health(self._models.unavailable_reason)
         await self._server.start()
         self._watching = asyncio.create_task(self._watch_health())
 
-    async def stop(self, drain_seconds: float) -> None:
+    async def stop(self, drain_seconds: float, abort: asyncio.Event | None = None) -> None:
         """Refuse new requests, wait at most ``drain_seconds`` for the running ones, and stop.
 
-        Health stays available until the end, and a client that watches it does not delay the end.
+        ``abort``: set it to stop waiting. Health stays available until the end, and a client that watches
+        it does not delay the end.
         """
         self._watching.cancel()
         await self._health.enter_graceful_shutdown()
-        await self.servicer.admission.drain(drain_seconds)
+        await self.servicer.admission.drain(drain_seconds, abort or asyncio.Event())
         await self._server.stop(LAST_MESSAGES_SECONDS)
         await asyncio.to_thread(self.servicer.pool.shutdown)
-        if self._metrics_server:
-            self._metrics_server.close()
+        self._metrics.close()
         self._tracing.close()
 
     def _bind(self) -> int:
@@ -106,18 +110,6 @@ class VideoServer:
             return int(self._server.add_insecure_port(address))
         except RuntimeError as error:
             raise UsageError(f"cannot listen on {address}: the port is in use or not allowed") from error
-
-    def _serve_metrics(self) -> None:
-        admission, gauge = self.servicer.admission, self._metrics.gauge
-        gauge("active_streams", "Running requests.", lambda: admission.running)
-        gauge("waiting_streams", "Requests waiting for a slot.", lambda: admission.waiting)
-        gauge("queue_depth", "Engine calls waiting for a slot.", lambda: self.servicer.scheduler.waiting)
-        self._metrics_server: MetricsServer | None = None
-        if self._settings.metrics_port is not None:
-            self._metrics_server = MetricsServer(
-                self._metrics, self._settings.metrics_host, self._settings.metrics_port
-            )
-            self.metrics_port = self._metrics_server.port
 
     async def _watch_health(self) -> None:
         before = self._models.unavailable_reason
@@ -139,21 +131,13 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return. A second signal skips the draining."""
     configure()
     server = VideoServer(settings)
-    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    loop, signalled = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
+        loop.add_signal_handler(number, signalled.set)
     await server.start()
     log("ready", host=settings.host, port=server.port, metrics_port=server.metrics_port)
-    await asked.wait()
+    await signalled.wait()
+    signalled.clear()
     log("draining", seconds=settings.drain_seconds)
-    asked.clear()
-    stopping = asyncio.create_task(server.stop(settings.drain_seconds))
-    again = asyncio.create_task(asked.wait())
-    await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
-    if not stopping.done():
-        stopping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await stopping
-        await server.stop(0)
-    again.cancel()
+    await server.stop(settings.drain_seconds, abort=signalled)
     log("stopped")

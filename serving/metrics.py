@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
@@ -16,7 +17,8 @@ class Metrics:
     """Metrics of one service, in a registry of its own, so that several services can share a process."""
 
     def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
+        registry = self._registry = CollectorRegistry()
+        self._server: WSGIServer | None = None
         self.requests = Counter(
             "sfavivit_requests", "Completed requests.", ("method", "code"), registry=registry
         )
@@ -28,12 +30,12 @@ class Metrics:
             registry=registry,
         )
         self.received_bytes = Counter(
-            "sfavivit_received_bytes", "Bytes of video and frames received.", registry=registry
+            "sfavivit_received_bytes", "Bytes of video, frames and features received.", registry=registry
         )
 
     def gauge(self, name: str, documentation: str, value: Callable[[], float]) -> None:
         """Add a gauge whose ``value`` is called at every scrape."""
-        Gauge(f"sfavivit_{name}", documentation, registry=self.registry).set_function(value)
+        Gauge(f"sfavivit_{name}", documentation, registry=self._registry).set_function(value)
 
     def stages(self, timings: Timings, queue_seconds: float) -> None:
         """Observe the seconds of one request in each stage."""
@@ -46,23 +48,20 @@ class Metrics:
         for stage, seconds in stages.items():
             self.stage_seconds.labels(stage).observe(seconds)
 
+    def serve(self, host: str, port: int) -> int:
+        """Serve the metrics over HTTP in a thread; return the port, which 0 leaves to the system.
 
-class MetricsServer:
-    """HTTP server of the metrics, in a thread.
-
-    Raises:
-        UsageError: the port is in use.
-    """
-
-    def __init__(self, metrics: Metrics, host: str, port: int) -> None:
+        Raises:
+            UsageError: the port is in use.
+        """
         try:
-            self._server, self._thread = start_http_server(port, host, metrics.registry)
+            self._server, _ = start_http_server(port, host, self._registry)
         except OSError as error:
             raise UsageError(f"cannot serve metrics on {host}:{port}: {error.strerror}") from error
-        self.port = int(self._server.server_port)
+        return int(self._server.server_port)
 
     def close(self) -> None:
-        """Stop listening and end the thread."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        """Stop serving."""
+        if self._server:
+            self._server.shutdown()
+            self._server.server_close()

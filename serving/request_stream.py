@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from sfavivit.errors import DeadlineError, InvalidInputError
@@ -17,12 +17,19 @@ class RequestStream:
     ``idle_seconds`` plus one second for every ``min_bytes_per_second`` received, so that a client that
     sends a byte now and then does not hold a slot for ever. Time in which the service itself was not ready
     for the next message does not count.
+
+    ``count_bytes`` is called with the size of each chunk of content.
     """
 
     def __init__(
-        self, messages: AsyncIterator[Any], idle_seconds: float, min_bytes_per_second: float
+        self,
+        messages: AsyncIterator[Any],
+        idle_seconds: float,
+        min_bytes_per_second: float,
+        count_bytes: Callable[[int], None],
     ) -> None:
         self._messages = aiter(messages)
+        self._count_bytes = count_bytes
         self._idle_seconds = idle_seconds
         self._min_bytes_per_second = min_bytes_per_second
         self._waited_seconds = 0.0
@@ -43,22 +50,25 @@ class RequestStream:
             raise InvalidInputError(f"the first message must hold the config, but {came} came first")
         return message.config
 
-    async def content(self, *kinds: str) -> AsyncIterator[tuple[str, Any]]:
-        """Yield (kind, content) of every further message; all are of one kind, one of ``kinds``.
+    async def content(self, *kinds: str) -> tuple[str, AsyncIterator[Any]]:
+        """Return the kind of the content, one of ``kinds``, and its chunks as they come.
 
-        Raises: as ``config``.
+        Raises: as ``config``; the iterator, too.
         """
-        first = None
-        while (message := await self._next()) is not None:
-            kind = message.WhichOneof("payload")
-            first = first or kind
-            if kind is None:
-                raise InvalidInputError(f"a message is empty; send {' or '.join(kinds)}")
-            if kind not in kinds:
-                raise InvalidInputError(f"{kind} came again; only the first message may hold it")
-            if kind != first:
-                raise InvalidInputError(f"{kind} came after {first}; one call takes one or the other")
-            yield kind, getattr(message, kind)
+        first = await self._next()
+        kind = _kind_of(first, kinds) if first is not None else kinds[0]
+
+        async def chunks() -> AsyncIterator[Any]:
+            message = first
+            while message is not None:
+                if (other := _kind_of(message, kinds)) != kind:
+                    raise InvalidInputError(f"{other} came after {kind}; one call takes one or the other")
+                chunk = getattr(message, kind)
+                self._count_bytes(len(chunk if isinstance(chunk, bytes) else chunk.data))
+                yield chunk
+                message = await self._next()
+
+        return kind, chunks()
 
     async def _next(self) -> Any:
         """Return the next message, None at the end of the stream."""
@@ -79,3 +89,12 @@ class RequestStream:
         self._waited_seconds += time.monotonic() - start
         self._bytes += 0 if message is None else message.ByteSize()
         return message
+
+
+def _kind_of(message: Any, kinds: tuple[str, ...]) -> str:
+    kind: str | None = message.WhichOneof("payload")
+    if kind is None:
+        raise InvalidInputError(f"a message is empty; send {' or '.join(kinds)}")
+    if kind not in kinds:
+        raise InvalidInputError(f"{kind} came again; only the first message may hold it")
+    return kind

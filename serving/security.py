@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -31,9 +32,9 @@ def server_credentials(security: Security) -> grpc.ServerCredentials | None:
 
 
 class Tokens:
-    """Bearer tokens from a file, one a line (``#`` begins a comment), reloaded when the file changes.
+    """Bearer tokens from a file, one a line (``#`` begins a comment), read again every second of use.
 
-    A changed file that is invalid leaves the tokens as they were.
+    An invalid file leaves the tokens as they were.
 
     Raises:
         UsageError: the file cannot be read, has no token, or one too short to be secret.
@@ -41,9 +42,8 @@ class Tokens:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._loaded = self._signature()
         self._tokens = self._load()
-        self._checked_at = time.monotonic()
+        self._loaded_at = time.monotonic()
 
     def check(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
         """Check that the metadata of a call hold one of the tokens.
@@ -62,25 +62,13 @@ class Tokens:
             raise UnauthenticatedError("the token is not one that this service knows")
 
     def _reload(self) -> None:
-        if time.monotonic() - self._checked_at < RELOAD_SECONDS:
-            return
-        self._checked_at = time.monotonic()
-        try:
-            if (signature := self._signature()) != self._loaded:
+        if time.monotonic() - self._loaded_at >= RELOAD_SECONDS:
+            self._loaded_at = time.monotonic()
+            with suppress(UsageError):
                 self._tokens = self._load()
-                self._loaded = signature
-        except UsageError:
-            return
-
-    def _signature(self) -> tuple[int, int, int]:
-        try:
-            status = self._file.stat()
-        except OSError as error:
-            raise UsageError(f"token file {self._file} cannot be read: {error.strerror}") from error
-        return status.st_mtime_ns, status.st_size, status.st_ino
 
     def _load(self) -> tuple[bytes, ...]:
-        lines = (line.partition(b"#")[0].strip() for line in _read(self._file).splitlines())
+        lines = (line.partition(b"#")[0].strip() for line in _read(self._file, "token file ").splitlines())
         tokens = tuple(line for line in lines if line)
         if not tokens or min(map(len, tokens)) < MIN_TOKEN_CHARACTERS:
             raise UsageError(
@@ -90,8 +78,8 @@ class Tokens:
         return tokens
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path, kind: str = "") -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{kind}{file} cannot be read: {error.strerror}") from error

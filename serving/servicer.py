@@ -92,10 +92,8 @@ class VideoRecognitionServicer:
                 if not interval > 0:
                     raise UsageError(f"provisional_interval must be more than 0 s, got {interval:g}")
             session = job.session(query)
-            content = stream.content("content", "frames")
-            kind, first = await anext(content, None) or ("content", b"")
+            kind, chunks = await stream.content("content", "frames")
             answer = answer_bytes if kind == "content" else answer_frames
-            chunks = self._counted(first, content)
             async with aclosing(answer(job, session, query, chunks, interval)) as answers:
                 async for window in answers:
                     yield pb.StreamingClassifyResponse(window=window)
@@ -142,7 +140,8 @@ class VideoRecognitionServicer:
                     f"service has {digest[:12]!r}; extract them again"
                 )
             session = job.session(query)
-            async for _, chunk in stream.content("features"):
+            _, chunks = await stream.content("features")
+            async for chunk in chunks:
                 job.start_clock()
                 await job.run(_score, job, session, features_of(chunk))
             if config.frames_used:
@@ -164,30 +163,21 @@ class VideoRecognitionServicer:
 
     def _stream(self, requests: AsyncIterator[Any]) -> RequestStream:
         settings = self._settings
-        return RequestStream(requests, settings.idle_seconds, settings.min_bytes_per_second)
+        return RequestStream(
+            requests,
+            settings.idle_seconds,
+            settings.min_bytes_per_second,
+            self._metrics.received_bytes.inc,
+        )
 
     @asynccontextmanager
     async def _upload(self, job: Job, stream: RequestStream, declared_bytes: int) -> AsyncIterator[Spool]:
         """Store the content of an upload on disk, and yield it when all of it has come."""
         with Spool(self._settings.spool, self._settings.max_upload_bytes, declared_bytes) as spool:
-            async for _, data in stream.content("content"):
-                self._metrics.received_bytes.inc(len(data))
+            _, chunks = await stream.content("content")
+            async for data in chunks:
                 await job.run(spool.write, data)
             yield spool
-
-    async def _counted(self, first: Any, content: AsyncIterator[tuple[str, Any]]) -> AsyncIterator[Any]:
-        """Yield the content of a streaming call, counting its bytes.
-
-        They are stored nowhere, so the limit of such a call is its duration, not its size.
-        """
-
-        def count(chunk: Any) -> Any:
-            self._metrics.received_bytes.inc(len(chunk if isinstance(chunk, bytes) else chunk.data))
-            return chunk
-
-        yield count(first)
-        async for _, chunk in content:
-            yield count(chunk)
 
 
 def _classify(job: Job, session: Session, spool: Spool, query: Query) -> None:

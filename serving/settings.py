@@ -1,4 +1,4 @@
-"""What a video service may be told."""
+"""Configuration of the video service."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from sfavivit.errors import UsageError
 from sfavivit.video.reader import Limits
 
 MAX_CHUNK_TUBELETS = 1024
+ZERO_ALLOWED = ("port", "metrics_port", "max_waiting", "drain_seconds")
 
 
 @dataclass(frozen=True)
 class Security:
-    """Who may enter. ``client_ca``: mutual TLS; ``token_file``: one bearer token a line."""
+    """Encryption and authentication of clients.
+
+    ``client_ca``: mutual TLS. ``token_file``: bearer tokens, one a line. ``insecure``: plaintext anywhere.
+    """
 
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -24,7 +28,11 @@ class Security:
     insecure: bool = False
 
     def check(self, host: str) -> None:
-        """Raises ``UsageError``: files that do not belong together, or plaintext that leaves the machine."""
+        """Check the options against each other and the interface ``host``.
+
+        Raises:
+            UsageError: files that need each other, or plaintext beyond this machine.
+        """
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise UsageError("--tls-cert and --tls-key belong together; give both or neither")
         if self.client_ca and not self.tls_certificate:
@@ -38,16 +46,22 @@ class Security:
 
 @dataclass(frozen=True)
 class Settings:
-    """All of a service's settings.
+    """Settings of one service.
 
-    ``max_streams`` requests run at once, ``max_waiting`` more wait, others are refused. ``idle_seconds``:
-    how long a client may send nothing in the middle of an upload; ``min_bytes_per_second``: and how little.
-    ``drain_seconds``: how long running requests may take to end after SIGTERM. ``engine_slots``: engine calls
-    at once (None: for an engine of this process 1, or as many as cores if they are short; ``max_streams`` for
-    Triton, which batches them). ``chunk_tubelets``: of an engine call (None: what costs least).
-    ``engine_timeout_seconds``: how long Triton may take for one;
-    ``engine_silent_seconds``: how long it may leave checks without an answer until all that waits for it is
-    given up. Ports 0: any free one.
+    ``location``, ``engine``, ``threads``: as for ``sfavivit.engines.open_models``. ``port``,
+    ``metrics_port``: 0 picks a free one; no metrics when ``metrics_port`` is None.
+    ``max_streams``, ``max_waiting``: running and waiting requests; more are refused.
+    ``idle_seconds``, ``min_bytes_per_second``: patience with a client, see ``RequestStream``.
+    ``drain_seconds``: longest wait for running requests at the shutdown.
+    ``health_seconds``: interval between checks of the models.
+    ``engine_slots``: concurrent engine calls (None: ``slots_in_process``, or ``max_streams`` for Triton,
+    which batches them). ``chunk_tubelets``: tubelets per engine call (None: as suits the model's size).
+    ``engine_timeout_seconds``: deadline of a request to Triton. ``engine_silent_seconds``: time without a
+    reply to a check after which Triton is taken to hang.
+    ``spool``: folder for uploads (None: the system's). ``otlp_endpoint``: OpenTelemetry collector.
+
+    Raises:
+        UsageError: a value out of range, or ``Security.check``.
     """
 
     location: str
@@ -74,36 +88,27 @@ class Settings:
     otlp_endpoint: str | None = None
 
     def __post_init__(self) -> None:
-        for name in (
-            "max_upload_bytes",
-            "max_streams",
-            "idle_seconds",
-            "min_bytes_per_second",
-            "health_seconds",
-            "engine_slots",
-            "chunk_tubelets",
-            "engine_timeout_seconds",
-            "engine_silent_seconds",
-        ):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
+        for name, value in vars(self).items():
+            if not isinstance(value, int | float):
+                continue
+            if name in ZERO_ALLOWED and not value >= 0:
+                raise UsageError(f"{name} must be at least 0, got {value}")
+            if name not in ZERO_ALLOWED and not value > 0:
                 raise UsageError(f"{name} must be more than 0, got {value}")
         if (self.chunk_tubelets or 0) > MAX_CHUNK_TUBELETS:
             raise UsageError(
                 f"chunk_tubelets must be at most {MAX_CHUNK_TUBELETS}, got {self.chunk_tubelets}"
             )
-        if self.max_waiting < 0 or not self.drain_seconds >= 0:
-            raise UsageError("max_waiting and drain_seconds must be at least 0")
         self.security.check(self.host)
 
     @property
     def remote(self) -> bool:
-        """Whether the models are Triton's."""
+        """True if a Triton server runs the models."""
         return self.location.startswith(TRITON_SCHEME)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``."""
+    """Return whether only this machine can reach ``host``."""
     try:
         return host == "localhost" or ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -81,7 +81,7 @@ async def answer_frames(
     chunk_frames = job.model.chunk_frames
 
     def push(frames: Frames) -> list[pb.WindowResult]:
-        """One engine call at a time, since other streams take their turns in between."""
+        """Make one engine call at a time, so that other streams get slots in between."""
         answers: list[pb.WindowResult] = []
         for at in range(0, len(frames), chunk_frames):
             for chunk in extractor.push(frames[at : at + chunk_frames]):

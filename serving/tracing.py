@@ -26,6 +26,7 @@ class Tracing:
         if endpoint is None:
             return
         try:
+            from opentelemetry import propagate, trace  # noqa: PLC0415
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415
                 OTLPSpanExporter,
             )
@@ -41,6 +42,7 @@ class Tracing:
         exporter = OTLPSpanExporter(endpoint=endpoint, insecure=plaintext, timeout=EXPORT_SECONDS)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer(SERVICE)
+        self._propagate, self._trace = propagate, trace
 
     @contextmanager
     def call(self, method: str, metadata: Iterable[tuple[str, Any]]) -> Iterator[None]:
@@ -48,31 +50,24 @@ class Tracing:
         if self._tracer is None:
             yield
             return
-        from opentelemetry.propagate import extract  # noqa: PLC0415
-        from opentelemetry.trace import SpanKind  # noqa: PLC0415
-
-        caller = extract({key: value for key, value in metadata if isinstance(value, str)})
-        with self._tracer.start_as_current_span(method.strip("/"), caller, SpanKind.SERVER):
+        caller = self._propagate.extract({key: value for key, value in metadata if isinstance(value, str)})
+        with self._tracer.start_as_current_span(method.strip("/"), caller, self._trace.SpanKind.SERVER):
             yield
 
     def stages(self, timings: Timings, queue_seconds: float) -> None:
         """Set the nanoseconds of each stage as attributes of the current span."""
         if self._tracer is None:
             return
-        from opentelemetry.trace import get_current_span  # noqa: PLC0415
-
         message = timings_message(timings, queue_seconds)
         attributes = {f"{SERVICE}.{field.name}": value for field, value in message.ListFields()}
-        get_current_span().set_attributes(attributes)
+        self._trace.get_current_span().set_attributes(attributes)
 
     def outgoing(self) -> tuple[tuple[str, str], ...]:
         """Return gRPC metadata that propagate the current span, for calls to Triton."""
         if self._tracer is None:
             return ()
-        from opentelemetry.propagate import inject  # noqa: PLC0415
-
         carrier: dict[str, str] = {}
-        inject(carrier)
+        self._propagate.inject(carrier)
         return tuple(carrier.items())
 
     def close(self) -> None:

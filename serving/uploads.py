@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 from pathlib import Path
@@ -33,7 +32,7 @@ class Spool:
         self._bytes = 0
         self._check_limit(declared_bytes)
         try:
-            self._descriptor = _unnamed_file(str(folder or tempfile.gettempdir()))
+            self._file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115
         except OSError as error:
             raise _disk_error(error) from None
 
@@ -41,7 +40,7 @@ class Spool:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        os.close(self._descriptor)
+        self._file.close()
 
     def write(self, data: bytes) -> None:
         """Append bytes to the file.
@@ -58,7 +57,7 @@ class Spool:
         view = memoryview(data)
         try:
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                view = view[self._file.write(view) :]
         except OSError as error:
             raise _disk_error(error) from None
 
@@ -73,8 +72,8 @@ class Spool:
             raise self._wrong_size(f"{self._bytes} bytes")
         if not self._bytes:
             raise EmptyVideoError(f"{NAME}: no bytes were sent after the config")
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        return OpenSource(os.dup(self._descriptor), NAME)
+        self._file.seek(0)
+        return OpenSource(os.dup(self._file.fileno()), NAME)
 
     def _check_limit(self, size: int) -> None:
         if size > self._max_bytes:
@@ -84,17 +83,6 @@ class Spool:
 
     def _wrong_size(self, came: str) -> InvalidInputError:
         return InvalidInputError(f"{NAME}: {came} came, but content_size is {self._declared_bytes}")
-
-
-def _unnamed_file(folder: str) -> int:
-    try:
-        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-            raise
-    descriptor, name = tempfile.mkstemp(dir=folder)  # file systems that have no O_TMPFILE: open(2)
-    os.unlink(name)  # noqa: PTH108
-    return descriptor
 
 
 def _disk_error(error: OSError) -> ServiceError:

@@ -1,7 +1,7 @@
 """Model configuration: dimensions, frame sampling and crops.
 
-Dimensions are everything about an architecture that is not a weight. They travel inside the checkpoint
-(safetensors metadata) and inside the manifest, so no file name and no side file has to say what a model is.
+The dimensions, which are all of an architecture that is not a weight, travel inside checkpoints (safetensors
+metadata) and manifests, so that no file name or side file describes a model.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 Count = Annotated[int, Field(gt=0, le=1 << 20)]
 
 NORM_GROUPS = 32
-"""Of every group norm of a BiT ResNet (arXiv 1912.11370, section 3.3)."""
+"""Groups of channels in each group norm of a BiT ResNet (arXiv 1912.11370, section 3.3)."""
 
-# "" is the unnamed single output; EPIC-Kitchens models have "verb" and "noun".
+# "" is a single unnamed output; EPIC-Kitchens models have "verb" and "noun".
 OUTPUT_NAME = re.compile(r"([a-z][a-z0-9_]{0,31})?")
 
 
 def exact_div(numerator: int, denominator: int, what: str) -> int:
-    """``numerator / denominator``, which must leave no remainder."""
+    """Divide without remainder. Raises ``ValueError``, which names ``what``, if there is one."""
     if numerator % denominator:
         raise ValueError(f"{what}: {numerator} is not a multiple of {denominator}")
     return numerator // denominator
@@ -44,7 +44,7 @@ def exact_div(numerator: int, denominator: int, what: str) -> int:
 
 @dataclass(frozen=True, config=STRICT)
 class TransformerDimensions:
-    """One pre-LN transformer encoder."""
+    """Dimensions of a pre-LN transformer encoder."""
 
     layers: Count
     heads: Count
@@ -53,10 +53,10 @@ class TransformerDimensions:
 
 @dataclass(frozen=True, config=STRICT)
 class ResNetDimensions:
-    """The ResNet in front of a hybrid's transformer: BiT's (arXiv 1912.11370), as in timm's ``vit_*_r50_*``.
+    """Dimensions of a hybrid's ResNet: BiT's (arXiv 1912.11370), as in timm's ``vit_*_r50_*``.
 
     ``blocks``: bottleneck blocks of each stage. ``width``: channels of the stem; stage i has ``4 * width *
-    2**i``. The stem divides the resolution by 4, every stage but the first by 2.
+    2**i``. The stem divides the resolution by 4, each stage after the first by 2.
     """
 
     blocks: Annotated[tuple[Annotated[int, Field(gt=0, le=256)], ...], Field(min_length=1, max_length=6)]
@@ -69,21 +69,21 @@ class ResNetDimensions:
 
     @property
     def stride(self) -> int:
-        """Pixels of the image for one position of the feature map, along a side."""
+        """Image pixels per position of the feature map, along a side."""
         return 1 << (len(self.blocks) + 1)
 
     @property
     def channels(self) -> int:
-        """Of the feature map."""
+        """Channels of the feature map."""
         return self.width * self.stride
 
 
 @dataclass(frozen=True, config=STRICT)
 class AdapterDimensions:
-    """Two fully connected layers on each tubelet's feature: D -> width -> D.
+    """Dimensions of the adapter: two fully connected layers D -> width -> D on each tubelet's feature.
 
-    The paper (arXiv 2306.04822, section 3) gives neither width, activation nor residual; with a residual
-    and a zero second layer, stage II starts from the function that stage I learned.
+    The paper (arXiv 2306.04822, section 3) gives neither width, activation nor residual. With a residual and
+    a second layer that starts at zero, stage II starts from the function that stage I learned.
     """
 
     width: Count
@@ -93,11 +93,11 @@ class AdapterDimensions:
 
 @dataclass(frozen=True, config=STRICT)
 class ModelDimensions:
-    """SFA-ViViT: spatial transformer per tubelet, adapter, temporal transformer over tubelets.
+    """Dimensions of an SFA-ViViT: spatial transformer per tubelet, adapter, temporal transformer.
 
-    ``outputs`` are (name, classes) pairs, one linear classifier each. ``max_tubelets`` is the number of
-    learned temporal positions (128 frames = 64 tubelets of 2). ``resnet`` makes a hybrid: patches are then
-    single positions of its feature maps, and ``patch_size`` is its stride.
+    ``outputs``: (name, classes) of each linear classifier. ``max_tubelets``: number of learned temporal
+    positions (128 frames are 64 tubelets of 2). ``resnet`` makes the model a hybrid: a patch is then one
+    position of its feature maps, and ``patch_size`` is its stride.
     """
 
     hidden_size: Count
@@ -113,7 +113,7 @@ class ModelDimensions:
 
     @model_serializer(mode="wrap")
     def _without_absent_resnet(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Files of plain ViTs stay as they were before there were hybrids, and readable for older code.
+        # Plain ViTs are written as before there were hybrids, so that older code can read them.
         fields: dict[str, Any] = write(self)
         return fields if self.resnet else {name: fields[name] for name in fields if name != "resnet"}
 
@@ -136,29 +136,31 @@ class ModelDimensions:
 
     @property
     def patches(self) -> int:
-        """Spatial tokens of a tubelet, the CLS token not counted."""
+        """Patches per tubelet: its spatial tokens without the CLS token."""
         return exact_div(self.image_size, self.patch_size, "image size over patch size") ** 2
 
     @property
     def patch_values(self) -> int:
-        """What the embedding sees of one tubelet patch: t * p * p * 3 pixel values, or t * C of a hybrid."""
+        """Inputs of the patch embedding per patch: t * p * p * 3 pixel values, or t * C in a hybrid."""
         return self.tubelet_frames * (self.resnet.channels if self.resnet else self.patch_size**2 * 3)
 
     @property
     def max_frames(self) -> int:
+        """Frames of the longest clip."""
         return self.max_tubelets * self.tubelet_frames
 
     def with_frames(self, frames: int) -> ModelDimensions:
-        """The same model with temporal positions for ``frames`` frames."""
+        """Return these dimensions with temporal positions for ``frames`` frames."""
         tubelets = exact_div(frames, self.tubelet_frames, "frames over tubelet length")
         return replace(self, max_tubelets=tubelets)
 
     def to_json(self) -> str:
+        """Write the dimensions as JSON."""
         return _ADAPTER.dump_json(self).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ModelDimensions:
-        """Raises ``pydantic.ValidationError`` (a ``ValueError``) when the text does not describe a model."""
+        """Read dimensions. Raises ``pydantic.ValidationError`` if the text does not describe a model."""
         return _ADAPTER.validate_json(text)
 
 
@@ -192,7 +194,7 @@ def named_dimensions(
     adapter: bool = True,
     **overrides: Any,
 ) -> ModelDimensions:
-    """The dimensions of a published size: one of ``SIZES`` or ``HYBRIDS``.
+    """Return the dimensions of a size of ``SIZES`` or ``HYBRIDS``; ``overrides`` replace single fields.
 
     Raises:
         UsageError: an unknown size, or dimensions that do not fit together.
@@ -225,9 +227,9 @@ PixelCount = Annotated[int, Field(gt=0, le=4096)]
 
 @dataclass(frozen=True, config=STRICT)
 class Sampling:
-    """How pictures become frames: ``fps`` a second of video, the centre of the shortest side scaled.
+    """Sampling of frames: ``fps`` per second, the shortest side scaled, a square cropped.
 
-    It travels in the manifest, so that a model always gets frames as it was trained on.
+    It travels in the manifest, so that a model gets frames like those it was trained on.
     """
 
     fps: Annotated[float, Field(ge=1e-3, le=240, allow_inf_nan=False)]
@@ -245,7 +247,7 @@ class Sampling:
 
 @plain_dataclass(frozen=True)
 class Crop:
-    """Which square is cut out of the scaled picture: the middle, unless said otherwise.
+    """Position of the square that is cut out of the scaled picture; the centre by default.
 
     ``along`` the picture's longer side and ``across`` it, from 0 (left or top) to 1; ``flip`` mirrors it.
     """
@@ -263,7 +265,7 @@ CENTER = (Crop(),)
 
 
 def validation_summary(error: ValidationError) -> str:
-    """A validation error as one line: where, what, and the offending value."""
+    """Summarise a validation error in one line: field, fault and offending value."""
     return "; ".join(
         f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']} (got {item['input']!r:.80})"
         for item in error.errors(include_url=False)[:3]

@@ -1,44 +1,44 @@
-"""Every error this project raises on purpose, and what each becomes outside Python.
+"""Tree of the errors that this project raises on purpose, and their exit and gRPC codes.
 
     SfaVivitError
-    ├── UsageError                  an option or argument that cannot work
-    ├── InvalidInputError           an array of the wrong shape, dtype or value
-    ├── HeadNotFoundError           a head the repository does not have
-    ├── AnnotationError             a list of videos that cannot be read
-    ├── CheckpointError             a weight file that cannot be read
-    ├── RepositoryError             a model repository that cannot be used
-    │   ├── RepositoryVersionError  ... written in a newer format than this code reads
-    │   └── DigestMismatchError     ... whose files are not the ones its manifest names
-    ├── FeatureStoreError           a feature store that cannot be used or written
-    ├── ScoringError                a scoring job whose folder or processes fail
-    │   └── WorkerDiedError         ... because one video ends whatever process tries it
-    ├── TrainingError               a training that cannot go on
-    ├── ExportError                 an export that cannot be done as asked
-    │   └── ParityError             ... because an engine does not reproduce the PyTorch model
-    ├── EngineError                 an engine that cannot start or failed in a run
-    │   ├── EngineUnavailableError  ... whose server is away; it may come back
-    │   ├── EngineTimeoutError      ... whose server did not answer in time
-    │   └── EngineOutdatedError     ... whose server serves other models by now
-    ├── ServiceError                a video service that cannot be reached or will not answer
-    │   ├── ServiceBusyError        ... since as many requests as it takes are running and waiting
-    │   ├── UnauthenticatedError    ... without a token, or with one it does not know
-    │   ├── DeadlineError           ... in the time that was given
-    │   └── CancelledRequestError   ... since the request was withdrawn
-    └── VideoError                  a video that gives no frames
+    ├── UsageError                  invalid option or argument
+    ├── InvalidInputError           array of the wrong shape, dtype or value
+    ├── HeadNotFoundError           the repository has no such head
+    ├── AnnotationError             unreadable list of videos
+    ├── CheckpointError             unreadable weight file, or weights of another model
+    ├── RepositoryError             unusable model repository
+    │   ├── RepositoryVersionError  written in a newer format than this code reads
+    │   └── DigestMismatchError     a file differs from the digest in the manifest
+    ├── FeatureStoreError           feature store that cannot be used or written
+    ├── ScoringError                scoring job whose folder or processes failed
+    │   └── WorkerDiedError         a video ended every worker process that tried it
+    ├── TrainingError               training that cannot go on
+    ├── ExportError                 export that cannot be done as asked
+    │   └── ParityError             an engine does not reproduce the PyTorch model
+    ├── EngineError                 engine that cannot start or failed in a run
+    │   ├── EngineUnavailableError  its server is unreachable, perhaps for a moment
+    │   ├── EngineTimeoutError      its server did not answer in time
+    │   └── EngineOutdatedError     its server has loaded other models since
+    ├── ServiceError                video service that is unreachable or refused the request
+    │   ├── ServiceBusyError        its queue is full
+    │   ├── UnauthenticatedError    missing or unknown token
+    │   ├── DeadlineError           no answer before the deadline
+    │   └── CancelledRequestError   the request was cancelled
+    └── VideoError                  video without frames
         ├── VideoNotFoundError      no such file
         ├── VideoPermissionError    not readable by this user
         ├── NotAFileError           a directory, device or socket
         ├── EmptyVideoError         zero bytes
         ├── NotAVideoError          no known video container
-        ├── ForbiddenFormatError    a container that would make the decoder open something else
+        ├── ForbiddenFormatError    a container that refers to other files or addresses
         ├── NoVideoStreamError      audio or subtitles only
-        ├── NotStreamableError      a file that can only be read when all of it is there
+        ├── NotStreamableError      a file that can only be read when it is complete
         ├── TruncatedVideoError     cut off before the first decodable frame
-        ├── DecodeError             the decoder failed for any other reason
+        ├── DecodeError             the decoder failed for another reason
         └── VideoLimitError         beyond a limit on pixels, duration, memory or stall time
 
-A message is one line: what was wrong, where, the offending value, and what to do. The class says what
-happened, so callers branch on the class (or its ``kind``), never on the text.
+A message is one line: the fault, its place, the offending value and the remedy. Callers branch on the class
+or its ``kind``, never on the text.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from typing import ClassVar, NamedTuple
 
 
 class SfaVivitError(Exception):
-    """Root of the tree. ``kind`` is the stable name used in JSON output, reports and metrics."""
+    """Root of the tree. ``kind``: stable name of the class in JSON output, reports and metrics."""
 
     kind: ClassVar[str] = "internal"
 
@@ -193,10 +193,10 @@ class VideoLimitError(VideoError):
 
 
 class Codes(NamedTuple):
-    """What an error becomes at the process and at the wire boundary.
+    """Codes of an error outside Python.
 
-    ``exit_code``: 1 the work failed, 2 wrong use. ``grpc_code``: name of a ``grpc.StatusCode`` member (a
-    name, so that importing the library does not import grpc).
+    ``exit_code`` of the process: 1 for failed work, 2 for wrong use. ``grpc_code``: name of a member of
+    ``grpc.StatusCode`` (a name, so that importing the library does not import grpc).
     """
 
     exit_code: int
@@ -232,5 +232,5 @@ ERROR_CODES: dict[type[SfaVivitError], Codes] = {
 
 
 def codes_of(error: SfaVivitError) -> Codes:
-    """The codes of the nearest class in the tree that the table names."""
+    """Return the codes of the nearest class of the tree that is in the table."""
     return next(ERROR_CODES[cls] for cls in type(error).__mro__ if cls in ERROR_CODES)

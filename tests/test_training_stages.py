@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from sfavivit.errors import TrainingError, UsageError
 from sfavivit.models.vivit import Block, SfaVivit, interpolate_positions
+from tests.models.reference_hybrid import hybrid_weights
 from tests.training_files import one_thread, toy_recipe
 from training.clips import Clip, ClipBatch
 from training.config import OptimiserConfig, Recipe, RegularisationConfig, StageConfig
@@ -238,11 +240,11 @@ def test_stochastic_depth_grows_with_the_layer_and_keeps_the_mean() -> None:
     with torch.no_grad():
         branch = block.attn(block.norm1(x))
         block.drop_rate = 0.25
-        thinned = block._thinned(branch.expand(4000, -1, -1))
+        thinned = block._drop_branch(branch.expand(4000, -1, -1))
     kept = thinned.abs().sum((1, 2)) > 0
     assert 0.71 < kept.float().mean() < 0.79
     torch.testing.assert_close(thinned[kept][0], branch[0] / 0.75)
-    assert torch.equal(block.eval()._thinned(branch), branch)
+    assert torch.equal(block.eval()._drop_branch(branch), branch)
 
 
 def test_stochastic_depth_rates(recipe: Recipe) -> None:
@@ -395,3 +397,32 @@ def test_a_state_that_is_damaged_is_one_line(tmp_path: Path) -> None:
             saved_extra(state)
     with pytest.raises(TrainingError, match="cannot be written"):
         trainer.save(state / "state.ckpt", {})
+
+
+def test_both_stages_from_an_image_hybrid(tmp_path: Path) -> None:
+    """Stage I trains the ResNet too; stage II freezes it, keeps no activation of it and changes nothing."""
+    recipe = toy_recipe(tmp_path, "model.size=R-tiny", "model.patch_size=8", "stages.0.spatial=image")
+    weights = hybrid_weights((1, 1), 4)
+    weights = {
+        name: value for name, value in weights.items() if not name.startswith(("blocks.2", "blocks.3"))
+    }
+    save_file(weights, tmp_path / "hybrid.safetensors")
+    first = stage_model(recipe, recipe.stages[0], None, tmp_path / "hybrid.safetensors")
+    assert first.spatial.resnet is not None
+    stem = weights["patch_embed.backbone.stem.conv.weight"]
+    assert torch.equal(first.spatial.resnet.stem.conv.weight, stem)
+    before = copy.deepcopy(first.spatial.resnet)
+    clips = batch()
+    clips.frames = clips.frames[:, :4]
+    list(cpu_trainer(ClipLearner(first, RegularisationConfig(stochastic_depth=0.1))).steps([[clips]] * 2))
+    pairs = zip(before.parameters(), first.spatial.resnet.parameters(), strict=True)
+    assert not any(torch.equal(*pair) for pair in pairs)
+
+    second = stage_model(recipe, recipe.stages[1], first, None)
+    assert same(second.spatial, first.spatial)
+    frozen = copy.deepcopy(second.spatial)
+    trainer = cpu_trainer(ClipLearner(second, RegularisationConfig()))
+    assert kept_by_spatial_half(second, lambda: list(trainer.steps([[batch()]]))) == 0
+    assert same(second.spatial, frozen)
+    assert all(parameter.grad is None for parameter in second.spatial.parameters())
+    assert not list(second.spatial.buffers()), "no running statistics that training could move"

@@ -1,4 +1,4 @@
-"""Who a test is to the operating system."""
+"""User of the operating system that a test runs as."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def ordinary_user() -> Iterator[None]:
-    """For root, to whom nothing is forbidden: somebody else for a while."""
+    """Run the block as an unprivileged user if the tests run as root, to whom nothing is forbidden."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)

@@ -1,4 +1,4 @@
-"""Engines: what runs the spatial and temporal halves of a repository."""
+"""Engines, which run the spatial and temporal halves of a repository."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from sfavivit.engines.base import Engine
 from sfavivit.errors import EngineError, UsageError
 from sfavivit.repository.manifest import Catalog, Repository
 
-# name -> (module, class, the extra that installs what it needs); imported only when asked for.
+# Engine -> module, class, and the extra that installs its packages. Imported only when it is asked for.
 ENGINES = {
     "onnxruntime": ("sfavivit.engines.onnxruntime", "OnnxRuntimeEngine", "sfavivit"),
     "tensorrt": ("sfavivit.engines.tensorrt", "TensorRtEngine", "sfavivit[gpu]"),
     "torch": ("sfavivit.engines.torch", "TorchEngine", "sfavivit[export]"),
     "triton": ("sfavivit.engines.triton", "TritonEngine", "sfavivit[triton]"),
 }
-
 
 TRITON_SCHEME = "triton://"
 DEFAULT_ENGINE = "onnxruntime"
@@ -26,11 +25,11 @@ DEFAULT_ENGINE = "onnxruntime"
 def open_models(
     location: str | Path, engine: str | None = None, *, threads: int | None = None
 ) -> tuple[Catalog, Engine]:
-    """The models of a repository's directory in an engine of this process, or those of ``triton://HOST:PORT``.
+    """Open a repository's directory with an engine of this process, or the models of ``triton://HOST:PORT``.
 
     Raises:
-        UsageError: no such engine, or one that does not go with the location.
-        RepositoryError: what is there cannot be used.
+        UsageError: no such engine, or one that does not fit the location.
+        RepositoryError: the repository cannot be used.
         EngineError: the engine cannot start.
     """
     if str(location).startswith(TRITON_SCHEME):
@@ -45,7 +44,9 @@ def open_models(
 
 
 def load_engine(name: str, repository: Repository, *, threads: int | None = None) -> Engine:
-    """Start an engine of this process on ``repository``; ``threads``: CPU threads (default: all it may use).
+    """Start an engine of this process on a repository.
+
+    ``threads``: number of CPU threads (default: all that the process may use).
 
     Raises:
         UsageError: no such engine.

@@ -1,4 +1,4 @@
-"""What an engine is: two pure functions, from frames to features and from features to logits."""
+"""The interface of engines: two pure functions, frames to features and features to logits."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from sfavivit.types import Features, Frames, Logits
 
 
 class Engine(Protocol):
-    """Runs the halves of one repository. Safe to call from several threads.
+    """Engine of one repository, safe to call from several threads.
 
-    Callers check shapes; what fails in a run raises ``EngineError``.
+    Callers check shapes.
+
+    Raises (in both methods):
+        EngineError: the run failed.
     """
 
     def spatial(self, frames: Frames) -> Features:
-        """uint8 [B, F, H, W, 3] -> float32 [B, F / t, D]."""
+        """Compute features: uint8 [B, F, H, W, 3] -> float32 [B, F / t, D]."""
         ...
 
     def temporal(self, head: str, features: Features) -> Logits:
-        """float32 [B, T, D], 1 <= T <= T_max -> {output: float32 [B, C]}."""
+        """Compute logits: float32 [B, T, D], 1 <= T <= T_max -> {output: float32 [B, C]}."""
         ...

@@ -1,7 +1,7 @@
-"""The little of CUDA that an engine needs: which GPU, a stream, buffers, graphs.
+"""CUDA devices, streams, buffers and graphs for an engine, on NVIDIA's own ``cuda-bindings``.
 
-On ``cuda-bindings``: NVIDIA's own, 8 MB, one to one with the documented C functions. PyTorch would bring
-gigabytes for these few calls, and its allocator does not let a captured graph keep its addresses.
+PyTorch would bring gigabytes for these few calls, and its allocator does not let a captured graph keep its
+addresses.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from sfavivit.errors import EngineError
 
 
 class Gpu(NamedTuple):
-    """What a compiled engine depends on. ``compute_capability`` as in ``"9.0"``."""
+    """The GPU model that a compiled engine depends on. ``compute_capability`` as in ``"9.0"``."""
 
     name: str
     compute_capability: str
 
 
 def current_gpu() -> Gpu:
-    """The GPU that CUDA uses in this thread: the first that ``CUDA_VISIBLE_DEVICES`` shows.
+    """Return the GPU that CUDA uses in this thread: the first that ``CUDA_VISIBLE_DEVICES`` shows.
 
     Raises:
         EngineError: no GPU, or a driver too old for this CUDA.
@@ -39,7 +39,7 @@ def current_gpu() -> Gpu:
 
 
 def check(result: tuple[Any, ...]) -> Any:
-    """The value of a CUDA call, which returns ``(error, value...)``.
+    """Return the value of a CUDA call, which returns ``(error, value...)``.
 
     Raises:
         EngineError: the call failed.
@@ -54,7 +54,7 @@ def check(result: tuple[Any, ...]) -> Any:
 
 
 class Stream:
-    """A CUDA stream. ``int(handle)`` is what other libraries take."""
+    """A CUDA stream; other libraries take ``int(handle)``."""
 
     def __init__(self) -> None:
         self.handle = check(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking))
@@ -89,7 +89,7 @@ class Buffer:
 
     @property
     def address(self) -> int:
-        """On the GPU."""
+        """Address on the GPU."""
         return self._device.address
 
     def upload(self, stream: Stream) -> None:
@@ -103,15 +103,15 @@ class Buffer:
 
 
 class Graph:
-    """What ``work`` puts on ``stream``, recorded once and launched as one."""
+    """The work that ``enqueue`` puts on ``stream``, captured once and launched as a whole."""
 
-    def __init__(self, stream: Stream, work: Callable[[], None]) -> None:
+    def __init__(self, stream: Stream, enqueue: Callable[[], None]) -> None:
         self._stream = stream
-        # Thread-local: what other threads do on their streams meanwhile is no error.
+        # Thread-local: other threads may use their streams meanwhile.
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         check(cudart.cudaStreamBeginCapture(stream.handle, mode))
         try:
-            work()
+            enqueue()
         except BaseException:
             cudart.cudaStreamEndCapture(stream.handle)  # its own error would only follow from the first
             raise

@@ -1,7 +1,7 @@
-"""The ONNX Runtime engine: CUDA where ``onnxruntime-gpu`` finds a GPU, else the CPU.
+"""The ONNX Runtime engine: on CUDA where ``onnxruntime-gpu`` finds a GPU, else on the CPU.
 
-CUDA has not been run on a GPU yet (the fallback to the CPU has, without one); tests marked ``gpu`` check it
-where there is one.
+CUDA has not been run on a GPU yet, only its fallback to the CPU; tests marked ``gpu`` run it where there is
+one.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from sfavivit.repository.manifest import FEATURES, FRAMES, Precision, Repository
 from sfavivit.types import Features, Frames, Logits
 
 MODEL_FILE = "model.onnx"
-SMALL_TUBELET_OPERATIONS = 50_000_000
+MAX_SMALL_OPERATIONS = 50_000_000  # for a tubelet, in a model that one thread runs
 FATAL_ONLY = 4  # ONNX Runtime's own log: its errors reach the user as EngineError
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # TF32 keeps 10 bits of a float32's mantissa: fp32 answers would differ from the other engines' in the third
-# digit. Who wants fewer bits exports fp16.
+# digit. Fewer bits are had by exporting fp16.
 CUDA_OPTIONS = {"use_tf32": "0"}
 
 
@@ -41,14 +41,11 @@ class OnnxRuntimeEngine:
             head: OnnxModel(repository.temporal_file(head, MODEL_FILE), threads, self.provider)
             for head in manifest.heads
         }
-        self._tensors = {
-            head: {output: logits_tensor(output) for output in entry.outputs}
-            for head, entry in manifest.heads.items()
-        }
+        self._heads = manifest.heads
 
     @property
     def provider(self) -> str:
-        """What really runs the spatial model: ``CPUExecutionProvider`` or ``CUDAExecutionProvider``."""
+        """Provider in use for the spatial model: ``CPUExecutionProvider`` or ``CUDAExecutionProvider``."""
         return self._spatial.provider
 
     def spatial(self, frames: Frames) -> Features:
@@ -57,21 +54,19 @@ class OnnxRuntimeEngine:
 
     def temporal(self, head: str, features: Features) -> Logits:
         logits = self._temporal[head].run({FEATURES: features})
-        return {output: logits[tensor] for output, tensor in self._tensors[head].items()}
+        return {output: logits[logits_tensor(output)] for output in self._heads[head].outputs}
 
 
 def default_threads(dims: ModelDimensions) -> int:
-    """One for a small model, whose calls then run beside one another and the decoder; else all there are.
-
-    A chunk of the demo model is 0.1 GFLOP: 1.9 CPU ms with one thread, 2.2 with two that wait for each other.
-    """
+    """Return 1 for a small model, whose calls then run beside one another and the decoder; else all CPUs."""
     linear = dims.spatial.layers * (4 * dims.hidden_size + 2 * dims.spatial.mlp_dim) * dims.hidden_size
     operations = 2 * linear * (1 + dims.patches)
-    return 1 if operations < SMALL_TUBELET_OPERATIONS else len(os.sched_getaffinity(0))
+    # A chunk of the demo model takes 1.9 CPU ms with one thread, 2.2 with two that wait for each other.
+    return 1 if operations < MAX_SMALL_OPERATIONS else len(os.sched_getaffinity(0))
 
 
 def best_provider(precision: Precision) -> str:
-    """CUDA if this ONNX Runtime has it. Not for int8, whose MatMulInteger is a CPU kernel."""
+    """Return CUDA if this ONNX Runtime has it, except for int8, whose MatMulInteger is a CPU kernel."""
     return CUDA if CUDA in ort.get_available_providers() and precision != "int8" else CPU
 
 
@@ -79,7 +74,7 @@ class OnnxModel:
     """One ``model.onnx``, on the CPU with ``threads`` threads (default: all this process may use).
 
     With ``provider`` CUDA, ONNX Runtime falls back to the CPU where there is no GPU or a CUDA library is
-    missing, and says why on stderr; the attribute ``provider`` says what it came to.
+    missing, and says why on stderr; the attribute ``provider`` is the one in use.
 
     Raises:
         EngineError: the file does not load, or a run fails.
@@ -90,7 +85,7 @@ class OnnxModel:
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = FATAL_ONLY
         # Threads that spin between calls take the cores that decoding and gRPC need: without spinning the
-        # demo model gives 7300 frames a second instead of 3400 to 5100 (`python -m benchmarks service`).
+        # demo model's service gives 7300 frames a second instead of 3400 to 5100.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers: list[Any] = [CPU]
         if provider == CUDA:
@@ -105,7 +100,7 @@ class OnnxModel:
         self.provider: str = self._session.get_providers()[0]
 
     def run(self, feed: dict[str, Any]) -> dict[str, Any]:
-        """All outputs by name."""
+        """Return all outputs by name."""
         try:
             bound = self.provider == CUDA
             values = self._run_bound(feed) if bound else self._session.run(self._outputs, feed)

@@ -1,13 +1,13 @@
-"""The TensorRT engine: runs the plans that ``python -m export tensorrt`` built on this kind of GPU.
+"""The TensorRT engine: runs the plans that ``python -m export tensorrt`` built for this kind of GPU.
 
-Not run on a GPU yet: written after the documentation of TensorRT 10 and 11, its names and signatures checked
-against the bindings of TensorRT 10.5 and 11.4, its flow tested with stand-ins for TensorRT and CUDA. Where
-there is a GPU, the tests marked ``gpu`` say whether it is right.
+Not run on a GPU yet: written after the documentation of TensorRT 10 and 11; a test compares the names with
+NVIDIA's bindings. Where there is a GPU, the tests marked ``gpu`` run it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -27,8 +27,8 @@ from sfavivit.repository.manifest import (
 )
 from sfavivit.types import Array, Features, Frames, Logits
 
-# Shapes that are kept ready; a further one takes the place of the longest unused. A service sees one shape
-# of chunks, and as many of windows as there are chunks in one.
+# Input shapes kept ready; a further one replaces the least recently used. A service sees one shape of chunks,
+# and as many of windows as there are chunks in one.
 MAX_SHAPES = 16
 
 Shape = tuple[int, ...]
@@ -44,47 +44,39 @@ class TensorRtEngine:
     """
 
     def __init__(self, repository: Repository, *, threads: int | None = None) -> None:
-        manifest = repository.manifest
+        self._heads = repository.manifest.heads
         gpu = cuda.current_gpu()
-        spatial = usable_plan(repository, SPATIAL_MODEL, manifest.spatial.version, gpu)
-        temporal = {
-            head: usable_plan(repository, temporal_model(head), entry.version, gpu)
-            for head, entry in manifest.heads.items()
-        }
-        self._spatial = TensorRtModel(spatial.read_bytes(), str(spatial))
-        self._temporal = {
-            head: TensorRtModel(file.read_bytes(), str(file)) for head, file in temporal.items()
-        }
-        self._tensors = {
-            head: {output: logits_tensor(output) for output in entry.outputs}
-            for head, entry in manifest.heads.items()
-        }
+        versions = {SPATIAL_MODEL: repository.manifest.spatial.version}
+        versions |= {temporal_model(head): entry.version for head, entry in self._heads.items()}
+        # All are checked before the first is loaded.
+        files = {model: usable_plan(repository, model, version, gpu) for model, version in versions.items()}
+        self._models = {model: TensorRtModel(file.read_bytes(), str(file)) for model, file in files.items()}
 
     def spatial(self, frames: Frames) -> Features:
-        features: Features = self._spatial.run(frames)[FEATURES]
+        features: Features = self._models[SPATIAL_MODEL].run(frames)[FEATURES]
         return features
 
     def temporal(self, head: str, features: Features) -> Logits:
-        logits = self._temporal[head].run(features)
-        return {output: logits[tensor] for output, tensor in self._tensors[head].items()}
+        logits = self._models[temporal_model(head)].run(features)
+        return {output: logits[logits_tensor(output)] for output in self._heads[head].outputs}
 
 
 def usable_plan(repository: Repository, model: str, version: int, gpu: cuda.Gpu) -> Path:
-    """The plan of a model for ``gpu`` and this TensorRT; the file is not opened.
+    """Return the plan file of a model for ``gpu`` and this TensorRT; it is not opened.
 
     Raises:
         EngineError: there is none, or it is for another GPU or TensorRT.
     """
     name = plan_file(model, version)
     plan = repository.manifest.plans.get(name)
-    build = f"build it here with `python -m export tensorrt {repository.path}`"
+    hint = f"build it on this machine, from a checkout: `python -m export tensorrt {repository.path}`"
     if plan is None or name not in repository.manifest.files:
-        raise EngineError(f"{repository.path} has no TensorRT plan {name}; {build}")
+        raise EngineError(f"{repository.path} has no TensorRT plan {name}; {hint}")
     built = (plan.gpu, plan.compute_capability, plan.tensorrt)
     here = (gpu.name, gpu.compute_capability, str(trt.__version__))
     if built != here:
         raise EngineError(
-            f"{repository.path / name} is for {_describe(*built)}, and here is {_describe(*here)}; {build}"
+            f"{repository.path / name} is for {_describe(*built)}, and here is {_describe(*here)}; {hint}"
         )
     return repository.path / name
 
@@ -104,19 +96,19 @@ class Log(trt.ILogger):  # type: ignore[misc]  # TensorRT has no annotations
         if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
             self.last_error = " ".join(msg.split())
 
-    def require(self, value: Any, what: str) -> Any:
-        """``value``, unless it says (``False`` or ``None``) that the call failed.
+    def require(self, value: Any, failure: str) -> Any:
+        """Return ``value``, the result of a call.
 
         Raises:
-            EngineError: it failed.
+            EngineError: it is ``False`` or ``None``: the call failed.
         """
         if value is None or value is False:
-            raise EngineError(f"TensorRT {what}: {self.last_error}")
+            raise EngineError(f"TensorRT {failure}: {self.last_error}")
         return value
 
 
 class TensorRtModel:
-    """One plan, with one input. Safe to call from several threads, which take turns.
+    """One plan with one input. Safe to call from several threads; calls run one after the other.
 
     Raises:
         EngineError: the plan does not load, no profile takes a shape, or a run fails.
@@ -126,14 +118,14 @@ class TensorRtModel:
         self._name, self._log, self._lock = name, Log(), Lock()
         self._runtime = trt.Runtime(self._log)
         self._engine = self._log.require(self._runtime.deserialize_cuda_engine(plan), f"cannot load {name}")
-        self._input = next(n for n in tensor_names(self._engine) if _is_input(self._engine, n))
+        self._input = next(n for n in _tensor_names(self._engine) if _is_input(self._engine, n))
         self._stream = cuda.Stream()
         # All contexts share it: they run one after the other.
         self._scratch = cuda.DeviceMemory(self._engine.device_memory_size_v2)
         self._ready: OrderedDict[Shape, _ReadyShape] = OrderedDict()
 
     def run(self, values: Array) -> dict[str, Array]:
-        """All outputs by name for the input ``values``."""
+        """Return all outputs by name for the input ``values``."""
         with self._lock:
             shape = tuple(values.shape)
             if shape not in self._ready:
@@ -142,7 +134,16 @@ class TensorRtModel:
             return self._ready[shape].run(values)
 
     def _make_ready(self, shape: Shape) -> None:
-        profile = self._profile(shape)
+        ranges = [
+            self._engine.get_tensor_profile_shape(self._input, index)
+            for index in range(self._engine.num_optimization_profiles)
+        ]
+        profile = first_profile(ranges, shape)
+        if profile is None:
+            raise EngineError(
+                f"{self._name} takes {self._input} up to {list(ranges[-1][2])}, not {list(shape)}; "
+                "send smaller chunks, or build the plan with a larger --large-chunk"
+            )
         if len(self._ready) == MAX_SHAPES:
             self._ready.popitem(last=False)
         context = self._log.require(
@@ -155,31 +156,25 @@ class TensorRtModel:
         self._log.require(context.set_input_shape(self._input, shape), f"refuses the shape {list(shape)}")
         self._ready[shape] = _ReadyShape(self._engine, context, self._stream, self._log)
 
-    def _profile(self, shape: Shape) -> int:
-        """The first profile, that is the one for the smallest chunks, that takes ``shape``."""
-        ranges = [
-            self._engine.get_tensor_profile_shape(self._input, index)
-            for index in range(self._engine.num_optimization_profiles)
-        ]
-        for index, (smallest, _, largest) in enumerate(ranges):
-            if len(smallest) == len(shape) and all(
-                low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)
-            ):
-                return index
-        raise EngineError(
-            f"{self._name} takes {self._input} up to {list(ranges[-1][2])}, not {list(shape)}; "
-            "send smaller chunks, or build the plan with a larger --large-chunk"
-        )
+
+def first_profile(ranges: Sequence[tuple[Shape, Shape, Shape]], shape: Shape) -> int | None:
+    """Return the first profile, given each one's min, opt and max shape, that takes ``shape``."""
+    for index, (smallest, _, largest) in enumerate(ranges):
+        if len(smallest) == len(shape) and all(
+            low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)
+        ):
+            return index
+    return None
 
 
 class _ReadyShape:
-    """One input shape: its context, its buffers, and its run (copies and all) as a CUDA graph."""
+    """One input shape: its context, its buffers, and its run (with the copies) as a CUDA graph."""
 
     def __init__(self, engine: Any, context: Any, stream: cuda.Stream, log: Log) -> None:
         self._context, self._stream, self._log = context, stream, log
         self._inputs: dict[str, cuda.Buffer] = {}
         self._outputs: dict[str, cuda.Buffer] = {}
-        for name in tensor_names(engine):
+        for name in _tensor_names(engine):
             dtype = trt.nptype(engine.get_tensor_dtype(name))
             buffer = cuda.Buffer(tuple(context.get_tensor_shape(name)), dtype)
             (self._inputs if _is_input(engine, name) else self._outputs)[name] = buffer
@@ -204,8 +199,7 @@ class _ReadyShape:
         return {name: buffer.array.copy() for name, buffer in self._outputs.items()}
 
 
-def tensor_names(engine: Any) -> list[str]:
-    """Names of the inputs and outputs."""
+def _tensor_names(engine: Any) -> list[str]:
     return [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
 
 

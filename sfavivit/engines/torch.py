@@ -1,4 +1,4 @@
-"""The PyTorch engine: the reference, float32, for checking the others."""
+"""The PyTorch engine: float32, the reference for the other engines."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 class TorchEngine:
-    """Runs the modules of ``sfavivit.models.vivit`` on the repository's weights. See ``engines.base.Engine``.
+    """Engine that runs the modules of ``sfavivit.models.vivit`` on the repository's weights.
 
-    Reduced weights (fp16, int8) are widened to float32: the result then shows what the reduction of the
-    weights alone does.
+    Reduced weights (fp16, int8) are widened to float32, so that results show the effect of reduced weights
+    alone. The methods are those of ``engines.base.Engine``.
+
+    Raises:
+        EngineError: a file does not hold the weights of the model in the manifest.
     """
 
     def __init__(self, repository: Repository, *, threads: int | None = None) -> None:
@@ -62,7 +65,7 @@ def _load(module: nn.Module, file: Path) -> None:
 
 
 def _widened(stored: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-    """Stored weights as float32 under PyTorch's names; int8 ones are value * scale of their row."""
+    """Return stored weights as float32 under PyTorch's names; an int8 weight is value * scale of its row."""
     state = {}
     for name, value in stored.items():
         if name.endswith(".weight_int8"):

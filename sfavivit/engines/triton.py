@@ -1,13 +1,9 @@
-"""The Triton engine: the models of a Triton server, over gRPC (the KServe v2 protocol).
+"""Engine for the models of a Triton server, over gRPC (the KServe v2 protocol).
 
 ``triton://HOST:PORT`` is all a client needs: the manifest travels in the model configs
 (``model_parameters``). Requests name the version that the catalog was read for, so that the labels always
-belong to the logits; a version that is no longer served raises ``EngineOutdatedError``.
-
-Frames go inside the gRPC message. System shared memory was measured (``python -m benchmarks
-triton-transport``) and left out: it saves 2 to 5 ms of a chunk of 2.4 MB, less than 1% of what ViT-B takes
-for one on the CPUs that the pip-installed Triton is for, and its regions would have to be registered again
-whenever the server restarts.
+belong to the logits; a version that is no longer served raises ``EngineOutdatedError``. Frames go inside the
+gRPC message; docs/design/serving.md says why shared memory is not used.
 """
 
 from __future__ import annotations
@@ -45,18 +41,18 @@ from sfavivit.repository.manifest import (
 from sfavivit.repository.triton_parameters import PARAMETER, parse_catalog
 from sfavivit.types import Features, Frames, Logits
 
-# Made at run time, unknown to mypy. The generated stubs are used as they are, because Triton's client class
-# is for one thread alone, and a gRPC channel is for all.
+# Untyped: the stubs are made at run time. They are used directly, because Triton's client class is for one
+# thread, and a gRPC channel is for all.
 kserve: Any = service_pb2
 kserve_stub: Any = service_pb2_grpc.GRPCInferenceServiceStub
 
 DEFAULT_PORT = 8001
-START_SECONDS = 30.0  # for each question about the models, when an engine is made
+START_SECONDS = 30.0  # timeout of each request for the catalog when an engine is made
 CHECK_SECONDS = 3.0
 TEMPORAL_PREFIX = temporal_model("")
 DATATYPES = {np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
 
-# A server that comes back is found within a second; gRPC alone would wait up to two minutes.
+# Reconnect within a second of the server's return; gRPC's default is up to two minutes.
 CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -70,14 +66,14 @@ Metadata = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class TritonOptions:
-    """How requests are made.
+    """Options of the requests.
 
-    ``timeout_seconds``: deadline of a request, its wait for a turn and its retries included. A last resort
-    (who gives up earlier cancels, see ``TritonEngine.scoped``): on CPUs a batch of 16 chunks takes ViT-B a
-    quarter of a minute and ViT-L three quarters, and the next batch waits for it.
-    ``retry_seconds``: how long a request is tried again while the server is unavailable.
-    ``in_flight``: requests of this engine that the server holds at once; further callers wait.
-    ``metadata``: gRPC metadata of each request, asked for in the caller's thread (a trace context).
+    ``timeout_seconds``: deadline of a request, its wait for a slot and its retries included. Far above normal
+    times, since a batch on CPUs takes large models most of a minute; a caller that gives up earlier cancels
+    (``TritonEngine.scoped``).
+    ``retry_seconds``: time in which a request is retried while the server is unavailable.
+    ``in_flight``: maximum number of requests at the server at once; further callers wait.
+    ``metadata``: returns gRPC metadata for a request, called in the caller's thread (a trace context).
     """
 
     timeout_seconds: float = 300.0
@@ -87,12 +83,12 @@ class TritonOptions:
 
 
 class TritonEngine:
-    """Models of the Triton server at ``triton://HOST:PORT``. See ``engines.base.Engine``.
+    """Engine that runs on the Triton server at ``triton://HOST:PORT``. See ``engines.base.Engine``.
 
     Raises:
-        UsageError: not such an address.
-        EngineUnavailableError: nothing answers there, or the models are not ready.
-        RepositoryError: its models carry no manifest, or one that cannot be read.
+        UsageError: another form of address.
+        EngineUnavailableError: the server does not answer, or the models are not ready.
+        RepositoryError: its models carry no manifest, or an invalid one.
     """
 
     def __init__(self, address: str, options: TritonOptions | None = None) -> None:
@@ -100,7 +96,7 @@ class TritonEngine:
         self.server = server_of(address)
         self._channel = grpc.insecure_channel(self.server, options=CHANNEL_OPTIONS)
         self._stub = kserve_stub(self._channel)
-        self._turns = BoundedSemaphore(self.options.in_flight)
+        self._slots = BoundedSemaphore(self.options.in_flight)
         self._calls = _Calls()
         try:
             self.catalog = self._read_catalog(START_SECONDS, self.options.retry_seconds)
@@ -119,10 +115,10 @@ class TritonEngine:
         return {output: logits[logits_tensor(output)] for output in entry.outputs}
 
     def check(self) -> None:
-        """Ask the server, once, whether it could answer now.
+        """Check, without retries, that the server is ready to run these models.
 
         Raises:
-            EngineUnavailableError: it is away, or a model is not ready.
+            EngineUnavailableError: the server is away, or a model is not ready.
             EngineTimeoutError: it does not answer within 3 s.
             EngineOutdatedError: it serves other models than when this engine was made.
         """
@@ -132,17 +128,17 @@ class TritonEngine:
             )
 
     def scoped(self) -> TritonEngine:
-        """This engine for one user, who may ``cancel`` without a loss to the others."""
+        """Return an engine on the same connection whose ``cancel`` ends its own requests only."""
         engine = copy(self)
         engine._calls = _Calls()
         return engine
 
     def cancel(self) -> None:
-        """End the requests in flight at once, and refuse more: they raise ``CancelledRequestError``."""
+        """End the requests in flight at once and refuse further ones, with ``CancelledRequestError``."""
         self._calls.cancel()
 
     def close(self) -> None:
-        """Cut the connection; requests in flight fail."""
+        """Close the connection; requests in flight fail."""
         self._channel.close()
 
     def _read_catalog(self, timeout_seconds: float, retry_seconds: float) -> Catalog:
@@ -163,7 +159,7 @@ class TritonEngine:
         return str(answer.config.parameters[PARAMETER].string_value)
 
     def _infer(self, model: str, version: int, name: str, array: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """One input tensor in, all output tensors (float32) out."""
+        """Run a model on one input tensor and return all its output tensors, float32."""
         tensor = kserve.ModelInferRequest.InferInputTensor(
             name=name, datatype=DATATYPES[array.dtype], shape=array.shape
         )
@@ -174,28 +170,28 @@ class TritonEngine:
             raw_input_contents=[array.tobytes()],
         )
         try:
-            answer = self._in_turn(self._stub.ModelInfer, request)
+            answer = self._call_in_slot(self._stub.ModelInfer, request)
         except EngineUnavailableError:
-            self.check()  # a version that has been unloaded is "unavailable" too: say it for what it is
+            self.check()  # an unloaded version is "unavailable", too: raises EngineOutdatedError then
             raise
         return {
             output.name: np.frombuffer(content, np.float32).reshape(output.shape)
             for output, content in zip(answer.outputs, answer.raw_output_contents, strict=True)
         }
 
-    def _in_turn(self, method: Any, request: Any) -> Any:
-        """One of at most ``in_flight`` RPCs at a time; the wait for a turn counts to the deadline."""
+    def _call_in_slot(self, method: Any, request: Any) -> Any:
+        """Make one of at most ``in_flight`` RPCs; the wait for a slot counts towards the deadline."""
         limit, start = self.options.timeout_seconds, time.monotonic()
-        if not self._turns.acquire(timeout=limit):
+        if not self._slots.acquire(timeout=limit):
             raise EngineTimeoutError(
-                f"Triton at {self.server}: no turn within {limit:g} s "
+                f"Triton at {self.server}: no slot within {limit:g} s "
                 f"({self.options.in_flight} requests in flight); lower the load"
             )
         try:
             waited = time.monotonic() - start
             return self._call(method, request, limit, self.options.retry_seconds, waited=waited)
         finally:
-            self._turns.release()
+            self._slots.release()
 
     def _call(
         self,
@@ -206,7 +202,7 @@ class TritonEngine:
         *,
         waited: float = 0.0,
     ) -> Any:
-        """One RPC within its deadline, tried again while the server is unavailable."""
+        """Make an RPC within its deadline, retrying while the server is unavailable."""
         deadline = time.monotonic() + timeout_seconds - waited
         retrying = Retrying(
             retry=retry_if_exception(_is_unavailable),
@@ -232,12 +228,10 @@ class TritonEngine:
         where = f"Triton at {self.server}"
         if code is grpc.StatusCode.UNAVAILABLE:
             return EngineUnavailableError(f"{where} is unavailable: {details}; is it running?")
-        if code is grpc.StatusCode.CANCELLED:  # not by who asked: by ``close``, or by the server
+        if code is grpc.StatusCode.CANCELLED:  # by ``close`` or the server; the caller's is raised before
             return EngineUnavailableError(f"{where} failed: {details}")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return EngineTimeoutError(
-                f"{where} did not answer within {limit:g} s; it stands still, or has more to do than it can"
-            )
+            return EngineTimeoutError(f"{where} did not answer within {limit:g} s; it hangs or is overloaded")
         if code is grpc.StatusCode.NOT_FOUND:
             return EngineOutdatedError(
                 f"{where} serves other models now ({details}); load the recognizer again"
@@ -246,18 +240,22 @@ class TritonEngine:
 
 
 class _Calls:
-    """RPCs in flight, which any thread may end."""
+    """RPCs in flight, which any thread may cancel."""
 
     def __init__(self) -> None:
         self._cancelled = Event()
         self._futures: set[grpc.Future] = set()
 
     def result(self, start: Callable[[], grpc.Future]) -> Any:
-        """What the RPC that ``start`` begins answers, or its error; ``CancelledRequestError``."""
+        """Return the response of the RPC that ``start`` begins, or raise its error.
+
+        Raises:
+            CancelledRequestError: ``cancel`` was called.
+        """
         if not self._cancelled.is_set():
             future = start()
             self._futures.add(future)
-            if self._cancelled.is_set():  # in between
+            if self._cancelled.is_set():  # since the check above
                 future.cancel()
             try:
                 return future.result()
@@ -268,11 +266,11 @@ class _Calls:
         raise CancelledRequestError("the request was cancelled")
 
     def sleep(self, seconds: float) -> None:
-        """Until then, or until ``cancel``."""
+        """Wait for ``seconds`` or until ``cancel`` is called."""
         self._cancelled.wait(seconds)
 
     def cancel(self) -> None:
-        """End those in flight; no more begin."""
+        """Cancel the RPCs in flight; no more begin."""
         self._cancelled.set()
         for future in tuple(self._futures):
             future.cancel()
@@ -283,7 +281,11 @@ def _is_unavailable(error: BaseException) -> bool:
 
 
 def server_of(address: str) -> str:
-    """``triton://HOST[:PORT]`` -> ``HOST:PORT``. Raises ``UsageError`` for anything else."""
+    """Return ``HOST:PORT`` of ``triton://HOST[:PORT]``.
+
+    Raises:
+        UsageError: another form of address.
+    """
     hint = f"triton address {address!r} must be triton://HOST[:PORT]"
     try:
         parts = urlsplit(address)

@@ -1,1 +1,1 @@
-"""The PyTorch models and their checkpoints."""
+"""The PyTorch model and its checkpoints: the only modules, besides the PyTorch engine, that import torch."""

@@ -1,4 +1,4 @@
-"""The ResNet of a hybrid, in PyTorch: a function of single frames, frozen with the spatial half.
+"""The ResNet of a hybrid in PyTorch: a function of single frames, frozen with the spatial half.
 
     images [N, 3, H, W] in [-1, 1]
         │  stem: 7x7 convolution of stride 2, norm, ReLU, 3x3 max pool of stride 2
@@ -6,10 +6,10 @@
         │  stage i: the first bottleneck halves the resolution and doubles the channels
     feature maps [N, w * stride, H / stride, W / stride]
 
-As in R50+ViT (arXiv 2010.11929, section 3.1): BiT's ResNet (arXiv 1912.11370), with standardised weights
-(arXiv 1903.10520) and group norms, but the norms after the convolutions. Parameters are named, and paddings
-and epsilons are, as in timm, into which the published weights were converted. No running statistics: nothing
-changes but by gradients.
+The ResNet of R50+ViT (arXiv 2010.11929, section 3.1) is BiT's (arXiv 1912.11370), with standardised weights
+(arXiv 1903.10520) and group norms, but with the norms after the convolutions. Names of parameters, paddings
+and epsilons are those of timm, into which the published weights were converted. There are no running
+statistics.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from sfavivit.config import NORM_GROUPS, ResNetDimensions
 
 STANDARDISATION_EPS = 1e-8
 GROUP_NORM_EPS = 1e-5
-BOTTLENECK = 4  # a block's outer channels for each of its inner ones
+BOTTLENECK = 4  # outer channels per inner channel of a block
 STEM_KERNEL, POOL_KERNEL, STEM_STRIDE = 7, 3, 2
 
 
 def same_padding(kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after a side whose length is a multiple of ``stride``: TensorFlow's ``SAME``."""
+    """Return TensorFlow's ``SAME`` padding, before and after a side that is a multiple of ``stride``."""
     total = max(kernel - stride, 0)
     return total // 2, total - total // 2
 
 
 class StandardisedConv(nn.Conv2d):
-    """Convolution without bias whose filters have mean 0 and variance 1; the scale of the weight is void."""
+    """Convolution without bias whose filters are standardised to mean 0 and variance 1."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         before, after = same_padding(kernel, stride)
         super().__init__(inputs, outputs, kernel, stride, before, bias=False)
-        self.more_after = after - before
+        self.extra_padding = after - before
 
     def forward(self, x: Tensor) -> Tensor:
         filters = self.weight.flatten(1)
         weight = F.layer_norm(filters, filters.shape[1:], eps=STANDARDISATION_EPS).view_as(self.weight)
-        x = F.pad(x, (0, self.more_after, 0, self.more_after)) if self.more_after else x
+        x = F.pad(x, (0, self.extra_padding, 0, self.extra_padding)) if self.extra_padding else x
         return F.conv2d(x, weight, stride=self.stride, padding=self.padding)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """[N, C, H, W], over 32 groups of channels."""
+    """Return the group norm of [N, C, H, W] over ``NORM_GROUPS`` groups of channels."""
     return nn.GroupNorm(NORM_GROUPS, channels, eps=GROUP_NORM_EPS)
 
 
 class ConvNorm(nn.Module):
-    """Convolution, then norm: the stem's, and the shortcut around a block that changes the shape."""
+    """Convolution and norm, in the stem and in the shortcut of a block that changes the shape."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -65,7 +65,10 @@ class ConvNorm(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride), 1x1; ``reshape``: the first of a stage, whose shortcut is a projection."""
+    """Bottleneck block of convolutions 1x1, 3x3 (with the stride), 1x1.
+
+    ``reshape``: first block of a stage, whose shortcut is a projection.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, *, reshape: bool) -> None:
         super().__init__()
@@ -82,7 +85,7 @@ class Bottleneck(nn.Module):
 
 
 class Stage(nn.Module):
-    """Bottlenecks, of which the first changes resolution and channels."""
+    """Stage of bottlenecks, of which the first changes resolution and channels."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, blocks: int) -> None:
         super().__init__()
@@ -96,7 +99,7 @@ class Stage(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images [N, 3, H, W], sides multiples of the stride -> feature maps [N, C, H / stride, W / stride]."""
+    """ResNet: images [N, 3, H, W] -> maps [N, C, H / stride, W / stride]; sides must be multiples of it."""
 
     def __init__(self, dims: ResNetDimensions) -> None:
         super().__init__()
@@ -117,5 +120,5 @@ class ResNet(nn.Module):
 
 
 def stage_stride(index: int) -> int:
-    """Of the first block of a stage: the stem has brought the first stage to its resolution."""
+    """Return the stride of a stage's first block; the stem already has the resolution of the first stage."""
     return 1 if index == 0 else 2

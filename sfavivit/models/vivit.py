@@ -1,11 +1,11 @@
-"""SFA-ViViT in PyTorch: the reference that every engine is measured against.
+"""SFA-ViViT in PyTorch, the reference for every engine.
 
     frames uint8 [B, F, H, W, 3]
-        │  scaled to [-1, 1]; of a hybrid, through the ResNet frame by frame (``resnet.py``)
-        │  tubelets of t frames x p x p pixels (or one position of t feature maps), one linear map each
+        │  scaling to [-1, 1]; in a hybrid, the ResNet on each frame (``resnet.py``)
+        │  one linear map per tubelet patch: t frames x p x p pixels, or one position of t feature maps
         │  + CLS, + positions shared over time
     SpatialTransformer ─────────────► features float32 [B, T, D]      (T = F / t)
-        │  Adapter (two fully connected layers, per tubelet)
+        │  Adapter (two fully connected layers per tubelet)
         │  + CLS, + positions of the first T indices
     TemporalTransformer ────────────► {output: logits float32 [B, C]}
 
@@ -48,7 +48,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """D -> width -> D with tanh GELU between."""
+    """Two linear layers D -> width -> D with tanh GELU between them."""
 
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-LN transformer block. ``drop_rate``: how often a branch is left out in training."""
+    """Pre-LN transformer block. ``drop_rate``: probability of dropping a branch in training."""
 
     drop_rate = 0.0
 
@@ -73,11 +73,11 @@ class Block(nn.Module):
         self.mlp = Mlp(hidden_size, mlp_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._thinned(self.attn(self.norm1(x)))
-        return x + self._thinned(self.mlp(self.norm2(x)))
+        x = x + self._drop_branch(self.attn(self.norm1(x)))
+        return x + self._drop_branch(self.mlp(self.norm2(x)))
 
-    def _thinned(self, branch: Tensor) -> Tensor:
-        """Stochastic depth: rows of [N, S, D] left out at random, the rest scaled so that the mean stays."""
+    def _drop_branch(self, branch: Tensor) -> Tensor:
+        """Apply stochastic depth: zero random rows of [N, S, D] and scale the others to keep the mean."""
         if not self.training or self.drop_rate == 0:
             return branch
         kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_rate
@@ -85,7 +85,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Tokens [N, S, D] -> CLS [N, D], with learned positions for up to ``positions`` tokens."""
+    """Transformer encoder: tokens [N, S, D] -> CLS [N, D], S at most ``positions``."""
 
     def __init__(self, hidden_size: int, positions: int, dims: TransformerDimensions) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Encoder(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """The half that SFA-ViViT freezes: a fixed function of one tubelet."""
+    """The half that SFA-ViViT freezes: patch embedding and transformer over the patches of a tubelet."""
 
     def __init__(self, dims: ModelDimensions) -> None:
         super().__init__()
@@ -114,10 +114,10 @@ class SpatialTransformer(nn.Module):
         self.encoder = Encoder(dims.hidden_size, dims.patches, dims.spatial)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """uint8 [B, F, H, W, 3] RGB -> float32 [B, F / t, D].
+        """Compute features: uint8 [B, F, H, W, 3] RGB -> float32 [B, F / t, D].
 
         Raises:
-            InvalidInputError: frames of another size, or F not a multiple of the tubelet length.
+            InvalidInputError: frames of another size, or F is not a multiple of the tubelet length.
         """
         d, t = self.dims, self.dims.tubelet_frames
         size = (d.image_size, d.image_size, 3)
@@ -132,7 +132,7 @@ class SpatialTransformer(nn.Module):
         return features.view(b, f // t, d.hidden_size)
 
     def _patches(self, frames: Tensor) -> Tensor:
-        """uint8 [N * t, H, W, 3] -> what the embedding sees, [N, patches, patch values]."""
+        """Cut frames into inputs of the embedding: uint8 [N * t, H, W, 3] -> [N, patches, patch values]."""
         d, t, p = self.dims, self.dims.tubelet_frames, self.dims.patch_size
         side, dtype = d.image_size // p, self.patch_embed.weight.dtype
         if self.resnet is None:
@@ -162,7 +162,7 @@ class Adapter(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
-    """Adapter, transformer over tubelets, one linear classifier per output."""
+    """Adapter, transformer over tubelets, and one linear classifier per output."""
 
     def __init__(self, dims: ModelDimensions) -> None:
         super().__init__()
@@ -174,27 +174,27 @@ class TemporalTransformer(nn.Module):
         )
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """float32 [B, T, D], 1 <= T <= T_max -> {output: float32 [B, C]}.
+        """Compute logits: float32 [B, T, D], 1 <= T <= T_max -> {output: float32 [B, C]}.
 
         Raises:
-            InvalidInputError: more tubelets than positions, none, or another width.
+            InvalidInputError: no tubelets, more than there are positions, or another width.
         """
-        most, width = self.dims.max_tubelets, self.dims.hidden_size
-        if features.ndim != 3 or not 1 <= features.shape[1] <= most or features.shape[2] != width:
+        t_max, width = self.dims.max_tubelets, self.dims.hidden_size
+        if features.ndim != 3 or not 1 <= features.shape[1] <= t_max or features.shape[2] != width:
             raise InvalidInputError(
-                f"features have shape {tuple(features.shape)}; expected [B, 1..{most}, {width}]"
+                f"features have shape {tuple(features.shape)}; expected [B, 1..{t_max}, {width}]"
             )
         cls = self.encoder(self.adapter(features))
         return {name: self.classifiers[classifier_key(name)](cls) for name, _ in self.dims.outputs}
 
 
 def classifier_key(output: str) -> str:
-    """Module name of an output's classifier: ``logits``, ``logits_verb`` ..."""
+    """Return the module name of an output's classifier: ``logits``, ``logits_verb`` ..."""
     return f"logits_{output}" if output else "logits"
 
 
 class SfaVivit(nn.Module):
-    """The whole model; ``spatial`` and ``temporal`` are exported as separate engines."""
+    """The whole model, whose ``spatial`` and ``temporal`` halves are exported as separate engines."""
 
     def __init__(self, dims: ModelDimensions) -> None:
         super().__init__()
@@ -203,15 +203,16 @@ class SfaVivit(nn.Module):
         self.temporal = TemporalTransformer(dims)
 
     def forward(self, frames: Tensor) -> dict[str, Tensor]:
-        """uint8 [B, F, H, W, 3] -> {output: float32 [B, C]}."""
+        """Compute logits: uint8 [B, F, H, W, 3] -> {output: float32 [B, C]}."""
         out: dict[str, Tensor] = self.temporal(self.spatial(frames))
         return out
 
     def set_stochastic_depth(self, rate: float) -> Self:
-        """Leave out blocks in training, at rates from 0 (first) to ``rate`` (last) in each half.
+        """Drop branches in training, at rates that rise from 0 (first block) to ``rate`` (last) in each half.
 
-        Huang et al. 2016 (arXiv 1603.09382), with the linear rates of Scenic's ViViT. Unlike there, and as
-        in timm, what is kept is scaled up, so that nothing needs to be scaled when the model is used.
+        Stochastic depth of Huang et al. 2016 (arXiv 1603.09382), with the linear rates of Scenic's ViViT. As
+        in timm, and unlike Scenic, the branches that stay are scaled up in training instead of scaled down in
+        use.
         """
         for encoder in (self.spatial.encoder, self.temporal.encoder):
             last = max(1, len(encoder.blocks) - 1)
@@ -221,13 +222,13 @@ class SfaVivit(nn.Module):
         return self
 
     def freeze_spatial(self) -> Self:
-        """Stop gradients to the spatial half (SFA-ViViT stage II)."""
+        """Stop gradients to the spatial half, as in stage II of SFA-ViViT."""
         self.spatial.requires_grad_(False)
         return self
 
     @torch.no_grad()
     def resize_frames(self, frames: int) -> Self:
-        """Give the model temporal positions for ``frames`` frames, interpolated from the present ones.
+        """Interpolate the temporal positions to ``frames`` frames.
 
         Raises:
             ValueError: ``frames`` is not a multiple of the tubelet length.
@@ -242,10 +243,10 @@ class SfaVivit(nn.Module):
 
 
 def interpolate_positions(positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """Positions [1, 1 + h * w, D] of one grid for another, the CLS row kept apart.
+    """Interpolate positions [1, 1 + h * w, D] from one grid (h, w) to another; the CLS row stays.
 
-    Linear with half-pixel centres, antialiased when shrinking, as ``jax.image.resize`` does for Scenic.
-    Time is a grid of width 1.
+    Linear with half-pixel centres, antialiased when shrinking, like ``jax.image.resize`` in Scenic. Time is a
+    grid of width 1.
     """
     cls, rest = positions[:, :1], positions[:, 1:]
     image = rest.reshape(1, *old_grid, -1).permute(0, 3, 1, 2).float()

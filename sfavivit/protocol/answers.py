@@ -1,8 +1,9 @@
-"""What is asked of the video service and what it answers, as plain Python."""
+"""Queries to the video service and its answers, as plain dataclasses."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,11 @@ DEFAULT_TOP_K = 5
 
 @dataclass(frozen=True)
 class Query:
-    """What to answer about a video. ``heads`` empty: all; ``stride_seconds`` None: an eighth of a window."""
+    """Options of a recognition.
+
+    ``heads``: empty for all. ``stride_seconds``: from window to window, None for an eighth of a window.
+    ``min_confidence``: labels and segments below it are left out. ``end_seconds``: None for the end.
+    """
 
     heads: tuple[str, ...] = ()
     top_k: int = DEFAULT_TOP_K
@@ -26,7 +31,7 @@ class Query:
 
 @dataclass(frozen=True)
 class HeadInfo:
-    """One head: ``outputs`` are {output: label of every class}."""
+    """Head of the model. ``outputs``: {output: labels of its classes}."""
 
     name: str
     version: int
@@ -37,7 +42,7 @@ class HeadInfo:
 
 @dataclass(frozen=True)
 class FrameFormat:
-    """Frames as the model takes them: uint8 [n, height, width, 3] RGB, ``fps`` of them a second of video."""
+    """Format of raw frames: uint8 [n, height, width, 3] RGB at ``fps`` frames per second."""
 
     fps: float
     height: int
@@ -47,7 +52,7 @@ class FrameFormat:
 
 @dataclass(frozen=True)
 class ServiceInfo:
-    """What a service offers. ``model_digests``: {model: sha256 of its weights}."""
+    """Model and heads of a service. ``model_digests``: {model: sha256 of its weights}."""
 
     model: str
     heads: dict[str, HeadInfo]
@@ -57,7 +62,7 @@ class ServiceInfo:
 
 @dataclass(frozen=True)
 class ServedRecognition(Recognition):
-    """A recognition with what only a service can tell: the wait for its engine, and whose answer it is."""
+    """Recognition by a service: with its wait for the engine and the digests of its models."""
 
     queue_seconds: float = 0.0
     model_digests: dict[str, str] = field(default_factory=dict)
@@ -65,14 +70,20 @@ class ServedRecognition(Recognition):
 
 @dataclass(frozen=True)
 class ServedWindow(WindowScores):
-    """The answer of a window. ``provisional``: of the frames so far, and no part of the final answer."""
+    """Scores of a window. ``provisional``: from the frames so far, and no part of the final answer."""
 
     provisional: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that ``python -m client stream --json`` prints."""
+        labels = {output: [asdict(score) for score in scores] for output, scores in self.labels.items()}
+        names = ("head", "start_seconds", "end_seconds", "provisional", "frames_used")
+        return {name: getattr(self, name) for name in names} | {"labels": labels}
 
 
 @dataclass(frozen=True)
 class ServedFeatures:
-    """Features float32 [T, D] of a video, and what they were computed from."""
+    """Features float32 [T, D] of a video, the frames they were computed from, and the time it took."""
 
     features: NDArray[np.float32]
     frames_used: int

@@ -1,4 +1,4 @@
-"""Clients of the video service: one for threads, one for asyncio, with the same methods.
+"""Clients of the video service, for threads and for asyncio, with the same methods.
 
 >>> with VideoRecognitionClient("localhost:50051") as client:
 ...     answer = client.classify("video.mp4", Query(heads=("default",)))
@@ -50,14 +50,22 @@ Chunk = bytes | NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Tls:
-    """PEM files. ``ca``: who signed the service (None: the system's list). Both others: mutual TLS."""
+    """PEM files for TLS.
+
+    ``ca``: authority of the service's certificate (None: the system's). ``certificate``, ``key``: of this
+    client, for mutual TLS.
+    """
 
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Raises ``UsageError`` when a file cannot be read, or only one of certificate and key is given."""
+        """Return the credentials of a channel.
+
+        Raises:
+            UsageError: a file cannot be read, or only one of certificate and key is given.
+        """
         if (self.certificate is None) != (self.key is None):
             raise UsageError("a client certificate and its key belong together; give both or neither")
         try:
@@ -70,7 +78,7 @@ class Tls:
 
 
 class _Client:
-    """What both clients share. ``timeout_seconds`` is for each call as a whole."""
+    """Base of both clients."""
 
     def __init__(
         self,
@@ -96,12 +104,12 @@ class _Client:
 
     @contextmanager
     def _errors(self, requests: Requests | AsyncRequests | None = None) -> Iterator[None]:
-        """Errors of gRPC become those of the tree; one in making the requests is raised as it is."""
+        """Turn errors of gRPC into those of this package; raise an error in making the requests as it is."""
         try:
             yield
         except (grpc.RpcError, asyncio.CancelledError) as error:
             if requests is not None and isinstance(requests.error, Exception):
-                raise requests.error from None  # which gRPC has made a cancellation of
+                raise requests.error from None  # gRPC reports it as a cancellation
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise error_of(error, self.address) from None
@@ -119,9 +127,10 @@ class _Client:
 
 
 class VideoRecognitionClient(_Client):
-    """For threads. Every method raises the error that the service met, or ``ServiceError``.
+    """Client for threads. Every method raises the error of the service, or ``ServiceError``.
 
-    Args: ``address`` host:port; ``tls`` None: plaintext; ``token``: as bearer token; ``timeout_seconds``.
+    ``address``: HOST:PORT. ``tls``: None for plaintext. ``token``: bearer token. ``timeout_seconds``: of each
+    call as a whole.
     """
 
     def __enter__(self) -> Self:
@@ -134,14 +143,14 @@ class VideoRecognitionClient(_Client):
         self._channel.close()
 
     def list_heads(self) -> ServiceInfo:
-        """What there is to ask."""
+        """Return the heads, frame format and models of the service."""
         with self._errors():
             return service_info_of(self._stub.ListHeads(pb.ListHeadsRequest(), **self._options))
 
     def classify(
         self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
     ) -> ServedRecognition:
-        """Upload a video file and get its actions."""
+        """Upload a video file and return its actions."""
         requests = Requests(classify_requests(video, query, progress))
         with self._errors(requests):
             response = self._stub.Classify(requests, **self._options)
@@ -154,10 +163,10 @@ class VideoRecognitionClient(_Client):
         *,
         provisional_seconds: float | None = None,
     ) -> Iterator[ServedWindow | ServedRecognition]:
-        """Send a video (bytes of a file, or frames) and get answers meanwhile; the last one sums up.
+        """Stream a video (bytes of a file, or frames) and yield its answers, last that for the whole video.
 
-        ``provisional_seconds``: of video between provisional answers (None: until the first window is full).
-        Ending the iteration early cancels the call.
+        ``provisional_seconds``: seconds of video between provisional answers (None: until the first window is
+        full). Ending the iteration early cancels the call.
         """
         requests = Requests(streaming_requests(chunks, query, provisional_seconds))
         call = self._stub.StreamingClassify(requests, **self._options)
@@ -165,7 +174,7 @@ class VideoRecognitionClient(_Client):
             with self._errors(requests):
                 for message in call:
                     if message.HasField("summary"):
-                        call.code()  # waits for the end: to cancel now would count as cancelled over there
+                        call.code()  # awaits the end: a cancel now would count as cancelled at the service
                     yield self._streamed(message)
         finally:
             call.cancel()
@@ -173,7 +182,7 @@ class VideoRecognitionClient(_Client):
     def extract_features(
         self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
     ) -> ServedFeatures:
-        """Upload a video file and get its features; of ``query`` only start and end count."""
+        """Upload a video file and return its features in the time range of ``query``."""
         requests = Requests(extract_requests(video, query, progress))
         with self._errors(requests):
             messages = list(self._stub.ExtractFeatures(requests, **self._options))
@@ -182,7 +191,7 @@ class VideoRecognitionClient(_Client):
     def score_features(
         self, features: NDArray[np.float32] | ServedFeatures, query: Query = DEFAULT_QUERY
     ) -> ServedRecognition:
-        """Actions from features float32 [T, D]."""
+        """Return the actions from features float32 [T, D]."""
         requests = Requests(score_requests(features, query))
         with self._errors(requests):
             response = self._stub.ScoreFeatures(requests, **self._options)
@@ -190,13 +199,13 @@ class VideoRecognitionClient(_Client):
 
 
 class AsyncVideoRecognitionClient(_Client):
-    """For asyncio; otherwise as ``VideoRecognitionClient``."""
+    """Client for asyncio; arguments and methods are those of ``VideoRecognitionClient``."""
 
     _channels = grpc.aio
 
     @asynccontextmanager
     async def _served(self, call: Any, requests: Requests | AsyncRequests) -> AsyncIterator[None]:
-        """As ``_errors``, of a call that streams its requests."""
+        """Do as ``_errors`` for a call that streams its requests."""
         status = ServedStatus(call)
         with self._errors(requests):
             try:
@@ -214,14 +223,14 @@ class AsyncVideoRecognitionClient(_Client):
         await self._channel.close()
 
     async def list_heads(self) -> ServiceInfo:
-        """What there is to ask."""
+        """Return the heads, frame format and models of the service."""
         with self._errors():
             return service_info_of(await self._stub.ListHeads(pb.ListHeadsRequest(), **self._options))
 
     async def classify(
         self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
     ) -> ServedRecognition:
-        """Upload a video file and get its actions."""
+        """Upload a video file and return its actions."""
         requests = Requests(classify_requests(video, query, progress))
         call = self._stub.Classify(requests, **self._options)
         async with self._served(call, requests):
@@ -235,7 +244,7 @@ class AsyncVideoRecognitionClient(_Client):
         *,
         provisional_seconds: float | None = None,
     ) -> AsyncIterator[ServedWindow | ServedRecognition]:
-        """Send a video (bytes of a file, or frames) and get answers meanwhile; the last one sums up."""
+        """Stream a video (bytes of a file, or frames) and yield answers meanwhile, as the other client."""
 
         async def messages() -> AsyncIterator[pb.StreamingClassifyRequest]:
             yield streaming_config(query, provisional_seconds)
@@ -249,7 +258,7 @@ class AsyncVideoRecognitionClient(_Client):
             async with self._served(call, requests):
                 async for message in call:
                     if message.HasField("summary"):
-                        await call.code()  # waits for the end, as above
+                        await call.code()  # awaits the end, as above
                     yield self._streamed(message)
                     if message.HasField("summary"):  # the last one; the client may be writing still
                         return
@@ -259,7 +268,7 @@ class AsyncVideoRecognitionClient(_Client):
     async def extract_features(
         self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
     ) -> ServedFeatures:
-        """Upload a video file and get its features; of ``query`` only start and end count."""
+        """Upload a video file and return its features in the time range of ``query``."""
         requests = Requests(extract_requests(video, query, progress))
         call = self._stub.ExtractFeatures(requests, **self._options)
         async with self._served(call, requests):
@@ -269,7 +278,7 @@ class AsyncVideoRecognitionClient(_Client):
     async def score_features(
         self, features: NDArray[np.float32] | ServedFeatures, query: Query = DEFAULT_QUERY
     ) -> ServedRecognition:
-        """Actions from features float32 [T, D]."""
+        """Return the actions from features float32 [T, D]."""
         requests = Requests(score_requests(features, query))
         call = self._stub.ScoreFeatures(requests, **self._options)
         async with self._served(call, requests):

@@ -1,6 +1,6 @@
-"""``python -m sfavivit.protocol.generate [FOLDER]``: the stubs from ``video_recognition.proto``.
+"""``python -m sfavivit.protocol.generate [FOLDER]``: generate the code of ``video_recognition.proto``.
 
-They are committed, so that nobody needs ``grpcio-tools`` to use them.
+The result is committed, so that using it does not need ``grpcio-tools``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ def generate(folder: Path) -> None:
     """Write ``STUBS`` below ``folder``.
 
     Raises:
-        UsageError: the compiler is not installed, or the file has an error (which it prints).
+        UsageError: the compiler is not installed, or refuses the file (and prints the reason).
     """
     try:
         from grpc_tools import protoc  # noqa: PLC0415 - a development tool
     except ImportError as error:
-        raise UsageError("generating stubs needs grpcio-tools: pip install 'sfavivit[dev]'") from error
+        raise UsageError(
+            "generating the gRPC code needs grpcio-tools: pip install 'sfavivit[dev]'"
+        ) from error
     outputs = [f"--{kind}_out={folder}" for kind in ("python", "pyi", "grpc_python")]
     well_known = files("grpc_tools") / "_proto"
     if protoc.main(["protoc", f"-I{ROOT}", f"-I{well_known}", *outputs, PROTO]):

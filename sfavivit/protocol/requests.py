@@ -1,4 +1,4 @@
-"""Streams of request messages: the config first, then the content in pieces."""
+"""Request messages of a call: the config first, then the content in pieces."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ VideoFile = str | os.PathLike[str] | bytes
 """A path, or the content of a video file."""
 
 Progress = Callable[[int, int], None]
-"""Called with bytes sent, and bytes in all."""
+"""Called with the number of bytes sent and the size of the file."""
 
 
 class Requests(Iterator[Any]):
-    """Passes messages on to gRPC, and keeps an error of theirs, which gRPC would swallow."""
+    """Iterator for gRPC that keeps the error of making a message, which gRPC would swallow."""
 
     def __init__(self, messages: Iterator[Any]) -> None:
         self._messages = messages
@@ -47,7 +47,7 @@ class Requests(Iterator[Any]):
 
 
 class AsyncRequests(AsyncIterator[Any]):
-    """As ``Requests``, of an asynchronous iterator."""
+    """Asynchronous ``Requests``."""
 
     def __init__(self, messages: AsyncIterator[Any]) -> None:
         self._messages = messages
@@ -66,7 +66,11 @@ class AsyncRequests(AsyncIterator[Any]):
 def classify_requests(
     video: VideoFile, query: Query, progress: Progress | None = None
 ) -> Iterator[pb.ClassifyRequest]:
-    """Raises ``VideoError`` when the file cannot be read here."""
+    """Yield the messages of a file to classify.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
     for size, piece in _pieces(video, progress):
         if piece is None:
             yield pb.ClassifyRequest(config=query_message(query, size))
@@ -77,7 +81,11 @@ def classify_requests(
 def extract_requests(
     video: VideoFile, query: Query, progress: Progress | None = None
 ) -> Iterator[pb.ExtractFeaturesRequest]:
-    """Of ``query`` only the part of the video counts. Raises as ``classify_requests``."""
+    """Yield the messages of a file to extract features from, in the time range of ``query``.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
     end = None if query.end_seconds is None else duration(query.end_seconds)
     for size, piece in _pieces(video, progress):
         if piece is None:
@@ -92,24 +100,24 @@ def extract_requests(
 def streaming_requests(
     chunks: Iterable[bytes | NDArray[np.uint8]], query: Query, provisional_seconds: float | None
 ) -> Iterator[pb.StreamingClassifyRequest]:
-    """Bytes of a file in pieces of any size, or frames uint8 [n, H, W, 3]."""
+    """Yield the messages of bytes of a file in pieces of any size, or of frames uint8 [n, H, W, 3]."""
     yield streaming_config(query, provisional_seconds)
     for chunk in chunks:
         yield from streaming_content(chunk)
 
 
 def streaming_config(query: Query, provisional_seconds: float | None) -> pb.StreamingClassifyRequest:
-    """The first message."""
+    """Return the first message of a stream."""
     interval = None if provisional_seconds is None else duration(provisional_seconds)
     config = pb.StreamingClassifyConfig(recognition=query_message(query), provisional_interval=interval)
     return pb.StreamingClassifyRequest(config=config)
 
 
 def streaming_content(chunk: bytes | NDArray[np.uint8]) -> Iterator[pb.StreamingClassifyRequest]:
-    """The messages of one chunk, each small enough for gRPC.
+    """Yield the messages of one chunk, each small enough for gRPC.
 
     Raises:
-        InvalidInputError: an array that does not hold frames.
+        InvalidInputError: the array is not uint8 [n, H, W, 3].
     """
     if isinstance(chunk, bytes):
         for at in range(0, len(chunk), PIECE_BYTES):
@@ -125,7 +133,13 @@ def streaming_content(chunk: bytes | NDArray[np.uint8]) -> Iterator[pb.Streaming
 def score_requests(
     features: NDArray[np.float32] | ServedFeatures, query: Query
 ) -> Iterator[pb.ScoreFeaturesRequest]:
-    """Features float32 [T, D]; those that a service extracted bring their times and origin along."""
+    """Yield the messages of features float32 [T, D].
+
+    Features that a service extracted bring their start, frame count and model along.
+
+    Raises:
+        InvalidInputError: another shape or dtype.
+    """
     frames_used, digest = 0, ""
     if isinstance(features, ServedFeatures):
         frames_used = features.frames_used
@@ -144,7 +158,7 @@ def score_requests(
 
 
 def _pieces(video: VideoFile, progress: Progress | None) -> Iterator[tuple[int, bytes | None]]:
-    """(size of the file, None), then (size, the next bytes) until the end."""
+    """Yield (size of the file, None), then (size, next bytes) until the end."""
     descriptor = open_source(video)
     with os.fdopen(descriptor, "rb") as file:
         size = os.fstat(descriptor).st_size

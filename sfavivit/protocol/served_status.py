@@ -1,9 +1,8 @@
-"""How a service ended a call, whatever asyncio's gRPC makes of it.
+"""Status that the service sent, where asyncio's gRPC hides it.
 
-A service may end a call while its client is still sending: it is full, or knows enough. The write that then
-fails makes ``grpc.aio`` (up to 1.85 at least: https://github.com/grpc/grpc/issues/36066) put "Internal error
-from Core" in the place of the status that the service sent, before or after that has come. Of refused
-streams it spoilt half.
+A service may end a call while its client is still sending. The client's next write then fails, and
+``grpc.aio`` (up to 1.85 at least: https://github.com/grpc/grpc/issues/36066) reports "Internal error from
+Core" in place of the status that the service sent, before or after that has come.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from typing import Any
 import grpc.aio
 
 LATE_SECONDS = 1.0
-"""The service's status may still be on its way when a write fails."""
+"""Longest wait for the service's status after a failed write."""
 _CORE = (grpc.StatusCode.INTERNAL, "Internal error from Core")
 
 
 class ServedStatus:
-    """Watches a ``call`` for the status that the service sends."""
+    """Keeps the status that the service sends for ``call``."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
@@ -27,7 +26,7 @@ class ServedStatus:
         call.add_done_callback(self._note)  # called once for each status
 
     async def instead_of(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
-        """What the service said was wrong, where ``error`` hides it."""
+        """Return the error that the service sent if ``error`` hides it, else ``error``."""
         if not _of_core(error):
             return error
         try:
@@ -38,7 +37,7 @@ class ServedStatus:
     def _note(self, _: object) -> None:
         present = self._present()
         try:
-            present.send(None)  # of a call that has a status, nothing has to be waited for
+            present.send(None)  # ends at once: the call has a status, so nothing is awaited
         except StopIteration as done:
             hides = done.value.code() is grpc.StatusCode.OK or _of_core(done.value)
             if not hides and not self._served.done():

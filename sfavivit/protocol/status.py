@@ -1,4 +1,4 @@
-"""The error tree on the wire: a status code, the message, and the kind in the trailing metadata."""
+"""Errors as gRPC statuses: code, message, and the kind of error in the trailing metadata."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KIND_KEY = "sfavivit-error-kind"
 # gRPC refuses more than 8 KiB of trailing metadata, in which a character takes up to 12 bytes.
 MESSAGE_CHARACTERS = 600
 
-# For errors without a kind: those of gRPC itself, of a proxy, or of another service at the address.
+# For errors without a kind: from gRPC itself, a proxy, or another service at the address.
 _BY_CODE: dict[str, type[SfaVivitError]] = {
     "CANCELLED": CancelledRequestError,
     "DEADLINE_EXCEEDED": DeadlineError,
@@ -32,18 +32,18 @@ _BY_CODE: dict[str, type[SfaVivitError]] = {
 
 
 def status_of(error: SfaVivitError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
-    """Code, message and trailing metadata of an error."""
+    """Return code, message and trailing metadata of an error."""
     return grpc.StatusCode[codes_of(error).grpc_code], _shortened(str(error)), ((KIND_KEY, error.kind),)
 
 
 def _shortened(message: str) -> str:
-    """Without the middle of what a client sent and the message repeats."""
+    """Drop the middle of a message that repeats long input of a client."""
     half = MESSAGE_CHARACTERS // 2
     return message if len(message) <= MESSAGE_CHARACTERS else f"{message[: half - 3]}...{message[-half:]}"
 
 
 def error_of(error: Any, where: str) -> SfaVivitError:
-    """The error of the tree that a ``grpc.RpcError`` (sync or asyncio) stands for; ``where``: the address."""
+    """Return the error of this package for a ``grpc.RpcError``, sync or asyncio. ``where``: the address."""
     kind = dict(error.trailing_metadata() or ()).get(KIND_KEY)
     message = " ".join((error.details() or "no reason given").split())
     for cls in _tree(SfaVivitError):

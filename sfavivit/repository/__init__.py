@@ -1,1 +1,1 @@
-"""The model repository on disk and what Triton's configs carry of it."""
+"""The model repository: its manifest, and the part of it in Triton's configs."""

@@ -1,15 +1,15 @@
-"""The model repository on disk: a Triton model repository with a manifest.
+"""The model repository: a Triton model repository with a manifest.
 
     model_repository/
-      manifest.json                  everything needed to run it, and a digest of every other file
+      manifest.json                  everything needed to run the models, and a digest of every other file
       sfavivit_spatial/              config.pbtxt, 1/{model.onnx, model.safetensors, ...}
       sfavivit_temporal_<head>/      config.pbtxt, <version>/{model.onnx, model.safetensors, labels*.txt, ...}
-      sfavivit_<head>/               config.pbtxt, 1/    the ensemble FRAMES -> FEATURES -> LOGITS
+      sfavivit_<head>/               config.pbtxt, 1/    ensemble FRAMES -> FEATURES -> LOGITS
 
 ``model.onnx`` holds a graph whose weights lie in ``model.safetensors`` beside it (ONNX external data), so
 one copy serves ONNX Runtime, Triton and PyTorch. The sampling (fps, crop) belongs to the repository, because
-all heads share the spatial pass; the window length and what to do with shorter clips belong to each head.
-A head exported again becomes a new version beside the earlier ones; the manifest says which one is served.
+all heads share the spatial pass; the window length and the padding of shorter clips belong to each head. A
+head exported again becomes a new version beside the earlier ones; the manifest names the one that is served.
 """
 
 from __future__ import annotations
@@ -59,26 +59,26 @@ PlanPrecision = Literal["fp32", "fp16", "bf16"]
 Backend = Literal["python", "onnxruntime"]
 Padding = Literal["loop", "none"]
 Labels = dict[str, tuple[str, ...]]
-"""output -> label of every class."""
+"""Labels of one head: {output: label of every class}."""
 
 
 def logits_tensor(output: str) -> str:
-    """Tensor name of an output: ``LOGITS``, ``LOGITS_verb`` ..."""
+    """Return the tensor name of an output: ``LOGITS``, ``LOGITS_verb`` ..."""
     return f"LOGITS_{output}" if output else "LOGITS"
 
 
 def labels_file(output: str) -> str:
-    """Label file of an output: ``labels.txt``, ``labels_verb.txt`` ..."""
+    """Return the name of an output's label file: ``labels.txt``, ``labels_verb.txt`` ..."""
     return f"labels_{output}.txt" if output else "labels.txt"
 
 
 def temporal_model(head: str) -> str:
-    """Triton model name of a head's temporal half."""
+    """Return the Triton name of a head's temporal model."""
     return f"sfavivit_temporal_{head}"
 
 
 def ensemble_model(head: str) -> str:
-    """Triton model name of a head's ensemble."""
+    """Return the Triton name of a head's ensemble."""
     return f"sfavivit_{head}"
 
 
@@ -90,7 +90,7 @@ def _inside(path: str) -> str:
 
 
 def plan_file(model: str, version: int) -> str:
-    """Where the plan of a model's version lies in the repository."""
+    """Return the path of a version's TensorRT plan in the repository."""
     return f"{model}/{version}/{PLAN_FILE}"
 
 
@@ -106,11 +106,10 @@ class FileEntry(_Frozen):
 
 
 class Parity(_Frozen):
-    """How an engine file compared with PyTorch fp32 at export.
+    """Parity of an engine file with PyTorch fp32, measured at export.
 
-    ``max_abs_error`` is in the units of the output (features or logits); ``min_cosine`` is the smallest
-    cosine over rows (tubelets or clips); ``top1_agreement`` the share of parity clips with the same top-1,
-    ties aside.
+    ``max_abs_error`` in the units of the output (features or logits). ``min_cosine``: smallest cosine over
+    rows (tubelets or clips). ``top1_agreement``: share of the parity clips with the same top-1, ties aside.
     """
 
     max_abs_error: float
@@ -119,7 +118,7 @@ class Parity(_Frozen):
 
 
 class SpatialEntry(_Frozen):
-    """The spatial engine. ``weights_sha256`` identifies the fp32 weights it was made from."""
+    """The spatial model. ``weights_sha256``: digest of the fp32 weights that it was made from."""
 
     version: Annotated[int, Field(gt=0)]
     precision: Precision
@@ -146,14 +145,14 @@ class HeadEntry(_Frozen):
 
     @property
     def outputs(self) -> dict[str, int]:
-        """Classes of every output."""
+        """Number of classes of every output."""
         return dict(self.dimensions.outputs)
 
 
 class PlanEntry(_Frozen):
-    """A TensorRT plan: it runs on the GPU model and with the TensorRT version it was built with, only.
+    """A TensorRT plan, which runs only on the GPU model and with the TensorRT version that built it.
 
-    ``compute_capability`` as in ``"9.0"``; ``parity`` as for the other engines, the worst of both profiles.
+    ``compute_capability`` as in ``"9.0"``. ``parity``: the worse of the plan's two profiles.
     """
 
     gpu: str
@@ -164,10 +163,11 @@ class PlanEntry(_Frozen):
 
 
 class Manifest(_Frozen):
-    """``manifest.json``, validated.
+    """Content of ``manifest.json``, validated.
 
-    ``heads`` are the served versions; ``history`` holds the other versions of a head whose files are kept.
-    ``files`` is empty when the models are a Triton server's. ``plans``: the files that TensorRT runs.
+    ``heads``: the served version of each head; ``history``: its other versions whose files are kept.
+    ``files``: size and digest by path, empty for the models of a Triton server. ``plans``: TensorRT plans by
+    path.
     """
 
     format_version: Literal[1]
@@ -202,22 +202,23 @@ class Manifest(_Frozen):
 
     @property
     def dimensions(self) -> ModelDimensions:
-        """Dimensions of the first head; what concerns the spatial half is the same in all."""
+        """Dimensions of the first head; those of the spatial half are the same in all heads."""
         return next(iter(self.heads.values())).dimensions
 
     @property
     def spatial_sha256(self) -> str:
-        """Digest over the files of the spatial engine: what features depend on, besides the frames.
+        """Digest over the files of the spatial model, which identifies the features that it computes.
 
         Raises:
-            RepositoryError: the manifest names no such files (those of an older Triton config).
+            RepositoryError: the manifest has no digests of them, as in Triton configs of earlier exports.
         """
         folder = f"{SPATIAL_MODEL}/{self.spatial.version}"
         try:
             digests = [self.files[f"{folder}/{name}"].sha256 for name in ENGINE_FILES]
         except KeyError as error:
             raise RepositoryError(
-                f"the manifest has no digest of {error.args[0]}; run `python -m export configs` on it"
+                f"the manifest has no digest of {error.args[0]}; run `python -m export configs` on it "
+                "from a checkout"
             ) from None
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
@@ -232,7 +233,7 @@ class Manifest(_Frozen):
         return digests
 
     def head(self, name: str) -> HeadEntry:
-        """The head called ``name``.
+        """Return the served version of a head.
 
         Raises:
             HeadNotFoundError: the repository has no such head.
@@ -242,11 +243,11 @@ class Manifest(_Frozen):
         return self.heads[name]
 
     def versions(self, name: str) -> tuple[HeadEntry, ...]:
-        """The served version of a head, then the others that are kept."""
+        """Return the served version of a head, then the others that are kept."""
         return (self.head(name), *self.history.get(name, ()))
 
     def to_json(self) -> str:
-        """Stable text, for files and digests."""
+        """Write the manifest as JSON. The text is stable, for files and digests."""
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -262,7 +263,7 @@ def _spatial_dimensions(dims: ModelDimensions) -> tuple[object, ...]:
 
 
 def check_head_name(head: str) -> None:
-    """Raises ``ValueError`` for a name that cannot be a directory, or would collide with another model's."""
+    """Raise ``ValueError`` for a name that cannot be a directory or collides with another model's."""
     if not HEAD_NAME.fullmatch(head) or RESERVED_HEAD.fullmatch(head):
         raise ValueError(
             f"head name {head!r} must be lower-case letters, digits, '-' or '_', "
@@ -272,16 +273,15 @@ def check_head_name(head: str) -> None:
 
 @dataclass(frozen=True)
 class Catalog:
-    """What there is to run and what its classes are called, wherever the models are."""
+    """Manifest and labels of models, on disk or on a server. ``labels``: {head: {output: labels}}."""
 
     manifest: Manifest
     labels: dict[str, Labels]
-    """head -> output -> label of every class."""
 
 
 @dataclass(frozen=True)
 class Repository(Catalog):
-    """A repository on disk: its files exist and are the ones the manifest names."""
+    """A repository on disk, whose files have the digests in its manifest."""
 
     path: Path
 
@@ -290,9 +290,9 @@ class Repository(Catalog):
         """Read and verify a repository.
 
         Raises:
-            RepositoryVersionError: written in a newer format.
+            RepositoryVersionError: it is written in a newer format.
             DigestMismatchError: a file is missing or differs from its digest.
-            RepositoryError: no readable manifest, or one that contradicts itself.
+            RepositoryError: the manifest is missing, unreadable or contradicts itself.
         """
         root = Path(path)
         manifest = read_manifest(root)
@@ -301,11 +301,11 @@ class Repository(Catalog):
         return cls(manifest, {head: read_labels(root, manifest, head) for head in manifest.heads}, root)
 
     def spatial_file(self, name: str) -> Path:
-        """A file of the spatial engine's version directory."""
+        """Return the path of a file of the spatial model's version."""
         return self._listed(f"{SPATIAL_MODEL}/{self.manifest.spatial.version}/{name}")
 
     def temporal_file(self, head: str, name: str) -> Path:
-        """A file of a head's temporal engine's version directory."""
+        """Return the path of a file of a head's served version."""
         return self._listed(f"{temporal_model(head)}/{self.manifest.head(head).version}/{name}")
 
     def _listed(self, name: str) -> Path:
@@ -315,9 +315,9 @@ class Repository(Catalog):
 
 
 def read_manifest(root: Path) -> Manifest:
-    """``manifest.json`` of a repository, the other files unseen. Raises as ``Repository.load``."""
+    """Read the manifest of a repository without verifying its files. Raises as ``Repository.load``."""
     file = root / MANIFEST_NAME
-    hint = "make one with `python -m export CHECKPOINT REPOSITORY`"
+    hint = "make one with `python -m export CHECKPOINT REPOSITORY` from a checkout"
     try:
         with file.open("rb") as stream:
             text = stream.read(MAX_MANIFEST_BYTES + 1)
@@ -331,7 +331,7 @@ def read_manifest(root: Path) -> Manifest:
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
-    """A manifest from JSON text that came from ``where``. Raises as ``Repository.load``."""
+    """Read a manifest from JSON text; ``where`` names it in errors. Raises as ``Repository.load``."""
     try:
         fields = json.loads(text) if len(text) <= MAX_MANIFEST_BYTES else None
     except (ValueError, RecursionError) as error:
@@ -362,13 +362,13 @@ def _verify(root: Path, name: str, entry: FileEntry) -> None:
 
 
 def sha256_of(file: Path) -> str:
-    """Hex digest of a file's content."""
+    """Return the hexadecimal digest of a file's content."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_labels(root: Path, manifest: Manifest, head: str) -> Labels:
-    """Labels of a head's served version. Raises ``RepositoryError`` when they do not fit."""
+    """Read the labels of a head's served version. Raises ``RepositoryError`` if they do not fit."""
     labels, entry = {}, manifest.heads[head]
     for output, classes in entry.outputs.items():
         name = f"{temporal_model(head)}/{entry.version}/{labels_file(output)}"
@@ -379,7 +379,7 @@ def read_labels(root: Path, manifest: Manifest, head: str) -> Labels:
 
 
 def parse_labels(content: bytes, file: Path, classes: int) -> tuple[str, ...]:
-    """Labels, one a line.
+    """Parse a label file: one label per line.
 
     Raises:
         RepositoryError: not UTF-8, an empty line, or another number of lines than ``classes``.

@@ -1,11 +1,13 @@
-"""The manifest on its way through Triton: each ``config.pbtxt`` carries the part that belongs to its model.
+"""The manifest in Triton's model configs, so that a client of the server needs no file of the repository.
+
+Each ``config.pbtxt`` carries the part that belongs to its model:
 
     model                     parameters["sfavivit"]
     sfavivit_spatial          the manifest without heads, history, plans; "files": {name: {bytes, sha256}}
     sfavivit_temporal_<head>  {"entry": the served HeadEntry, "labels": {output: [label, ...]}, "files": ...}
 
-A client then needs no file of the repository. ``files`` are those of the model's served version directory;
-a config cannot hold its own digest. Configs of earlier exports have none.
+``files`` are those of the served version's directory, without the config itself. Configs of earlier exports
+have no ``files``.
 """
 
 from __future__ import annotations
@@ -28,20 +30,20 @@ PARAMETER = "sfavivit"
 
 
 def spatial_parameter(manifest: Manifest) -> str:
-    """What the spatial model's config carries."""
+    """Return the parameter of the spatial model's config."""
     fields = manifest.model_dump(mode="json", exclude={"heads", "history", "files", "plans"})
     return _json(fields | {"files": _files(manifest, SPATIAL_MODEL, manifest.spatial.version)})
 
 
 def head_parameter(manifest: Manifest, head: str, labels: Labels) -> str:
-    """What a temporal model's config carries."""
+    """Return the parameter of a temporal model's config."""
     entry = manifest.head(head)
     files = _files(manifest, temporal_model(head), entry.version)
     return _json({"entry": entry.model_dump(mode="json"), "labels": labels, "files": files})
 
 
 def _files(manifest: Manifest, model: str, version: int) -> dict[str, Any]:
-    """Size and digest of every file of a model's version."""
+    """Return size and digest of every file of a model's version."""
     folder = f"{model}/{version}/"
     return {
         name: entry.model_dump(mode="json")
@@ -55,11 +57,11 @@ def _json(value: Any) -> str:
 
 
 def parse_catalog(spatial: str, heads: Mapping[str, str], where: str) -> Catalog:
-    """The catalog that the parameters of a spatial model and of its heads describe.
+    """Read a catalog from the parameters of a spatial model and of its heads; ``where`` names them in errors.
 
     Raises:
-        RepositoryVersionError: written in a newer format.
-        RepositoryError: not such parameters, or ones that contradict each other.
+        RepositoryVersionError: they are written in a newer format.
+        RepositoryError: they are missing, unreadable or contradict each other.
     """
     try:
         fields = dict(json.loads(spatial))

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of the rest of the package."""
+"""Helpers without imports from the rest of the package."""

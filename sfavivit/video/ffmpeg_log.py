@@ -1,4 +1,4 @@
-"""What ffmpeg says on its log, and what that means for the video. Bounded, whatever a file makes it say."""
+"""Parser of ffmpeg's log, which turns messages into errors. Its memory is bounded for any file."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ MAX_QUOTED_CHARACTERS = 160
 _LINE = re.compile(r"(?:\[[^\]]*? @ 0x[0-9a-f]+\] )*\[(?P<level>[a-z]+)\] (?P<text>.*)", re.DOTALL)
 _DURATION = re.compile(r"  Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?),")
 
-# ffmpeg's own words -> what they mean. Of all that match, the first of this table decides. \1 and \2 are
-# groups of the words; \0 is the whole line.
-_MEANINGS: tuple[tuple[str, type[VideoError], str], ...] = (
+# Pattern of a message -> its error and text. Of all messages that match, the first row of this table decides.
+# \1 and \2 are groups of the pattern; \0 is the whole line.
+_DIAGNOSES: tuple[tuple[str, type[VideoError], str], ...] = (
     # libavutil/imgutils.c, because of -max_pixels
     (
         r"Picture size (\d+x\d+) exceeds specified max pixel count (\d+)",
         VideoLimitError,
         r"pictures of \1, the limit is \2 pixels",
     ),
-    # libavcodec/get_buffer.c: a broken header that asks for an impossible picture. Before the next, since
+    # libavcodec/get_buffer.c: a broken header that asks for an impossible picture. Before the next row, since
     # "get_buffer() failed" follows it.
     (r"image parameters invalid", DecodeError, r"a picture of impossible size (\0)"),
-    # strerror(ENOMEM), but not of a demuxer, which a broken file asks for an impossible packet; how h264 says
-    # it; C++ libraries; EAGAIN: no room for the stack of a thread
+    # strerror(ENOMEM), but not of a demuxer, where a broken file asks for an impossible packet; the same in
+    # h264; the same in C++ libraries; EAGAIN: no room for the stack of a thread
     (
         r"(?<!demuxing: )Cannot allocate memory|get_buffer\(\) failed|bad_alloc"
         r"|Resource temporarily unavailable",
         VideoLimitError,
         r"decoding needs more memory than the limit (\0)",
     ),
-    # libavformat/mov.c: the index of an mp4, written last, is not there
+    # libavformat/mov.c: the index of an mp4, which is written last, is missing
     (r"moov atom not found", TruncatedVideoError, "cut off before its index (moov); get the whole file"),
-    # fftools: [0:V:0] finds no moving pictures; cover art does not count
+    # fftools: [0:V:0] matches no moving pictures; cover art does not count
     (r"matches no streams", NoVideoStreamError, "it has no video track"),
     (r"does not contain any stream", NoVideoStreamError, "it has no tracks"),
     # libavformat/demux.c, because of -format_whitelist
@@ -56,18 +56,18 @@ _MEANINGS: tuple[tuple[str, type[VideoError], str], ...] = (
 
 
 @dataclass(frozen=True)
-class _Meaning:
+class _Diagnosis:
     rank: int
     error: type[VideoError]
     message: str
 
 
 class FfmpegLog:
-    """Takes the log as it comes; keeps the facts of the header, an error to quote, and counts.
+    """Incremental parser of a log: the duration in its header, and its errors.
 
-    ``duration_seconds``: the container's, None while or when unknown. ``errors``: lines at level error or
-    worse. ``quotable_error``: of these the one that sorts first, fit for a one-line message; which one comes
-    first is chance, since the decoder's threads all write.
+    ``duration_seconds`` of the container; None while it is unknown. ``errors``: number of lines at level
+    error or worse. ``quotable_error``: the one of these lines that sorts first, made fit for a one-line
+    message (which one *comes* first is chance, since the decoder's threads all write).
     """
 
     def __init__(self) -> None:
@@ -77,27 +77,27 @@ class FfmpegLog:
         self._last_line = "it gives no reason"
         self._rest = b""
         self._in_header = True
-        self._meaning: _Meaning | None = None
+        self._diagnosis: _Diagnosis | None = None
 
     def feed(self, data: bytes) -> None:
-        """Take the next part of the log."""
+        """Parse the next piece of the log, cut anywhere."""
         *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest[:MAX_LINE_BYTES]
         for line in lines:
-            self._take(line[:MAX_LINE_BYTES].decode(errors="replace"))
+            self._parse_line(line[:MAX_LINE_BYTES].decode(errors="replace"))
 
     def limit_error(self) -> VideoError | None:
-        """The limit that ffmpeg ran into, if it did."""
-        found = self._meaning
+        """Return the limit that ffmpeg ran into, or None."""
+        found = self._diagnosis
         return found.error(found.message) if found and found.error is VideoLimitError else None
 
     def failure(self) -> VideoError:
-        """Why there was not one frame."""
-        if self._meaning:
-            return self._meaning.error(self._meaning.message)
+        """Return the error that explains why there was not one frame."""
+        if found := self._diagnosis:
+            return found.error(found.message)
         return DecodeError(f"ffmpeg could not decode one picture: {self.quotable_error or self._last_line}")
 
-    def _take(self, line: str) -> None:
+    def _parse_line(self, line: str) -> None:
         self._last_line = quoted(line) or self._last_line
         match = _LINE.match(line)
         if not match:
@@ -107,28 +107,28 @@ class FfmpegLog:
             error = quoted(text)
             self.quotable_error = min(self.quotable_error or error, error)
             self.errors += 1
-            self._explain(text)
+            self._diagnose(text)
         elif self._in_header:
-            self._read_header(text)
+            self._parse_header(text)
 
-    def _read_header(self, text: str) -> None:
+    def _parse_header(self, text: str) -> None:
         if found := _DURATION.match(text):
             hours, minutes, seconds = found.groups()
             self.duration_seconds = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        # A duration guessed from the bitrate is often wildly wrong; after the mapping come the outputs.
+        # A duration estimated from the bitrate is often wildly wrong; the outputs follow the mapping.
         if "Estimating duration from bitrate" in text or text.startswith("Stream mapping:"):
             self._in_header = False
 
-    def _explain(self, text: str) -> None:
-        for rank, (words, error, message) in enumerate(_MEANINGS):
-            if self._meaning and self._meaning.rank <= rank:
+    def _diagnose(self, text: str) -> None:
+        for rank, (pattern, error, template) in enumerate(_DIAGNOSES):
+            if self._diagnosis and self._diagnosis.rank <= rank:
                 return
-            if match := re.search(words, text):
-                told = message.replace(r"\0", quoted(text).replace("\\", "/"))
-                self._meaning = _Meaning(rank, error, match.expand(told))
+            if match := re.search(pattern, text):
+                filled = template.replace(r"\0", quoted(text).replace("\\", "/"))
+                self._diagnosis = _Diagnosis(rank, error, match.expand(filled))
                 return
 
 
 def quoted(text: str) -> str:
-    """Foreign text made fit for a one-line message: printable and short."""
+    """Make foreign text fit for a one-line message: printable and short."""
     return "".join(c if c.isprintable() else "?" for c in text.strip())[:MAX_QUOTED_CHARACTERS]

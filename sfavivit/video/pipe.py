@@ -1,6 +1,6 @@
-"""A video file that is still arriving: its bytes go into a pipe that the decoder reads.
+"""Pipe for a video file that is still arriving.
 
-A pipe cannot be read twice, so what the decoder would find out by seeking is looked at on the way in.
+A pipe cannot be read twice, so playlists, and MP4 files that need seeking, are found in the bytes written.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ _CLOSED_CHECK_MILLISECONDS = 100
 
 
 class VideoPipe:
-    """Write the bytes of a file; read its frames by ``VideoReader(pipe.source, ...)`` in another thread.
+    """Pipe into the decoder: the bytes of a file are written here while its frames are read elsewhere.
 
-    ``write`` blocks while the decoder has enough; ``end`` and ``close``, from any thread, end it.
+    The frames come from ``VideoReader(pipe.source, ...)`` in another thread. ``write`` blocks while the pipe
+    is full; ``end`` and ``close`` may be called from any thread, and unblock it.
 
     Raises (in ``write`` and ``finish``):
         ForbiddenFormatError: the file is a playlist.
@@ -53,13 +54,13 @@ class VideoPipe:
 
     @property
     def source(self) -> OpenSource:
-        """The end to read from; ask once, for a reader that takes it over."""
+        """Read end of the pipe. May be asked for once; the reader closes it."""
         with self._reading_lock:  # the other lock is held while a write waits for a reader
             reading, self._reading = self._reading, -1
         return OpenSource(reading, self._name)
 
     def write(self, data: bytes) -> bool:
-        """Hand on the next bytes; False when nobody reads any more."""
+        """Write the next bytes of the file; return False when the reader has gone."""
         if self._boxes.media_before_index(data):
             raise NotStreamableError(
                 f"{self._name}: an MP4 file whose index (moov) comes after its media cannot be read while it "
@@ -73,7 +74,7 @@ class VideoPipe:
         return self._write(data)
 
     def finish(self) -> None:
-        """No more bytes."""
+        """Write what is still held back, and end the file."""
         if self._head is not None:
             if not self._head:
                 raise EmptyVideoError(f"{self._name}: the file is empty (0 bytes)")
@@ -81,7 +82,7 @@ class VideoPipe:
         self.end()
 
     def end(self) -> None:
-        """End the file where it is; what has been written can still be read."""
+        """End the file here. Bytes already written can still be read."""
         self._closed = True
         with self._lock:
             if self._descriptor >= 0:
@@ -89,7 +90,7 @@ class VideoPipe:
                 self._descriptor = -1
 
     def close(self) -> None:
-        """End the file, and drop the end to read from if nobody has taken it."""
+        """End the file, and close the read end if no reader has taken it."""
         self.end()
         with self._reading_lock:
             if self._reading >= 0:
@@ -118,9 +119,9 @@ class VideoPipe:
 
 
 class _Mp4Boxes:
-    """Follows the top-level boxes of an MP4 file (ISO/IEC 14496-12, 4.2) up to its index."""
+    """Incremental parser of the top-level boxes of an MP4 file (ISO/IEC 14496-12, 4.2), up to its index."""
 
-    _PLAIN = (b"ftyp", b"styp", b"free", b"skip", b"wide", b"pnot", b"uuid", b"meta")
+    _SKIPPED = (b"ftyp", b"styp", b"free", b"skip", b"wide", b"pnot", b"uuid", b"meta")
 
     def __init__(self) -> None:
         self._header = b""
@@ -128,7 +129,7 @@ class _Mp4Boxes:
         self._done = False
 
     def media_before_index(self, data: bytes) -> bool:
-        """Take the next bytes of the file; whether a box ``mdat`` begins before a box ``moov``."""
+        """Parse the next bytes of the file; return whether a box ``mdat`` begins before a box ``moov``."""
         at = 0
         while not self._done and at < len(data):
             if self._skip:
@@ -146,6 +147,6 @@ class _Mp4Boxes:
                 return True
             size = int.from_bytes(self._header[8:16] if need == 16 else self._header[:4], "big")
             self._skip = size - need
-            self._done = self._header[4:8] not in self._PLAIN or self._skip < 0
+            self._done = self._header[4:8] not in self._SKIPPED or self._skip < 0
             self._header = b""
         return False

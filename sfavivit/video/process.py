@@ -1,4 +1,4 @@
-"""A confined child process: its output read into a buffer, its log drained meanwhile, its end certain."""
+"""The decoder as a supervised child process."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ from sfavivit.errors import DecodeError
 
 _LOG_READ_BYTES = 1 << 16
 _MAX_PIPE_BYTES = 1 << 20  # the most an unprivileged process may ask for
-_EXIT_SECONDS = 10.0
+_EXIT_SECONDS = 10.0  # from the end of the output to the exit
 
 
 class StalledError(Exception):
-    """No output for the agreed time."""
+    """The decoder gave no output for ``stall_seconds``."""
 
 
 class DecoderProcess:
-    """Starts ``command`` with ``stdin`` as its descriptor 0; ``DecodeError`` when that fails.
+    """A confined child whose output is read into buffers while its log is drained.
 
-    ``on_log`` gets what the child writes to its log.
-    ``pipe_bytes`` is how far the child may write ahead of the reader.
+    ``command`` must come from :func:`sfavivit.video.sandbox.confined_command`; descriptor ``stdin`` becomes
+    its descriptor 0. ``on_log`` is called with what it writes to descriptor 2. It may write at most about
+    ``pipe_bytes`` ahead of the reader.
 
-    ``kill`` may be called from any thread at any time; everything else belongs to one thread at a time.
-    ``command`` must come from :func:`sfavivit.video.sandbox.confined_command`.
+    ``kill`` may be called from any thread at any time, the other methods from one thread at a time.
+
+    Raises:
+        DecodeError: the child cannot be started.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class DecoderProcess:
             fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, min(pipe_bytes, _MAX_PIPE_BYTES))
 
     def read_into(self, buffer: memoryview) -> int:
-        """Fill ``buffer`` (bytes); how many were, fewer than asked only at the end of the output.
+        """Fill ``buffer`` (bytes) and return the number of bytes: fewer than asked for only at the end.
 
         Raises:
             StalledError: no output for ``stall_seconds``. The log does not count: a file can make it endless.
@@ -68,7 +71,7 @@ class DecoderProcess:
         deadline = time.monotonic() + self._stall_seconds
         while filled < len(buffer) and self._output in self._selector.get_map():
             ready = self._wait(deadline)
-            # The log first: what was said before these frames is then known before they are looked at.
+            # The log first: messages that precede these frames are then known before the frames are used.
             if self._log in ready:
                 self._drain_log()
             if self._output in ready:
@@ -80,7 +83,11 @@ class DecoderProcess:
         return filled
 
     def finish(self) -> int:
-        """After the end of the output: take the rest of the log; the exit status, negative for a signal."""
+        """Drain the log after the end of the output; return the exit status, negative for a signal.
+
+        Raises:
+            StalledError: the child does not exit.
+        """
         deadline = time.monotonic() + self._stall_seconds
         while self._selector.get_map():
             for descriptor in self._wait(deadline):
@@ -94,15 +101,15 @@ class DecoderProcess:
             raise StalledError from None
 
     def kill(self) -> None:
-        """Kill the child with its group; does not wait, does nothing when it is gone."""
+        """Kill the child's process group, if it still runs, and return at once."""
         with self._kill_lock:
-            # A process forked off this one inherits the object, not the child.
+            # A fork of this process inherits the object, but not the child.
             if self._child.returncode is None and self._owner == os.getpid():
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._child.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Kill the child, take it off the process table, close the pipes. May be called again."""
+        """Kill the child, reap it and close the pipes. May be called again."""
         self.kill()
         self._child.wait()
         self._selector.close()
@@ -129,13 +136,13 @@ def _new_spawner() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="sfavivit-spawn")
 
 
-# The kernel sends the death signal when the *thread* that started the child ends. This one starts them all
-# and lives as long as the process, so that a reader may be opened in a thread that ends before it.
+# The kernel sends the death signal when the *thread* that started a child ends. So one thread, which lives as
+# long as the process, starts them all: a reader may outlive the thread that opened it.
 _spawner = _new_spawner()
 
 
 def _after_fork() -> None:
-    global _spawner  # noqa: PLW0603 - the forked process has the object but not its thread
+    global _spawner  # noqa: PLW0603 - a fork has the object but not its thread
     _spawner = _new_spawner()
 
 

@@ -166,9 +166,7 @@ class VideoReader:
         program = find_ffmpeg()
         command = decode_command(
             program.path,
-            fps=self._sampling.fps,
-            shortest_side=self._sampling.shortest_side,
-            crop_size=self._sampling.crop_size,
+            self._sampling,
             pixels=self._limits.pixels,
             offset_microseconds=offset_microseconds,
             crops=self._crops,
@@ -223,7 +221,7 @@ class VideoReader:
             raise self._limit_error(f"longer than the limit of {limit:g} s")
 
     def _check_end(self, status: int | None) -> None:
-        """At the end of the frames: raise an error if there were none or the decoder failed; note damage.
+        """Raise an error if the decoder failed or gave no frames; note damage. Called after the last frame.
 
         ``status``: exit status of ffmpeg; None if it was not needed any further.
         """

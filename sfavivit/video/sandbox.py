@@ -1,10 +1,10 @@
-"""Run one program so confined that a file which takes it over gains nothing.
+"""Sandbox for the decoder: a hostile file that takes it over gains nothing.
 
-Run as ``python -I -S sandbox.py PARENT MEMORY_BYTES READABLE_FILE... -- PROGRAM ARGUMENT...``; it confines
-itself and then becomes the program. Every video waits for it, so it imports only what loads in a few
-milliseconds (no json, pathlib, signal). What stops what:
+Runs as ``python -I -S sandbox.py PARENT MEMORY_BYTES READABLE_FILE... -- PROGRAM ARGUMENT...``, confines
+itself and then becomes the program. It runs for every video, so it imports only modules that load in a few
+milliseconds (not json, pathlib or signal). Its layers:
 
-    layer                 stops                                               without it
+    layer                 stops                                               where it is missing
     session, death signal a decoder that outlives its caller                  refuses to run
     RLIMIT_AS             memory beyond the limit                             refuses to run
     RLIMIT_FSIZE, _CORE   writing any file, core dumps                        refuses to run
@@ -14,12 +14,12 @@ milliseconds (no json, pathlib, signal). What stops what:
     Landlock ABI 1        opening or running any file but the program's own   runs
     ... ABI 4, ABI 6      TCP once more; signals to other processes           runs
 
-The video is never opened in here: it arrives as descriptor 0, which Landlock leaves usable. The last
-three rows are best effort: seccomp needs x86-64 or arm64, Landlock a kernel that has it switched on.
-Elsewhere than on Linux only the session and the RLIMITs that the system knows are applied.
+The video is never opened in here: it arrives as descriptor 0, which Landlock leaves usable. The last three
+rows are best effort: seccomp needs x86-64 or arm64, Landlock a kernel with it enabled. On systems other than
+Linux only the session and the RLIMITs are applied.
 
-The death signal is tied to the *thread* that starts the child (prctl(2)), so the caller must start it
-from a thread that lives as long as the process.
+The death signal is tied to the *thread* that starts the child (prctl(2)), so the caller must start it from a
+thread that lives as long as the process.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ import resource
 import struct
 import sys
 
-TYPE_CHECKING = False  # what the import of typing would say
+TYPE_CHECKING = False  # the import of typing would take too long
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EXIT_CODE = 125
-"""Status of a child that could not be confined or could not become the program."""
+"""Exit status of a child that could not be confined or could not become the program."""
 
-OPEN_FILES = 16
+MAX_OPEN_FILES = 16
 
 _SIGKILL = 9
 
@@ -61,23 +61,27 @@ _NET_TCP_ABI, _SCOPE_ABI = 4, 6
 
 
 def confined_command(program: Sequence[str], *, memory_bytes: int, readable: Sequence[str]) -> list[str]:
-    """The command line that runs ``program`` confined, as a child of this process.
+    """Return the command line that runs ``program`` confined, as a child of this process.
 
-    ``readable`` are the only files it may open (and execute). Start it with ``start_new_session=True``.
+    ``readable``: the only files that it may open or execute. Start it with ``start_new_session=True``.
     """
     policy = [str(os.getpid()), str(memory_bytes), *readable, "--"]
     return [sys.executable, "-I", "-S", __file__, *policy, *program]
 
 
 def landlock_abi() -> int:
-    """Version of the kernel's Landlock, 0 when it has none or it is switched off."""
+    """Return the version of the kernel's Landlock; 0 if it has none or has it disabled."""
     if sys.platform != "linux":
         return 0
     return max(0, _syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _CREATE_RULESET_VERSION))
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Confine this process and become the program; returns only by raising ``OSError``."""
+    """Confine this process and become the program.
+
+    Raises:
+        OSError: a layer cannot be applied, or the program cannot be executed.
+    """
     end = arguments.index("--")
     parent, memory_bytes, readable = int(arguments[0]), int(arguments[1]), arguments[2:end]
     program = list(arguments[end + 1 :])
@@ -88,7 +92,7 @@ def main(arguments: Sequence[str]) -> None:
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         _landlock(readable)
         _no_sockets()
-    _limit("RLIMIT_NOFILE", OPEN_FILES)
+    _limit("RLIMIT_NOFILE", MAX_OPEN_FILES)
     _limit("RLIMIT_AS", memory_bytes)
     os.execv(program[0], program)  # noqa: S606 - the program is the caller's choice
 
@@ -102,7 +106,7 @@ def _limit(name: str, value: int) -> None:
 
 def _die_with(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
-    if os.getppid() != parent:  # it died before the signal was asked for, so the signal will never come
+    if os.getppid() != parent:  # it died before the signal was requested, so the signal will never come
         raise OSError("the parent process is gone")
 
 
@@ -113,14 +117,14 @@ def _landlock(readable: Sequence[str]) -> None:
     rights = (1 << _FS_RIGHTS_BY_ABI.get(abi, 16)) - 1
     net = 0b11 if abi >= _NET_TCP_ABI else 0  # bind and connect
     scope = 0b11 if abi >= _SCOPE_ABI else 0  # abstract Unix sockets and signals
-    # The structure grew with the ABI: a kernel refuses bytes it does not know unless they are zero.
+    # The structure grew with the ABI; an older kernel accepts the new fields if they are zero.
     attributes = struct.pack("=QQQ", rights, net, scope)
     ruleset = _check(_syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0))
     for path in readable:
         try:
             target = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
-            continue  # what does not exist needs no permission
+            continue  # a missing file needs no permission
         rule = struct.pack("=Qi", _EXECUTE | _READ_FILE, target)
         _check(_syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0))
         os.close(target)
@@ -129,7 +133,7 @@ def _landlock(readable: Sequence[str]) -> None:
 
 
 def _no_sockets() -> None:
-    """A seccomp filter under which no socket can be made (linux/filter.h, linux/seccomp.h)."""
+    """Install a seccomp filter that refuses new sockets (linux/filter.h, linux/seccomp.h)."""
     if os.uname().machine not in _MACHINES or sys.maxsize < 1 << 32:
         return
     architecture, socket = _MACHINES[os.uname().machine]

@@ -1,4 +1,4 @@
-"""From a path or bytes to the one descriptor that the decoder gets: a file, not empty, no playlist."""
+"""Video sources: paths, bytes and open files, and the descriptor that the decoder reads."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from sfavivit.errors import (
 
 @dataclass(frozen=True)
 class OpenSource:
-    """An open file, or the read end of a pipe, that whoever opens the source takes over and closes.
+    """An open file, or the read end of a pipe (:class:`sfavivit.video.pipe.VideoPipe`).
 
-    ``name`` is how messages name it. For a pipe see :class:`sfavivit.video.pipe.VideoPipe`.
+    The reader takes over the descriptor and closes it. ``name`` stands for it in messages.
     """
 
     descriptor: int
@@ -31,7 +31,7 @@ class OpenSource:
 
 
 Source = str | os.PathLike[str] | bytes | OpenSource
-"""A path, the content of a video file, or a file that is open already."""
+"""A path, the content of a video file, or an open file."""
 
 MAX_SECONDS = 1e9
 """Latest time that a segment may name: beyond any video, and exact in microseconds."""
@@ -71,8 +71,8 @@ _OPEN_ERRORS: dict[int, tuple[type[VideoError], str]] = {
     errno.ENXIO: (NotAFileError, "a socket or device, not a file; give the path of a video file"),
 }
 
-# How files begin that name other files or addresses. The decoder refuses them in any case (it is told
-# which containers it may read, and is confined); this is what gives them an error of their own.
+# The first bytes of files that refer to other files or addresses. The decoder refuses them in any case (it
+# has a whitelist of containers, and is confined); this gives them an error of their own.
 HEAD_BYTES = 4096
 _PLAYLISTS: tuple[tuple[str, bytes], ...] = (
     ("an HLS or m3u playlist", rb"#EXTM3U"),
@@ -89,22 +89,26 @@ _PLAYLISTS: tuple[tuple[str, bytes], ...] = (
 
 
 def display_name(source: Source) -> str:
-    """The source as error messages name it: on one line, whatever is in the name."""
+    """Name of a source for messages, on one line whatever the path contains."""
     if isinstance(source, OpenSource):
         return source.name
     return f"video of {len(source)} bytes" if isinstance(source, bytes) else repr(os.fspath(source))
 
 
 def open_source(source: Source) -> int:
-    """A descriptor at the start of a regular file that is not empty and not a playlist; the caller closes it.
+    """Open a source and return a descriptor at its start, for the caller to close.
 
-    Never blocks, as opening a named pipe otherwise would. Raises the :class:`VideoError` that says why not.
+    Never blocks, as opening a named pipe otherwise would.
+
+    Raises:
+        VideoError: not a readable, regular, non-empty file (the subclass says which).
+        ForbiddenFormatError: a playlist.
     """
     name = display_name(source)
     if isinstance(source, OpenSource):
         descriptor = source.descriptor
         if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-            return descriptor  # whoever fills the pipe looks at what goes in
+            return descriptor  # VideoPipe checks the content as it is written
     elif isinstance(source, bytes):
         descriptor = _from_bytes(source)
     else:
@@ -128,7 +132,7 @@ def _check(descriptor: int, name: str) -> None:
 
 
 def refuse_playlist(head: bytes, name: str) -> None:
-    """Raise ``ForbiddenFormatError`` when the first ``HEAD_BYTES`` of a file are those of a playlist."""
+    """Raise ``ForbiddenFormatError`` if the first ``HEAD_BYTES`` of a file are those of a playlist."""
     head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     for what, start in _PLAYLISTS:
         if re.match(start, head, re.IGNORECASE):
@@ -148,7 +152,7 @@ def _from_path(path: str, name: str) -> int:
 
 
 def _from_bytes(content: bytes) -> int:
-    """A descriptor of a file without a name, in memory, that holds ``content``."""
+    """Return a descriptor of an anonymous file in memory that holds ``content``."""
     descriptor = os.memfd_create("video", os.MFD_CLOEXEC)
     try:
         view = memoryview(content)

@@ -7,6 +7,7 @@ of a whole number of periods therefore counts as exactly that many: at 15 frames
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -34,7 +35,8 @@ def to_microseconds(seconds: float) -> int:
     return round(seconds * MICROSECONDS)
 
 
-class FrameRange(NamedTuple):
+@dataclass(frozen=True)
+class FrameRange:
     """Frames of a segment, as the decoder counts them.
 
     The decoder emits the picture on display at ``offset_microseconds`` + i periods, i = 0, 1, ... Of these

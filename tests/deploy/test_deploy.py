@@ -70,7 +70,7 @@ def compose() -> dict[str, Any]:
 
 
 def arguments() -> dict[str, tuple[list[str], list[str]]]:
-    """How the service and Triton are started: in compose, in Kubernetes."""
+    """Return the arguments of the service and of Triton, in compose and in Kubernetes."""
     services = compose()["services"]
     objects = base_objects()
     return {
@@ -148,7 +148,7 @@ def test_kustomizations_name_files_that_are_there() -> None:
 
 
 def settings_of(args: list[str], monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """What the real command line makes of the arguments."""
+    """Return the settings that the real command line makes of the arguments."""
     seen: list[Settings] = []
 
     async def started(settings: Settings) -> None:

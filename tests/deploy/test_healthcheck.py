@@ -7,18 +7,15 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from serving.lifecycle import SERVICE_NAME
+from tests.serving.certificates import Authority
 
 PROBE = Path(__file__).parents[2] / "deploy" / "healthcheck.py"
 
@@ -77,36 +74,13 @@ def test_the_probe_says_why_in_one_line(capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.parametrize("self_signed", [True, False])
 def test_the_probe_trusts_the_certificate_of_the_service(tmp_path: Path, self_signed: bool) -> None:
-    certificate, key = make_certificate("video-recognition.sfavivit.svc", self_signed=self_signed)
-    file = tmp_path / "tls.crt"
-    file.write_bytes(certificate)
-    other = tmp_path / "other.crt"
-    other.write_bytes(make_certificate("video-recognition.sfavivit.svc", self_signed=True)[0])
+    authority, other = (
+        Authority(tmp_path, name, "video-recognition.sfavivit.svc") for name in ("authority", "other")
+    )
+    files = (authority.certificate_file, authority.key_file) if self_signed else authority.issue("service")
+    certificate, key = (file.read_bytes() for file in files)
     name = "--name=video-recognition.sfavivit.svc"
     with health_server(STATUS.SERVING, grpc.ssl_server_credentials([(key, certificate)])) as port:
-        assert probe_main()([f"127.0.0.1:{port}", f"--certificate={file}", name]) == 0
-        assert probe_main()([f"127.0.0.1:{port}", f"--certificate={file}", "--name=another"]) == 1
-        assert probe_main()([f"127.0.0.1:{port}", f"--certificate={other}", name]) == 1
-
-
-def make_certificate(name: str, *, self_signed: bool) -> tuple[bytes, bytes]:
-    """PEM certificate of ``name`` and its key; signed by itself, or by an authority not kept."""
-    key, authority = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "authority")])
-    now = datetime.now(UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject if self_signed else issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key if self_signed else authority, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return built.public_bytes(serialization.Encoding.PEM), private
+        assert probe_main()([f"127.0.0.1:{port}", f"--certificate={files[0]}", name]) == 0
+        assert probe_main()([f"127.0.0.1:{port}", f"--certificate={files[0]}", "--name=another"]) == 1
+        assert probe_main()([f"127.0.0.1:{port}", f"--certificate={other.certificate_file}", name]) == 1

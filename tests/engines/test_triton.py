@@ -9,7 +9,6 @@ import shutil
 import signal
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,7 +42,7 @@ from sfavivit.errors import (
 from sfavivit.repository.manifest import Precision, logits_tensor
 from sfavivit.repository.triton_parameters import head_parameter, parse_catalog, spatial_parameter
 from tests.conftest import SIDE, build_model, random_frames
-from tests.serving.support import eventually
+from tests.serving.support import eventually, triton_executions
 from tests.video_files import encode
 
 Client: Any = triton_grpc.InferenceServerClient
@@ -145,23 +144,15 @@ def test_reduced_precisions(parity_video: Path, tmp_path: Path, precision: Preci
         np.testing.assert_allclose(there.logits(features)[""], here.logits(features)[""], atol=1e-5)
 
 
-def statistics(server: TritonServer, model: str) -> tuple[int, int]:
-    """Requests answered and executions they took, since Triton started."""
-    url = f"http://{server.address}:{server.ports.http}/v2/models/{model}/stats"
-    with urllib.request.urlopen(url) as answer:
-        stats = json.load(answer)["model_stats"][0]
-    return stats["inference_count"], stats["execution_count"]
-
-
 def test_streams_share_batches_and_nothing_else(
     triton_server: TritonServer, recognizer_of_triton: Recognizer, recognizer: Recognizer
 ) -> None:
     clips = [random_frames(120, seed=seed) for seed in range(16)]
     alone = [recognizer.features(clip) for clip in clips]
-    before = statistics(triton_server, "sfavivit_spatial")
+    before = triton_executions(triton_server, "sfavivit_spatial")
     with ThreadPoolExecutor(len(clips)) as pool:
         together = list(pool.map(recognizer_of_triton.features, clips))
-    requests, executions = np.subtract(statistics(triton_server, "sfavivit_spatial"), before)
+    requests, executions = np.subtract(triton_executions(triton_server, "sfavivit_spatial"), before)
     for mine, expected in zip(together, alone, strict=True):
         np.testing.assert_allclose(mine, expected, atol=1e-5)
     assert requests == 16 * 20
@@ -251,8 +242,8 @@ def test_requests_in_flight_are_bounded(frozen: Recognizer) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         messages = list(pool.map(ask, range(8)))
-    # Whoever waits may get the turn of one that has just timed out, and time out in it.
-    assert any("no turn" in message for message in messages)
+    # A waiting caller may get the slot of one that has just timed out, and time out in it.
+    assert any("no slot" in message for message in messages)
 
 
 def test_killed_and_back_again(own_server: TritonServer, recognizer: Recognizer) -> None:

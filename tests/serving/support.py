@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from serving.lifecycle import VideoServer
+from serving.lifecycle import SERVICE_NAME, VideoServer
 from serving.settings import Settings
+from serving.triton import TritonServer
 from sfavivit import Recognition
 from sfavivit.protocol.client import VideoRecognitionClient
 from tests.conftest import random_frames
@@ -46,6 +51,21 @@ def running_service(repository: Path | str, **settings: Any) -> Iterator[VideoSe
 def address_of(server: VideoServer) -> str:
     """Return the address of a service as a client takes it."""
     return f"127.0.0.1:{server.port}"
+
+
+def health_of(address: str, service: str = SERVICE_NAME) -> int:
+    """Return the gRPC health of a service at ``address``."""
+    with grpc.insecure_channel(address) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status)
+
+
+def triton_executions(server: TritonServer, model: str) -> tuple[int, int]:
+    """Return the requests that a model of Triton has answered, and the executions they took."""
+    url = f"http://{server.address}:{server.ports.http}/v2/models/{model}/stats"
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        stats = json.load(answer)["model_stats"][0]
+    return stats["inference_count"], stats["execution_count"]
 
 
 def encode_videos(folder: Path, count: int) -> list[Path]:

@@ -25,15 +25,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from serving.__main__ import app
+from serving.lifecycle import SERVICE_NAME
 from sfavivit.errors import EngineUnavailableError, NotAVideoError, ServiceError
 from sfavivit.protocol.answers import Query, ServedRecognition
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, VideoRecognitionClient
 from sfavivit.protocol.requests import classify_requests
 from tests.commands import run_here
-from tests.serving.support import HeldUpload, encode_videos, eventually, pieces, spooled
+from tests.serving.support import HeldUpload, encode_videos, eventually, health_of, pieces, spooled
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-SERVICE = "sfavivit.v1.VideoRecognition"
 
 
 class Process:
@@ -83,38 +83,32 @@ def process(repository: Path) -> Iterator[Process]:
         yield process
 
 
-def health_of(address: str, service: str = "") -> int:
-    with grpc.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        return int(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status)
-
-
 def watch_health(address: str, seen: list[int]) -> None:
     """Add what a watcher is told to ``seen`` until the service ends."""
     with grpc.insecure_channel(address) as channel, contextlib.suppress(grpc.RpcError):
         stub = health_pb2_grpc.HealthStub(channel)
-        for answer in stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=20):
+        for answer in stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE_NAME), timeout=20):
             seen.append(int(answer.status))
 
 
 def test_health_overall_and_of_the_service(process: Process) -> None:
-    assert health_of(process.address) == health_of(process.address, SERVICE) == SERVING
+    assert health_of(process.address, "") == health_of(process.address) == SERVING
     with pytest.raises(grpc.RpcError) as caught:
         health_of(process.address, "nobody")
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 def test_reflection_lists_and_describes_the_service(process: Process) -> None:
-    """What grpcurl does: list the services, then get the file that describes one."""
+    """List the services, then get the file that describes one, as grpcurl does."""
     requests = [
         reflection_pb2.ServerReflectionRequest(list_services=""),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE_NAME),
     ]
     with grpc.insecure_channel(process.address) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         listed, described = stub.ServerReflectionInfo(iter(requests), timeout=5)
     names = {service.name for service in listed.list_services_response.service}
-    assert {SERVICE, "grpc.health.v1.Health"} <= names
+    assert {SERVICE_NAME, "grpc.health.v1.Health"} <= names
     (file, *_) = map(FileDescriptorProto.FromString, described.file_descriptor_response.file_descriptor_proto)
     methods = {
         method.name: (method.client_streaming, method.server_streaming) for method in file.service[0].method
@@ -182,7 +176,7 @@ async def _given(chunks: list[bytes]) -> AsyncIterator[bytes]:
 
 
 def test_sigterm_drains_and_exits_zero(repository: Path, video: Path) -> None:
-    """What runs is finished, and then the process ends."""
+    """Running requests are finished, and then the process ends."""
     with (
         service_process("--repository", repository) as process,
         VideoRecognitionClient(process.address, timeout_seconds=30) as client,
@@ -206,9 +200,11 @@ def test_sigterm_drains_and_exits_zero(repository: Path, video: Path) -> None:
         assert seen == [SERVING, NOT_SERVING]
 
 
-def test_draining_is_bounded(repository: Path, video: Path) -> None:
+@pytest.mark.parametrize(("drain_seconds", "signals"), [("0.5", 1), ("60", 2)])
+def test_draining_is_bounded(repository: Path, video: Path, drain_seconds: str, signals: int) -> None:
+    """By its option, and by a second signal."""
     with (
-        service_process("--repository", repository, "--drain-seconds", "0.5") as process,
+        service_process("--repository", repository, "--drain-seconds", drain_seconds) as process,
         VideoRecognitionClient(process.address, timeout_seconds=30) as client,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -217,6 +213,9 @@ def test_draining_is_bounded(repository: Path, video: Path) -> None:
         assert eventually(lambda: "sfavivit_active_streams 1.0" in process.metrics())
         started = time.monotonic()
         process.popen.send_signal(signal.SIGTERM)
+        process.log_until("draining")
+        if signals > 1:
+            process.popen.send_signal(signal.SIGTERM)
         assert process.popen.wait(10) == 0
         assert time.monotonic() - started < 5
         held.release()

@@ -1,71 +1,24 @@
-"""Who may enter: TLS, mutual TLS, tokens; plaintext stays on the machine."""
+"""TLS, mutual TLS and tokens; plaintext stays on the machine."""
 
 from __future__ import annotations
 
 import asyncio
-import datetime
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from serving.settings import Security, Settings
 from sfavivit.errors import ServiceError, SfaVivitError, UnauthenticatedError, UsageError
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, Tls, VideoRecognitionClient
+from tests.serving.certificates import Authority
 from tests.serving.support import address_of, eventually, running_service
 
 TOKEN, OTHER = "a-token-of-32-characters-0123456", "another-token-of-many-characters"
-
-
-class Authority:
-    """A certificate authority that signs for ``localhost``, its files in ``folder``."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder, self._name = folder, name
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.certificate = self._write("ca", self._sign(self._subject, self._key, authority=True))
-
-    def issue(self, who: str) -> tuple[Path, Path]:
-        """(certificate, key) files."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, who)])
-        certificate = self._write(who, self._sign(subject, key, authority=False))
-        file = certificate.with_suffix(".key")
-        file.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        return certificate, file
-
-    def _sign(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, authority: bool
-    ) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
-        builder = (
-            x509.CertificateBuilder(self._subject, subject, key.public_key(), x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        )
-        return builder.sign(self._key, hashes.SHA256())
-
-    def _write(self, who: str, certificate: x509.Certificate) -> Path:
-        file = self._folder / f"{self._name}-{who}.pem"
-        file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        return file
 
 
 def heads(address: str, *, tls: Tls | None = None, token: str | None = None) -> list[str]:
@@ -85,14 +38,14 @@ def test_tls_and_mutual_tls(repository: Path, tmp_path: Path) -> None:
     certificate, key = ours.issue("server")
     with running_service(repository, security=Security(certificate, key)) as server:
         address = f"localhost:{server.port}"
-        assert heads(address, tls=Tls(ours.certificate)) == ["default", "long"]
-        assert isinstance(refusal(lambda: heads(address, tls=Tls(foreign.certificate))), ServiceError)
+        assert heads(address, tls=Tls(ours.certificate_file)) == ["default", "long"]
+        assert isinstance(refusal(lambda: heads(address, tls=Tls(foreign.certificate_file))), ServiceError)
         assert isinstance(refusal(lambda: heads(address)), ServiceError)
-    with running_service(repository, security=Security(certificate, key, ours.certificate)) as server:
+    with running_service(repository, security=Security(certificate, key, ours.certificate_file)) as server:
         address = f"localhost:{server.port}"
-        assert heads(address, tls=Tls(ours.certificate, *ours.issue("client"))) == ["default", "long"]
-        assert isinstance(refusal(lambda: heads(address, tls=Tls(ours.certificate))), ServiceError)
-        stranger = Tls(ours.certificate, *foreign.issue("client"))
+        assert heads(address, tls=Tls(ours.certificate_file, *ours.issue("client"))) == ["default", "long"]
+        assert isinstance(refusal(lambda: heads(address, tls=Tls(ours.certificate_file))), ServiceError)
+        stranger = Tls(ours.certificate_file, *foreign.issue("client"))
         assert isinstance(refusal(lambda: heads(address, tls=stranger)), ServiceError)
 
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from export.exporter import ExportOptions, export_model
 from export.outputs import label_outputs
-from serving.lifecycle import SERVICE_NAME, VideoServer
+from serving.lifecycle import VideoServer
 from serving.models import ModelSource
 from serving.settings import Settings
 from serving.triton import TritonServer
@@ -32,7 +29,15 @@ from sfavivit.inference.options import ClassifyOptions
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import VideoRecognitionClient
 from tests.conftest import build_model, random_frames
-from tests.serving.support import address_of, encode_videos, eventually, pieces, running_service
+from tests.serving.support import (
+    address_of,
+    encode_videos,
+    eventually,
+    health_of,
+    pieces,
+    running_service,
+    triton_executions,
+)
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -59,26 +64,12 @@ def assert_close(answer: Recognition, expected: Recognition) -> None:
             np.testing.assert_allclose(answer.heads[head][output].logits, result.logits, atol=1e-5)
 
 
-def batches(triton: TritonServer) -> tuple[int, int]:
-    """(requests, executions) of the spatial model so far."""
-    url = f"http://{triton.address}:{triton.ports.http}/v2/models/sfavivit_spatial/stats"
-    with urllib.request.urlopen(url, timeout=5) as reply:
-        stats = json.load(reply)["model_stats"][0]
-    return stats["inference_count"], stats["execution_count"]
-
-
-def health_of(server: VideoServer) -> int:
-    with grpc.insecure_channel(address_of(server)) as channel:
-        request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
-        return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status)
-
-
 def test_sixteen_streams_share_batches_and_nothing_else(
     server: VideoServer, triton_server: TritonServer, repository: Path, videos: list[Path]
 ) -> None:
     local = Recognizer.load(repository)
     expected = [local.classify(video) for video in videos]
-    before = batches(triton_server)
+    before = triton_executions(triton_server, "sfavivit_spatial")
     together = threading.Barrier(16)
 
     def one(number: int) -> Any:
@@ -93,7 +84,7 @@ def test_sixteen_streams_share_batches_and_nothing_else(
         assert_close(client.score_features(features), expected[0])
     for number, answer in enumerate(answers):
         assert_close(answer, expected[number % len(videos)])
-    requests, executions = np.subtract(batches(triton_server), before)
+    requests, executions = np.subtract(triton_executions(triton_server, "sfavivit_spatial"), before)
     assert requests / executions > 1
 
 
@@ -103,7 +94,7 @@ def test_triton_is_killed_in_mid_stream_and_comes_back(repository: Path, videos:
         running_service(triton.url, health_seconds=0.3) as server,
         client_of(server) as client,
     ):
-        assert health_of(server) == SERVING
+        assert health_of(address_of(server)) == SERVING
         killed: list[float] = []
 
         def chunks() -> Iterator[Any]:
@@ -118,12 +109,12 @@ def test_triton_is_killed_in_mid_stream_and_comes_back(repository: Path, videos:
                     triton.process.kill()
                     killed.append(time.monotonic())
         assert time.monotonic() - killed[0] < 10
-        assert eventually(lambda: health_of(server) == NOT_SERVING, 10)
+        assert eventually(lambda: health_of(address_of(server)) == NOT_SERVING, 10)
         with pytest.raises(EngineUnavailableError):
             client.classify(videos[0])
         triton.stop()
         triton.start()
-        assert eventually(lambda: health_of(server) == SERVING, 15)
+        assert eventually(lambda: health_of(address_of(server)) == SERVING, 15)
         answer = client.classify(videos[0])
         assert isinstance(answer, ServedRecognition)
         assert_close(answer, Recognizer.load(repository).classify(videos[0]))
@@ -165,20 +156,20 @@ def test_a_triton_that_hangs_is_given_up_and_taken_back(
             with pytest.raises(EngineUnavailableError, match="Triton at .* failed: .*closed"):
                 list(client.stream([random_frames(64)]))
             assert time.monotonic() - start < 10
-            assert health_of(server) == NOT_SERVING
+            assert health_of(address_of(server)) == NOT_SERVING
             start = time.monotonic()
             with pytest.raises(EngineUnavailableError, match="models are not available: .*did not answer"):
                 client.classify(videos[0])
             assert time.monotonic() - start < 1
         finally:
             triton.process.send_signal(signal.SIGCONT)
-        assert eventually(lambda: health_of(server) == SERVING, 15)
+        assert eventually(lambda: health_of(address_of(server)) == SERVING, 15)
         assert_close(client.classify(videos[0]), Recognizer.load(repository).classify(videos[0]))
 
 
 def test_the_service_may_start_before_triton() -> None:
     with running_service("triton://127.0.0.1:1", health_seconds=0.3) as server, client_of(server) as client:
-        assert health_of(server) == NOT_SERVING
+        assert health_of(address_of(server)) == NOT_SERVING
         with pytest.raises(EngineUnavailableError):
             client.list_heads()
 

@@ -1,13 +1,13 @@
-"""Checkpoints in and out.
+"""Reading and writing checkpoints.
 
     native .safetensors ──┐
     torch.save, our own ──┼─► load_checkpoint ─► SfaVivit ─► save_checkpoint ─► native .safetensors
     Scenic msgpack ───────┘                         ▲
     ViT image checkpoint, timm naming ─► initialise_spatial
 
-What a file is, is found in its first bytes, never in its name. A file is hostile until checked: pickles run
-no code, nothing is allocated before the file is shown to hold it, and every refusal is one
-``CheckpointError`` line.
+A file's format is recognised by its first bytes, not by its name. Files may be hostile: pickles run no code,
+nothing is allocated before the file is shown to hold it, and every refusal is a ``CheckpointError`` of one
+line.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _LOADERS = {
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> SfaVivit:
-    """The model of a checkpoint file, fp32 on the CPU, in evaluation mode.
+    """Load a model from a checkpoint file, fp32 on the CPU, in evaluation mode.
 
-    Accepts the native form, ``torch.save({"dimensions": json, "state": state_dict})``, and Scenic's
+    Accepts the native format, ``torch.save({"dimensions": json, "state": state_dict})``, and Scenic's
     factorised-encoder ViViT, whose dimensions are read from the shapes of its weights.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The file formats that hold tensors: which one a file is, and its contents, whatever they mean."""
+"""File formats of tensors: recognising and reading them, whatever model they hold."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _ZIP = b"PK\x03\x04"
 
 
 def identify(path: Path) -> Container:
-    """The container format of a regular, readable, non-empty file.
+    """Recognise the format of a regular, readable, non-empty file.
 
     Raises:
         CheckpointError: no such file, or none of the formats.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # asked before open, which blocks on a pipe
+        if not stat.S_ISREG(path.stat().st_mode):  # checked before open, which blocks on a pipe
             raise checkpoint_error(path, f"expected a file, found {_kind_of(path)}")
         with path.open("rb") as file:
             head = file.read(9)
@@ -64,10 +64,10 @@ def _container(head: bytes) -> Container | None:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors (mapped from the file, not yet read) and metadata of a safetensors file.
+    """Return the tensors (mapped from the file, not read yet) and the metadata of a safetensors file.
 
     Raises:
-        CheckpointError: truncated or malformed.
+        CheckpointError: the file is truncated or malformed.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -80,32 +80,32 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_torch(path: Path) -> Any:
-    """The object that ``torch.save`` wrote, of tensors and plain containers only.
+    """Return the object that ``torch.save`` wrote, of tensors and plain containers only.
 
     Zip archives are mapped, so that a storage can never be larger than the file.
 
     Raises:
-        CheckpointError: damaged, compressed (torch never compresses; a few bytes could unpack to
-            terabytes), or a pickle that would run code.
+        CheckpointError: the file is damaged, compressed (torch never compresses, and a few bytes could unpack
+            to terabytes), or a pickle that would run code.
     """
     try:
         if archive := _is_zip(path):
             _check_stored(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unusual pickles, which are refused or read all the same
+            warnings.simplefilter("ignore")  # unusual pickles are read or refused all the same
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
-        # torch's own text advises to load with weights_only=False.
+        # torch's own message advises weights_only=False.
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         found = f"a reference to {foreign[1]}" if foreign else "a pickle of something else"
         raise checkpoint_error(path, f"expected only tensors and plain values, found {found}") from error
-    except Exception as error:  # a hostile pickle makes the unpickler raise whatever it likes
+    except Exception as error:  # a hostile pickle can make the unpickler raise anything
         raise checkpoint_error(path, f"expected a whole torch.save file, found: {reason(error)}") from error
 
 
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(4) == _ZIP  # the test that torch.load makes
+        return file.read(4) == _ZIP  # the same test as in torch.load
 
 
 def _check_stored(path: Path) -> None:

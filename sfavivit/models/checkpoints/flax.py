@@ -1,12 +1,12 @@
-"""Flax's msgpack serialisation, without jax, flax or a copy of the file.
+"""Reader of Flax's msgpack serialisation, without jax, flax or a copy of the file.
 
 Flax writes a tree of string-keyed maps. An array is an extension of type 1 (a NumPy scalar: type 3) whose
 payload is again msgpack: [shape, dtype name, row-major little-endian bytes]. An array above 1 GiB is a map
 ``{"__msgpack_chunked_array__": True, "shape": {"0": ...}, "chunks": {"0": array, ...}}`` of flat pieces.
 (flax/serialization.py; https://github.com/msgpack/msgpack/blob/master/spec.md)
 
-The file is mapped and an array stays a view of it until its values are asked for: a train state also holds
-the optimizer's moments, twice the size of the weights, and those are never read.
+The file is mapped, and an array stays a view of it until its values are converted: a train state also holds
+the optimizer's moments, twice the size of the weights, which are never read.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ _FLOAT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
 
 class FlaxFormatError(ValueError):
-    """The bytes are not a Flax msgpack; one line, saying where."""
+    """The bytes are not Flax msgpack. The message is one line, with the position."""
 
 
 @dataclass(frozen=True)
 class FlaxArray:
-    """An array in the file. For floating-point types, ``pieces`` hold exactly the bytes of ``shape``."""
+    """An array in the file. ``pieces`` of a floating-point array hold exactly the bytes of ``shape``."""
 
     shape: tuple[int, ...]
     dtype: str
     pieces: tuple[memoryview, ...]
 
     def to_float32(self) -> npt.NDArray[np.float32]:
-        """A writable fp32 copy of the values.
+        """Return a writable fp32 copy of the values.
 
         Raises:
-            FlaxFormatError: the values are not floating point.
+            FlaxFormatError: the values are not floating-point.
         """
         if self.dtype not in _FLOAT_BYTES:
             raise FlaxFormatError(f"expected floating-point values, found {self.dtype}")
@@ -67,11 +67,11 @@ def _decode(piece: memoryview, dtype: str) -> npt.NDArray[Any]:
 
 
 def read_flax(path: Path) -> Any:
-    """The tree in a file: dicts, lists, scalars, and ``FlaxArray`` leaves.
+    """Read the tree in a file: dicts, lists, scalars, and ``FlaxArray`` leaves.
 
     Raises:
-        FlaxFormatError: not msgpack, truncated, nested or split without bound, or arrays whose bytes do not
-            fit their shape.
+        FlaxFormatError: not msgpack, truncated, nested too deep, too many objects, or arrays whose bytes do
+            not fit their shape.
         OSError: the file cannot be mapped.
     """
     with path.open("rb") as file:
@@ -84,7 +84,7 @@ def read_flax(path: Path) -> Any:
 
 
 class _Reader:
-    """A msgpack parser over one buffer. Every length is checked against the bytes that are there."""
+    """Msgpack parser over one buffer, which checks every length against the bytes that are left."""
 
     def __init__(self, data: memoryview) -> None:
         self.data = data
@@ -160,7 +160,7 @@ class _Reader:
         raise self.error("expected [shape, dtype, bytes] in an array")
 
     def joined(self, chunked: dict[str, Any]) -> FlaxArray:
-        """The array whose flat pieces a map holds."""
+        """Join an array whose flat pieces are in a map."""
         try:
             shape = [chunked["shape"][str(i)] for i in range(len(chunked["shape"]))]
             chunks = [chunked["chunks"][str(i)] for i in range(len(chunked["chunks"]))]

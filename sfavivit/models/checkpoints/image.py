@@ -1,4 +1,4 @@
-"""A ViT or hybrid image checkpoint as the start of the spatial half."""
+"""Initialising the spatial half from an image checkpoint of a ViT or hybrid."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from sfavivit.models.checkpoints.containers import Container, identify, read_saf
 from sfavivit.models.checkpoints.weights import check_shapes, check_tensors, checkpoint_error, to_float32
 from sfavivit.models.vivit import SfaVivit, SpatialTransformer, interpolate_positions
 
-# The image classifier, and what timm once put or now puts before it.
+# The image classifier, and layers that versions of timm put before it.
 _IGNORED = ("head.", "fc_norm.", "pre_logits.")
-_WRAPPERS = ("model", "state_dict")  # where training scripts keep the weights in a larger dict
+_WRAPPERS = ("model", "state_dict")  # keys of the weights in the larger dict of training scripts
 
 
 @torch.no_grad()
 def initialise_spatial(model: SfaVivit, path: str | os.PathLike[str]) -> None:
     """Overwrite the spatial half of ``model`` with an image ViT's or hybrid's weights in timm naming.
 
-    The 2D patch kernel, 1x1 of a hybrid, goes to the central frame (index t // 2) of the tubelet kernel and
-    the other frames start at zero, as Scenic's ``central_frame_initializer`` does (arXiv 2103.15691, equation
-    9). A grid of positions of another size is interpolated. The image classifier is ignored; all else must
-    fit. Pixels are scaled to [-1, 1] here, as for timm's models with mean = std = 0.5 (those of arXiv
+    The 2D patch kernel (1x1 in a hybrid) becomes the central frame (index t // 2) of the tubelet kernel,
+    whose other frames become zero, as in Scenic's ``central_frame_initializer`` (arXiv 2103.15691, equation
+    9). Positions of another grid size are interpolated. The image classifier is ignored; all other weights
+    must fit. Pixels are scaled to [-1, 1], as for timm's models with mean = std = 0.5 (those of arXiv
     2106.10270).
 
     Raises:
-        CheckpointError: not such a file, or of other dimensions than the model's; the model is unchanged.
+        CheckpointError: another kind of file, or other dimensions than the model's; the model is unchanged.
     """
     file = Path(path)
     tensors = check_tensors(file, _image_weights(file))
@@ -70,7 +70,7 @@ def _image_weights(path: Path) -> dict[str, object]:
 
 
 def _targets(spatial: SpatialTransformer) -> dict[str, Tensor]:
-    """timm's name of each weight and the view of the model that it goes to."""
+    """Return views of the spatial half's parameters under timm's names and in timm's shapes."""
     dims, encoder, embed = spatial.dims, spatial.encoder, spatial.patch_embed
     kernel = 1 if spatial.resnet else dims.patch_size
     frames = embed.weight.view(dims.hidden_size, dims.tubelet_frames, kernel, kernel, -1)
@@ -87,7 +87,7 @@ def _targets(spatial: SpatialTransformer) -> dict[str, Tensor]:
 
 
 def _grid_side(path: Path, positions: Tensor) -> int:
-    """Patches along a side of the image that the positions [1, 1 + side * side, D] are for."""
+    """Return the patches along a side of the image, from its positions [1, 1 + side * side, D]."""
     patches = positions.shape[1] - 1 if positions.ndim == 3 else 0
     side = math.isqrt(max(patches, 0))
     if not side or side * side != patches:

@@ -1,4 +1,4 @@
-"""The native checkpoint: a safetensors file whose metadata says what the model is."""
+"""The native checkpoint: a safetensors file with the model's dimensions in its metadata."""
 
 from __future__ import annotations
 
@@ -29,12 +29,10 @@ DIMENSIONS_KEY = "sfavivit.config"
 
 
 def save_checkpoint(model: SfaVivit, path: str | os.PathLike[str]) -> None:
-    """Write a native checkpoint. The same model gives the same bytes.
-
-    The write is atomic: the file appears as a whole or not at all.
+    """Write a native checkpoint, atomically. The same model gives the same bytes.
 
     Raises:
-        CheckpointError: the place cannot be written, or a weight is NaN or infinite.
+        CheckpointError: the file cannot be written, or a weight is NaN or infinite.
     """
     file = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -51,7 +49,7 @@ def save_checkpoint(model: SfaVivit, path: str | os.PathLike[str]) -> None:
 
 
 def load_safetensors(path: Path) -> SfaVivit:
-    """A native checkpoint; see ``load_checkpoint``."""
+    """Load a native checkpoint, for ``load_checkpoint``."""
     tensors, metadata = read_safetensors(path)
     if DIMENSIONS_KEY not in metadata:
         raise checkpoint_error(
@@ -63,7 +61,7 @@ def load_safetensors(path: Path) -> SfaVivit:
 
 
 def load_torch(path: Path) -> SfaVivit:
-    """Our own ``torch.save``: {"dimensions": JSON text, "state": state_dict}; see ``load_checkpoint``."""
+    """Load ``torch.save({"dimensions": JSON text, "state": state_dict})``, for ``load_checkpoint``."""
     content = read_torch(path)
     keys = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
     if not isinstance(content, dict) or set(content) != {"dimensions", "state"}:

@@ -1,4 +1,4 @@
-"""Scenic's ViViT factorised encoder (``SpaceTimeViViT``, arXiv 2103.15691 model 2) as an ``SfaVivit``."""
+"""Checkpoints of Scenic's ViViT factorised encoder (``SpaceTimeViViT``, arXiv 2103.15691 model 2)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from sfavivit.models.checkpoints.weights import (
 )
 from sfavivit.models.vivit import Block, Encoder, SfaVivit
 
-# Where a train state keeps its weights: Scenic today, and two generations of flax.optim before. The inner
-# place comes before the outer one.
+# Paths of the weights in a train state: of Scenic today, and of two generations of flax.optim. The inner path
+# comes before the outer one.
 PARAMETER_PATHS = (("params",), ("optimizer", "target", "params"), ("optimizer", "target"))
 _ATTENTION = "MultiHeadDotProductAttention_0"
 
 
 def load_scenic(path: Path) -> SfaVivit:
-    """A Scenic or Flax train state; see ``load_checkpoint``.
+    """Load a Scenic or Flax train state, for ``load_checkpoint``.
 
-    Its dimensions are read from the shapes of its weights. It has no adapter and one unnamed output.
+    The dimensions are read from the shapes of the weights. The model has no adapter and one unnamed output.
     """
     try:
         arrays = _flatten(path, _parameters(path, read_flax(path)))
@@ -77,7 +77,7 @@ def _flatten(path: Path, tree: dict[str, Any], prefix: str = "") -> dict[str, Fl
 
 
 def _refuse_variants(path: Path, arrays: dict[str, FlaxArray]) -> None:
-    """One line for each of Scenic's ViViTs that is another function than this model."""
+    """Refuse Scenic's other ViViTs, which are other functions than this model."""
     parts = {name.split("/")[0] for name in arrays}
     kernel = arrays.get("embedding/kernel")
     variants = {
@@ -137,8 +137,9 @@ def _dimensions(path: Path, arrays: dict[str, FlaxArray]) -> ModelDimensions:
 
 
 def scenic_views(model: SfaVivit) -> dict[str, Tensor]:
-    """Views of the parameters of a model without adapter and with one unnamed output, under Scenic's names
-    and in Scenic's shapes: what is written to them is written to the model.
+    """Return views of a model's parameters under Scenic's names and in Scenic's shapes, for writing to them.
+
+    The model has no adapter and one unnamed output.
     """
     dims, spatial, temporal = model.dims, model.spatial, model.temporal
     t, p = dims.tubelet_frames, dims.patch_size

@@ -1,4 +1,4 @@
-"""Checks that every kind of checkpoint goes through before its weights reach a model."""
+"""Checks of weights that are common to all kinds of checkpoints."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _MAX_MESSAGE = 400
 
 
 def checkpoint_error(path: Path, what: str) -> CheckpointError:
-    """One printable line: names inside a hostile file may hold line breaks or terminal escapes."""
+    """Return an error of one printable line; names in a hostile file may hold line breaks or escapes."""
     what = what if len(what) <= _MAX_MESSAGE else f"{what[:_MAX_MESSAGE]}..."
     line = f"checkpoint {path}: {what}"
     return CheckpointError("".join(c if c.isprintable() else "?" for c in line))
 
 
 def reason(error: Exception) -> str:
-    """An error's first line, without the paths and numbers that ``OSError`` adds."""
+    """Return an error's first line, without the paths and numbers that ``OSError`` adds."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text.splitlines()[0]
 
 
 def meta_model(path: Path, dims: ModelDimensions) -> SfaVivit:
-    """The model's shapes without memory for its weights.
+    """Build a model on the meta device: shapes without memory for weights.
 
     Raises:
-        CheckpointError: dimensions that no tensor can have.
+        CheckpointError: no tensor can have the dimensions.
     """
     try:
         with torch.device("meta"):
@@ -45,7 +45,7 @@ def meta_model(path: Path, dims: ModelDimensions) -> SfaVivit:
 
 
 def check_shapes(path: Path, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:
-    """Refuse weights of other names or shapes than expected."""
+    """Raise ``CheckpointError`` for weights of other names or shapes than expected."""
     _check_names(path, set(expected), set(found))
     for name, shape in expected.items():
         if tuple(found[name]) != tuple(shape):
@@ -70,10 +70,10 @@ def _some(names: set[str]) -> str:
 
 
 def check_tensors(path: Path, tensors: Mapping[str, object]) -> dict[str, Tensor]:
-    """Refuse values that are not plain dense floating-point tensors which the file really holds.
+    """Return the tensors; raise ``CheckpointError`` unless all are dense, floating-point and in the file.
 
-    A pickle can describe a tensor of any size over one stored value (stride 0); made contiguous, it would
-    fill the memory.
+    A pickle can describe a tensor of any size over one stored value (stride 0), which would fill the memory
+    when made contiguous.
     """
     checked: dict[str, Tensor] = {}
     for name, value in tensors.items():
@@ -94,14 +94,14 @@ def check_tensors(path: Path, tensors: Mapping[str, object]) -> dict[str, Tensor
 
 
 def to_float32(path: Path, name: str, tensor: Tensor) -> Tensor:
-    """A contiguous fp32 copy, which must be finite; it no longer depends on the file."""
+    """Return a contiguous, finite fp32 copy, which does not depend on the file."""
     copy = tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     check_finite(path, name, copy)
     return copy
 
 
 def check_finite(path: Path, name: str, tensor: Tensor) -> None:
-    """Refuse NaN and infinity."""
+    """Raise ``CheckpointError`` for NaN and infinity."""
     # min and max carry NaN through and need no mask as large as the tensor.
     if tensor.numel() and not torch.isfinite(torch.stack(tensor.detach().aminmax())).all():
         raise checkpoint_error(path, f"weight {name} has NaN or infinite values (in fp32)")

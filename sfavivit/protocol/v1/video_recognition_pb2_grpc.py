@@ -67,7 +67,7 @@ class VideoRecognitionServicer:
     """
 
     def ListHeads(self, request, context):
-        """Lists the heads (sets of classes) that can be asked, and the form in which the model takes frames.
+        """Lists the heads (sets of classes) of the service and the frame format of its model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,7 +75,7 @@ class VideoRecognitionServicer:
 
     def Classify(self, request_iterator, context):
         """Classifies a whole video file. The first message holds the config, every later one the next bytes of
-        the file. Any container is taken, since the file is complete before it is read.
+        the file. Any container is accepted, since the file is complete before it is read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,15 +83,15 @@ class VideoRecognitionServicer:
 
     def StreamingClassify(self, request_iterator, context):
         """Classifies a video while it is being sent. The first message holds the config; every later one the
-        next bytes of a file or the next frames, but not both in one call. Answers of windows come back as
-        soon as their last frame has arrived, provisional ones before that, and one summary at the end.
+        next bytes of a file or the next frames, but not both in one call. The result of a window is sent as
+        soon as its last frame has arrived, provisional results before that, and one summary at the end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExtractFeatures(self, request_iterator, context):
-        """Extracts the features of a video file, to be kept and scored later by any head. Sent as for Classify.
+        """Extracts the features of a video file, which any head can score later. Sent as for Classify.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
