@@ -37,7 +37,7 @@ PALETTE = (
 def recognition_view(answer: Recognition, width: int) -> RenderableType:
     """Return the view of one video: a header, then top labels and timeline of every output."""
     timings = answer.timings
-    parts: list[RenderableType] = [
+    views: list[RenderableType] = [
         Text.assemble(
             (printable(answer.video), "bold"),
             f"  {clock(answer.duration_seconds)}, {answer.frames_used} frames, {timings.total_seconds:.2f} s "
@@ -46,13 +46,13 @@ def recognition_view(answer: Recognition, width: int) -> RenderableType:
         )
     ]
     if answer.warning:
-        parts.append(Text(f"warning: {printable(answer.warning)}", "yellow"))
+        views.append(Text(f"warning: {printable(answer.warning)}", "yellow"))
     for head, outputs in answer.heads.items():
         for output, result in outputs.items():
             title = f"\n{output_title(head, output)}"
-            parts += [Text(title, "bold underline"), _labels_view(result.labels), Text()]
-            parts += [_strip(result, answer.duration_seconds, width), _timeline_view(result.timeline)]
-    return Group(*parts, Text())
+            views += [Text(title, "bold underline"), _labels_view(result.labels), Text()]
+            views += [_strip(result, answer.duration_seconds, width), _timeline_view(result.timeline)]
+    return Group(*views, Text())
 
 
 def _labels_view(labels: tuple[LabelScore, ...]) -> Table:

@@ -214,5 +214,5 @@ def _check(output: str, logits: NDArray[np.float32] | None, classes: int) -> Non
         raise InvalidInputError(f"{what} are not all finite; the engine that computed them overflowed")
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def _share(count: int, total: int) -> float | None:
+    return count / total if total else None

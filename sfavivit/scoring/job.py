@@ -14,7 +14,7 @@ from sfavivit.scoring.folder import JobFolder
 from sfavivit.scoring.job_options import Output, ScoreOptions
 from sfavivit.scoring.metrics import evaluate
 from sfavivit.scoring.record import record_of
-from sfavivit.scoring.rows import Row, text
+from sfavivit.scoring.rows import Row, storable_text
 from sfavivit.scoring.stop import StopSignals
 
 Executor = Callable[[Sequence[VideoItem]], Generator[list[Row], None, None]]
@@ -90,9 +90,9 @@ def run_job(
     """
     known = folder.outcomes()
     mine = [item for item in items if folder.output.shard.holds(item.id)]
-    pending = [item for item in mine if text(item.id) not in known]
+    pending = [item for item in mine if storable_text(item.id) not in known]
     state = JobProgress(len(mine), len(mine) - len(pending))
-    state.outcomes.update(known[key] for item in mine if (key := text(item.id)) in known)
+    state.outcomes.update(known[key] for item in mine if (key := storable_text(item.id)) in known)
     on_progress(state)
     with folder.writer() as writer:
         run_executor(executor, pending, state, writer.add, stopped=stopped, on_progress=on_progress)

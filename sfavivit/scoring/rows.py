@@ -69,7 +69,7 @@ A byte of a file name that is not UTF-8 is written as ``\\udcXX``.
 """
 
 
-def text(value: str) -> str:
+def storable_text(value: str) -> str:
     """Return the string as Parquet can hold it; every string goes through here, so ids can be compared."""
     return value.encode("utf-8", "backslashreplace").decode()
 
@@ -91,7 +91,7 @@ class RowBuilder:
         shared = {
             "frames_used": answer.frames_used,
             "duration_seconds": answer.duration_seconds,
-            "warning": text(answer.warning) if answer.warning else None,
+            "warning": storable_text(answer.warning) if answer.warning else None,
             **asdict(answer.timings),
         }
         return [row | shared | _result(answer.heads[row["head"]][row["output"]]) for row in self._rows(item)]
@@ -99,17 +99,17 @@ class RowBuilder:
     def error(self, item: VideoItem, error: SfaVivitError) -> list[Row]:
         """Return the rows of a video that could not be classified."""
         nothing: Row = {"labels": [], "confidences": [], "logits": [], "timeline": []}
-        shared = nothing | {"error_kind": error.kind, "error_message": text(str(error))}
+        shared = nothing | {"error_kind": error.kind, "error_message": storable_text(str(error))}
         return [row | shared for row in self._rows(item)]
 
     def _rows(self, item: VideoItem) -> list[Row]:
         return [
             {
-                "id": text(item.id),
-                "video": text(item.video),
+                "id": storable_text(item.id),
+                "video": storable_text(item.video),
                 "head": head,
                 "output": output,
-                "truth": text(str(item.labels[output])) if output in item.labels else None,
+                "truth": storable_text(str(item.labels[output])) if output in item.labels else None,
                 **self._digests[head],
             }
             for head in self._heads

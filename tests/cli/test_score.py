@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import pty
 import resource
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from sfavivit.cli.progress import JobMonitor
 from sfavivit.errors import SfaVivitError, codes_of
 from sfavivit.scoring.job import JobProgress
 from sfavivit.scoring.parquet_parts import part_files
-from tests.cli.support import SFAVIVIT
+from tests.cli.support import SFAVIVIT, run_on_terminal, run_process
 from tests.conftest import random_frames
 from tests.scoring.support import rows_in, wait_until
 from tests.video_files import encode
@@ -46,9 +45,8 @@ def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encode(tmp_path_factory.mktemp("long") / "long.mp4", random_frames(3000).repeat(8, 1).repeat(8, 2))
 
 
-def command(*arguments: str | Path, repository: Path, workers: int = 1) -> list[str]:
-    options = ["--repository", str(repository), "--workers", str(workers)]
-    return [*SFAVIVIT, "score", *map(str, arguments), *options]
+def command(*arguments: str | Path, repository: Path) -> list[str]:
+    return [*SFAVIVIT, "score", *map(str, arguments), "--repository", str(repository), "--workers", "1"]
 
 
 def run(
@@ -60,16 +58,8 @@ def run(
         if file_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
-    done = subprocess.run(
-        command(*arguments, repository=repository),
-        capture_output=True,
-        text=True,
-        check=False,
-        input=stdin,
-        preexec_fn=limit,
-    )
-    assert "Traceback" not in done.stdout + done.stderr
-    return done
+    options = ("--repository", repository, "--workers", "1")
+    return run_process("score", *arguments, *options, input=stdin, preexec_fn=limit)
 
 
 def test_a_list_with_broken_videos(repository: Path, corpus: Path, tmp_path: Path) -> None:
@@ -240,21 +230,8 @@ def test_a_bar_for_terminals(repository: Path, corpus: Path, tmp_path: Path) -> 
     """Drawn on stderr and wiped; stdout stays the summary alone."""
     videos = tmp_path / "videos.csv"
     videos.write_text(f"video\n{min(corpus.parent.glob('original*.mp4'))}\n/nowhere.mp4\n")
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        command(videos, "--out", tmp_path / "out", "--json", repository=repository),
-        stdout=subprocess.PIPE,
-        stderr=slave,
-        text=True,
-        env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
-    )
-    os.close(slave)
-    drawn = ""
-    with suppress(OSError):  # EIO: nobody has the terminal open any more
-        while data := os.read(master, 1 << 16):
-            drawn += data.decode(errors="replace")
-    os.close(master)
-    output, _ = process.communicate()
+    where = ("--out", tmp_path / "out", "--repository", repository, "--workers", "1")
+    output, drawn = run_on_terminal("score", videos, *where, "--json")
     assert "2/2" in drawn and "videos/s" in drawn and "failed" in drawn and "\x1b[2K" in drawn
     assert json.loads(output)["videos"] == 2
 

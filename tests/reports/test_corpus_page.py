@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from sfavivit.reports import corpus_page
 from sfavivit.reports.corpus_page import STRIP_SLOTS, write_scores_report
 from sfavivit.scoring.parquet_parts import write_part
 from sfavivit.scoring.rows import SCHEMA, Row
+from tests.cli.support import run_process
 from tests.reports.browser import visit
 
 LABELS = {"verb": ["Cut", "wash <b>up", "=take"], "noun": ["cup", "pan"]}
@@ -200,11 +199,10 @@ def test_score_writes_the_page(
     (tmp_path / "broken.mp4").write_text("no video")
     (tmp_path / "list.csv").write_text(f"video,label\n{parity_video},class 99\nbroken.mp4,class 1\n")
     out = tmp_path / "out"
-    arguments = [tmp_path / "list.csv", "--out", out, "--repository", repository, "--heads", "default"]
-    command = [sys.executable, "-m", "sfavivit.cli.main", "score", *map(str, arguments), "--report"]
-    wrong = subprocess.run([*command, tmp_path / "no/r.html"], capture_output=True, text=True, check=False)
+    arguments = (tmp_path / "list.csv", "--out", out, "--repository", repository, "--heads", "default")
+    wrong = run_process("score", *arguments, "--report", tmp_path / "no/r.html")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1) and not out.exists()
-    done = subprocess.run([*command, out / "r.html"], capture_output=True, text=True, check=False)
+    done = run_process("score", *arguments, "--report", out / "r.html")
     assert done.returncode == 1, done.stderr
     with visit(browser, out / "r.html") as visited:
         expect(visited.page.locator("#tiles strong").first).to_have_text("2")

@@ -6,8 +6,6 @@ import base64
 import json
 import re
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,6 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from sfavivit import Recognizer
-from sfavivit.cli.main import app
 from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import NotAVideoError
 from sfavivit.reports import page, video_page
@@ -26,7 +23,7 @@ from sfavivit.reports.video_page import write_report
 from sfavivit.reports.video_report import VideoReport, recorder_for, video_report
 from sfavivit.repository.manifest import Catalog
 from sfavivit.video.reader import Limits
-from tests.commands import run_here
+from tests.cli.support import run, run_process
 from tests.conftest import random_frames
 from tests.reports.browser import visit, wait_until
 from tests.video_files import encode
@@ -295,9 +292,8 @@ def test_the_command_writes_all_of_it(repository: Path, video: Path, tmp_path: P
     kinds = ("report", "plot", "export", "export")
     options = [f"--{kind}={tmp_path / name}" for kind, name in zip(kinds, names, strict=True)]
     options += [f"--repository={repository}", f"--features={tmp_path / 'store'}"]
-    command = [sys.executable, "-m", "sfavivit.cli.main", "classify", str(video), str(broken), *options]
     for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = run_process("classify", video, broken, *options)
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
         document = json.loads((tmp_path / "s.json").read_text())
         assert list(document["results"]) == [str(video)]
@@ -318,7 +314,7 @@ def test_wrong_targets_end_before_any_work(
         "--plot=p.gif": "ends in .png",
         "--export=x.srt": "subtitles are of one video, got 2",
     }.items():
-        done = run_here(app, "classify", video, video, option, f"--repository={repository}")
+        done = run("classify", video, video, option, f"--repository={repository}")
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
