@@ -1,4 +1,4 @@
-"""Hooks of the site's build: the README is its first page, and links to files outside docs/ lead to the repository."""
+"""MkDocs hooks: the README as first page, and links from docs/ to other files of the repository."""
 
 from __future__ import annotations
 
