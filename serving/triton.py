@@ -1,9 +1,9 @@
-"""Start the real Triton Inference Server on a model repository, and make sure that it ends.
+"""Launcher of the Triton Inference Server on a model repository.
 
-Triton looks at the repository again every few seconds (model control ``poll``), so a version that is
-exported or rolled back is served without a restart; ``export`` exchanges the directory in one step, so
-Triton never sees half of it. The alternative, ``explicit``, would leave its load call open to every client,
-and that call accepts files: with the Python backend, anyone's code.
+Triton polls the repository (model control ``poll``), so a version that is exported or rolled back is served
+without a restart; ``export`` exchanges each directory in one step, so Triton never sees half of one. The
+alternative, ``explicit``, would leave the load call open to every client, and that call accepts files: with
+the Python backend, anyone's code.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from typing import IO, Self
 from uuid import uuid4
 
 from serving import triton_child
-from serving.triton_install import TritonRuntime
+from serving.triton_install import server_variables, triton_root
 from sfavivit.errors import EngineError, RepositoryError, UsageError
 from sfavivit.repository.manifest import SPATIAL_MODEL, Repository, plan_file, temporal_model
 
-START_SECONDS = 120.0
-UNLOAD_SECONDS = 5
-LAST_LINES = 200
+START_TIMEOUT_SECONDS = 120.0
+UNLOAD_TIMEOUT_SECONDS = 5
+KEPT_LOG_LINES = 200
 # I1123 16:07:11.611405 14026 model_lifecycle.cc:472] "loading: sfavivit_default:1"
 LOG_LINE = re.compile(r'([IWEF])\d{4} (\d\d:\d\d:\d\d)\.\d+ \d+ [\w.]+:\d+\] ?"?(.*?)"?')
 LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "fatal"}
@@ -43,7 +43,7 @@ LOAD_FAILURE = re.compile(r"failed to load '([\w-]+)' version (\d+): (.*)")
 
 @dataclass(frozen=True)
 class TritonPorts:
-    """Ports of the three services; 0 picks a free one."""
+    """Ports of Triton's three services; 0 picks a free one."""
 
     grpc: int = 0
     http: int = 0
@@ -51,16 +51,23 @@ class TritonPorts:
 
 
 class TritonServer:
-    """A ``tritonserver`` of our own: ready when entered, gone with its children when left.
+    """A supervised ``tritonserver`` process, used as a context manager: ready inside, all of it gone afterwards.
 
     It dies with the *thread* that starts it (prctl(2)), so start it from one that lives as long as it should.
-    ``log`` gets its log, readable, one event a line. ``poll_seconds``: whole seconds between looks at the
-    repository; ``exit_seconds``: seconds that requests in flight get when it stops (0 kills it at once).
+
+    Args:
+        repository: folder of a model repository for Triton's Python backend.
+        address: IPv4 address to listen on.
+        ports: ports to listen on.
+        log: text stream that gets Triton's log, one event a line.
+        poll_seconds: whole seconds between looks for new versions in the repository.
+        exit_seconds: whole seconds that requests in flight get when it stops; 0 kills it at once.
 
     Raises:
-        RepositoryError: the repository cannot be used.
-        UsageError: a port that cannot be had.
-        EngineError: Triton does not start, or a model does not load; the message is Triton's.
+        RepositoryError: the repository is damaged or for another backend.
+        UsageError: a port cannot be used.
+        EngineError: Triton cannot be installed or does not start, or a model does not load; the message is
+            Triton's.
     """
 
     def __init__(
@@ -81,7 +88,7 @@ class TritonServer:
         self._poll_seconds = poll_seconds
         self._exit_seconds = exit_seconds
         self._id = f"sfavivit-{uuid4().hex}"
-        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._lines: deque[str] = deque(maxlen=KEPT_LOG_LINES)
 
     def __enter__(self) -> Self:
         try:
@@ -98,40 +105,40 @@ class TritonServer:
 
     @property
     def url(self) -> str:
-        """What ``Recognizer.load`` takes."""
+        """Address of the server as ``Recognizer.load`` takes it."""
         return f"triton://{_connectable(self.address)}:{self.ports.grpc}"
 
     def start(self) -> None:
-        """Start, and return when every model is ready. May be called again after ``stop``."""
+        """Start the server and return when every model is ready. May be called again after ``stop``."""
         self.verify()
+        root = triton_root(self._log)
         self.ports = _take_ports(self.address, self.ports)
         self._lines.clear()
-        self._runtime = TritonRuntime()
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", triton_child.__file__, str(os.getpid()), *self._command()],
+            [sys.executable, "-I", "-S", triton_child.__file__, str(os.getpid()), *self._command(root)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=self._runtime.environment(),
+            env=server_variables(root),
             start_new_session=True,  # a terminal's Ctrl-C is for the launcher
         )
         self._reader = Thread(target=self._relay, args=(self.process.stdout,), name="triton-log", daemon=True)
         self._reader.start()
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while not self._ready():
             if self.process.poll() is not None:
-                raise EngineError(self._why())
+                raise EngineError(self._failure_reason())
             if time.monotonic() > deadline:
-                raise EngineError(f"{self._why()} (after {START_SECONDS:g} s)")
+                raise EngineError(f"{self._failure_reason()} (after {START_TIMEOUT_SECONDS:g} s)")
             time.sleep(0.05)
 
     def verify(self) -> None:
-        """Read the repository, compare its digests, see that this Triton can run it.
+        """Check the repository's digests, and that this Triton has the backend of its models.
 
         Raises:
-            RepositoryError: it cannot be used, or not here.
+            RepositoryError: the repository is damaged or for another backend.
         """
         manifest = Repository.load(self.repository).manifest
         served = {temporal_model(head): entry.version for head, entry in manifest.heads.items()}
@@ -145,32 +152,31 @@ class TritonServer:
             )
 
     def wait(self, timeout_seconds: float) -> None:
-        """Let it run. Raises ``EngineError`` when it ends by itself before the timeout."""
+        """Wait until the timeout, and raise ``EngineError`` when the server ends before it."""
         if self.process is None:
             raise EngineError("Triton has not been started")
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout_seconds)
-            raise EngineError(self._why())
+            raise EngineError(self._failure_reason())
 
     def stop(self) -> None:
-        """End the server: requests in flight may finish for some seconds, then everything is killed."""
+        """Stop the server: requests in flight get ``exit_seconds`` to finish, then everything is killed."""
         if self.process is None:
             return
         if self._exit_seconds and self.process.poll() is None:
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(self._exit_seconds + UNLOAD_SECONDS)
+                self.process.wait(self._exit_seconds + UNLOAD_TIMEOUT_SECONDS)
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # with Python stubs that did not end by themselves
         self.process.wait()
         self._reader.join()
         self.process = None
-        self._runtime.remove()
         for region in Path("/dev/shm").glob(f"{self._id}*"):  # noqa: S108 - where POSIX shared memory is
             region.unlink(missing_ok=True)
 
-    def _command(self) -> list[str]:
-        command = [str(self._runtime.root / "bin" / "tritonserver"), f"--id={self._id}"]
+    def _command(self, root: Path) -> list[str]:
+        command = [str(root / "bin" / "tritonserver"), f"--id={self._id}"]
         for service in ("grpc", "http", "metrics"):
             command += [
                 f"--{service}-address={self.address}",
@@ -179,11 +185,11 @@ class TritonServer:
         return [
             *command,
             f"--model-repository={self.repository}",
-            f"--backend-directory={self._runtime.path / 'backends'}",
+            f"--backend-directory={root / 'backends'}",
             f"--backend-config=python,shm-region-prefix-name={self._id}",
             "--model-control-mode=poll",
             f"--repository-poll-secs={self._poll_seconds}",
-            "--disable-auto-complete-config",  # they are complete, and completing starts each stub twice
+            "--disable-auto-complete-config",  # the configs are complete; completing starts each stub twice
             f"--exit-timeout-secs={self._exit_seconds}",
         ]
 
@@ -198,23 +204,23 @@ class TritonServer:
         stream.close()
 
     def _ready(self) -> bool:
-        """It is our server that answers, and all models are ready."""
+        """Return whether this server, and not another on its port, answers that all models are ready."""
         connection = http.client.HTTPConnection(_connectable(self.address), self.ports.http, timeout=1)
         try:
             connection.request("GET", "/v2")
-            ours = json.loads(connection.getresponse().read()).get("name") == self._id
+            is_ours = json.loads(connection.getresponse().read()).get("name") == self._id
             connection.request("GET", "/v2/health/ready")
-            return ours and connection.getresponse().status == http.HTTPStatus.OK
+            return is_ours and connection.getresponse().status == http.HTTPStatus.OK
         except (OSError, http.client.HTTPException, ValueError):
             return False
         finally:
             connection.close()
 
-    def _why(self) -> str:
-        """Triton's own reason, in one line."""
+    def _failure_reason(self) -> str:
+        """Return the reason in Triton's log why it ended or is not ready, in one line."""
         if self.process and self.process.poll() is not None:
             self._reader.join()
-        lines = [line for line in list(self._lines) if line]  # a copy: the reader may still be adding some
+        lines = [line for line in list(self._lines) if line]  # a copy: the reader may still add lines
         for line in lines:
             if failure := LOAD_FAILURE.search(line):
                 reason = failure[3].rstrip('"').partition("\\n\\n")[0].replace("\\n", " ")
@@ -223,8 +229,8 @@ class TritonServer:
         if code is not None and code < 0:
             return f"Triton was killed by signal {-code}; start it again"
         failures = [failure[0] for line in lines if (failure := START_FAILURE.search(line))]
-        what = "Triton did not get ready" if code is None else f"Triton ended with exit code {code}"
-        return f"{what}: {[*lines[-1:], *failures][-1] if lines else 'it said nothing'}"
+        event = "Triton did not get ready" if code is None else f"Triton ended with exit code {code}"
+        return f"{event}: {[*lines[-1:], *failures][-1] if lines else 'its log is empty'}"
 
 
 def _connectable(address: str) -> str:
@@ -232,13 +238,13 @@ def _connectable(address: str) -> str:
 
 
 def _take_ports(address: str, ports: TritonPorts) -> TritonPorts:
-    """Free ports where 0 was asked, and a plain word where a port is taken; Triton's own takes a page."""
+    """Replace ports 0 by free ones, and raise ``UsageError`` in one line where a port cannot be bound."""
     taken = {}
-    with_sockets = []
+    probes = []
     try:
         for service in ("grpc", "http", "metrics"):
             probe = socket.socket()
-            with_sockets.append(probe)
+            probes.append(probe)
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             port = getattr(ports, service)
             try:
@@ -250,6 +256,6 @@ def _take_ports(address: str, ports: TritonPorts) -> TritonPorts:
                 ) from error
             taken[service] = probe.getsockname()[1]
     finally:
-        for probe in with_sockets:
+        for probe in probes:
             probe.close()
     return TritonPorts(**taken)

@@ -1,9 +1,9 @@
-"""Become another program that dies with its parent: ``python -I -S triton_child.py PARENT PROGRAM ARG...``.
+"""Wrapper that runs a program so that it dies with its parent: ``triton_child.py PARENT_PID PROGRAM ARG...``.
 
-Between fork and exec a process of many threads may run next to nothing safely; this runs after the exec. The
-program must lead its process group. A guard that is left behind in it kills all of the group once the program
-is gone: Triton's Python stubs end by themselves, but one that waits for Triton with the interpreter's lock
-held never does.
+It is a program of its own because a process of many threads may run next to nothing safely between fork and
+exec. It must lead its process group, and leaves a guard in it that kills the group once the program is gone:
+Triton's Python stubs end by themselves, but one that waits for Triton with the interpreter's lock held never
+does.
 """
 
 import ctypes
@@ -13,16 +13,16 @@ import sys
 import time
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 
-def guard(program: int) -> None:
-    """Never returns."""
-    for standard in (1, 2):
-        os.close(standard)  # whoever reads the program's log is to see its end
-    while os.getppid() == program:
-        time.sleep(LOOK_SECONDS)
-    time.sleep(LOOK_SECONDS)
+def guard(program_pid: int) -> None:
+    """Wait for the end of the program, then kill the process group, this process included."""
+    for descriptor in (1, 2):
+        os.close(descriptor)  # or the reader of the program's log would not see its end
+    while os.getppid() == program_pid:
+        time.sleep(POLL_SECONDS)
+    time.sleep(POLL_SECONDS)  # for stubs that end by themselves
     os.killpg(0, signal.SIGKILL)
 
 

@@ -1,98 +1,110 @@
-"""The ``tritonserver`` inside the package ``nvidia-pytriton``, and what its Python backend needs here."""
+"""Environment of the Triton server from the package ``nvidia-pytriton``, made on first use.
+
+Triton's Python backend (the "stub") embeds a Python and needs numpy 1 in it: with numpy 2 it hands on empty
+tensors. So it has a virtual environment of its own in the user's cache, with just the packages of
+``triton_requirements.txt``. ``python -m serving.triton_install`` makes it ahead of time.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
-import site
+import subprocess
 import sys
-import sysconfig
-import tempfile
-import venv
-from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 from sfavivit.errors import EngineError
 
-PREFIX = "sfavivit-triton-"
+REQUIREMENTS = Path(__file__).with_name("triton_requirements.txt")
+PYTHON_VERSIONS = ("3.12", "3.11")  # those for which there are both numpy 1 and a stub
+LIBRARY_FOLDER = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
 
 
-def triton_root() -> Path:
-    """Folder ``tritonserver`` of the package, found without importing it (which starts its own machinery).
+def triton_root(log: IO[str] | None = None) -> Path:
+    """Return the folder ``tritonserver`` of the package, after making its environment if there is none.
+
+    The first call takes about 10 seconds, downloads 150 MB and says so in ``log``.
 
     Raises:
-        EngineError: the package is not installed, or has nothing for this Python.
+        EngineError: no suitable Python, or the packages cannot be installed.
     """
-    spec = find_spec("pytriton")
-    if spec is None or not spec.submodule_search_locations:
-        raise EngineError("Triton needs the package nvidia-pytriton: pip install 'sfavivit[tritonserver]'")
-    root = Path(spec.submodule_search_locations[0]) / "tritonserver"
-    if not _stub(root).is_file():
-        version = "{}.{}".format(*sys.version_info)
-        raise EngineError(f"the Triton of nvidia-pytriton has no Python backend for Python {version}")
-    return root
+    python = _find_python()
+    identity = hashlib.sha256(REQUIREMENTS.read_bytes() + os.fsencode(python)).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sfavivit"
+    environment = cache / f"triton-{identity}"
+    complete = environment / "complete"
+    if not complete.exists():
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with environment.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # others that start now wait for one installation
+                if not complete.exists():
+                    if log:
+                        print(f"installing the Triton server in {environment}", file=log, flush=True)
+                    _make_environment(environment, python)
+                    complete.touch()
+        except OSError as error:
+            raise EngineError(f"the Triton server cannot be installed in {environment}: {error}") from error
+    return _packages(environment) / "pytriton" / "tritonserver"
 
 
-def _stub(root: Path) -> Path:
-    version = "{}.{}".format(*sys.version_info)
-    return root / "python_backend_stubs" / version / "triton_python_backend_stub"
+def server_variables(root: Path) -> dict[str, str]:
+    """Return this process's environment variables, changed so that Triton and its stubs find their libraries.
 
-
-class TritonRuntime:
-    """A private folder with ``backends/`` (the Python backend and this Python's stub) and ``python/``.
-
-    The latter is a virtual environment that sees the packages of this one and writes no bytecode: the stub
-    takes no such option, and a ``__pycache__`` in the model repository would make Triton load it again.
-    A new one removes the folders that killed launchers left. Raises as ``triton_root``.
+    ``root`` is that of ``triton_root``.
     """
-
-    def __init__(self) -> None:
-        self.root = triton_root()
-        _sweep()
-        new = Path(tempfile.mkdtemp(prefix=f"new-{PREFIX}"))
-        self._lock = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(self._lock, fcntl.LOCK_SH)  # held as long as this process lives
-        self.path = new.rename(new.with_name(new.name.removeprefix("new-")))
-        self._link_backend(self.path / "backends" / "python")
-        self._make_python(self.path / "python")
-
-    def _link_backend(self, backend: Path) -> None:
-        backend.mkdir(parents=True)
-        for file in (*(self.root / "backends" / "python").iterdir(), _stub(self.root)):
-            if file.is_file():
-                (backend / file.name).symlink_to(file)
-
-    def _make_python(self, python: Path) -> None:
-        venv.create(python, symlinks=True)
-        packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(python), "platbase": str(python)}))
-        folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
-        lines = ["import sys; sys.dont_write_bytecode = True", *folders]
-        (packages / "parent.pth").write_text("\n".join(lines))
-
-    def environment(self) -> dict[str, str]:
-        """This process's environment, with which the server and its Python stubs find their libraries."""
-        libraries = [self.root.parent.parent / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
-        paths = {
-            "PATH": [self.path / "python" / "bin", os.environ.get("PATH", os.defpath)],
-            "LD_LIBRARY_PATH": [*libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])],
-        }
-        return os.environ | {name: os.pathsep.join(map(str, parts)) for name, parts in paths.items()}
-
-    def remove(self) -> None:
-        """Delete the folder, when nothing runs from it any more."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+    packages = root.parents[1]
+    programs = packages.parents[2] / "bin"
+    python_libraries = _run(programs / "python", "-I", "-S", "-c", LIBRARY_FOLDER).strip()
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    libraries = [str(packages / "nvidia_pytriton.libs"), python_libraries, variables.get("LD_LIBRARY_PATH")]
+    return variables | {
+        "PATH": os.pathsep.join([str(programs), variables.get("PATH", os.defpath)]),
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+    }
 
 
-def _sweep() -> None:
-    """Remove folders that nobody holds."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError):  # somebody else's, held, or gone by now
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder)
-            finally:
-                os.close(lock)
+def _find_python() -> str:
+    """Return this Python when Triton can embed it, or else one from the PATH."""
+    if "{}.{}".format(*sys.version_info) in PYTHON_VERSIONS:
+        return os.path.realpath(sys.executable)
+    for version in PYTHON_VERSIONS:
+        if python := shutil.which(f"python{version}"):
+            return python
+    raise EngineError(
+        f"the Triton of nvidia-pytriton needs Python {' or '.join(PYTHON_VERSIONS)} on the PATH"
+    )
+
+
+def _make_environment(environment: Path, python: str) -> None:
+    shutil.rmtree(environment, ignore_errors=True)  # of an installation that was interrupted
+    _run(python, "-I", "-m", "venv", environment)
+    pip = (environment / "bin" / "python", "-I", "-m", "pip", "--disable-pip-version-check")
+    _run(*pip, "install", "--no-deps", "--only-binary", ":all:", "--requirement", REQUIREMENTS)
+    packages = _packages(environment)
+    # A __pycache__ in the model repository makes Triton load the model again; the stub ignores PYTHON* variables.
+    (packages / "no_bytecode.pth").write_text("import sys; sys.dont_write_bytecode = True\n")
+    root = packages / "pytriton" / "tritonserver"
+    version = packages.parent.name.removeprefix("python")
+    stub = root / "python_backend_stubs" / version / "triton_python_backend_stub"
+    (root / "backends" / "python" / stub.name).symlink_to(stub)
+
+
+def _packages(environment: Path) -> Path:
+    (packages,) = environment.glob("lib/python3.*/site-packages")
+    return packages
+
+
+def _run(*command: str | Path) -> str:
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reasons = (done.stderr + done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise EngineError(f"the Triton server cannot be installed: {reasons[-1]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    print(triton_root(sys.stderr))

@@ -1,4 +1,4 @@
-"""``python -m serving triton``: signals, leftovers, and what it says when Triton cannot start."""
+"""Tests of ``python -m serving triton``: its environment, signals, leftovers and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sfavivit.errors import DigestMismatchError, EngineError, UsageError
 from sfavivit.repository.manifest import Manifest, PlanEntry, plan_file
 from tests.commands import run_here
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FREE = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
 
 
@@ -68,19 +68,16 @@ def test_nothing_outlives_the_launcher(
     assert Recognizer.load(f"triton://127.0.0.1:{port}").heads == ("default", "long")
     family = psutil.Process(launcher.pid).children(recursive=True)
     assert sum(child.name().startswith("triton_python_b") for child in family) == 3
-    words = [word for child in family for word in child.cmdline() if word.endswith("_stub")]
-    runtime = Path(words[0]).parents[2]  # .../backends/python/triton_python_backend_stub
-    triton_install._sweep()
-    assert runtime.is_dir(), "swept while in use"
+    (server,) = (child for child in family if child.name() == "tritonserver")
+    (name,) = (word.removeprefix("--id=") for word in server.cmdline() if word.startswith("--id="))
     if number == signal.SIGKILL:  # as a stub that cannot end by itself
         next(child for child in family if child.name().startswith("triton_python_b")).suspend()
     launcher.send_signal(number)
     assert launcher.wait(20) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
-    if number == signal.SIGKILL:
-        triton_install._sweep()  # what the next start does
-    assert not runtime.exists()
+    if number != signal.SIGKILL:
+        assert not list(Path("/dev/shm").glob(f"{name}*"))
     log = (tmp_path / "log").read_text()
     assert "info: successfully loaded 'sfavivit_temporal_long'" in log
 
@@ -183,11 +180,39 @@ def test_a_server_that_ends_by_itself(repository: Path) -> None:
             server.wait(10)
 
 
-def test_triton_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_install, "find_spec", lambda _: None)
-    with pytest.raises(EngineError, match=r"nvidia-pytriton: pip install 'sfavivit\[tritonserver\]'"):
+def test_triton_is_installed_once_with_the_onnxruntime_of_this_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pins = dict(line.split("==") for line in triton_install.REQUIREMENTS.read_text().splitlines()[1:])
+    assert f"onnxruntime=={pins['onnxruntime']}" in (ROOT / "constraints.txt").read_text().splitlines()
+    log = io.StringIO()
+    root = triton_install.triton_root(log)
+    monkeypatch.setattr(triton_install, "_make_environment", None)
+    assert triton_install.triton_root(log) == root
+    assert log.getvalue() == ""
+
+
+def test_triton_cannot_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(f"{tmp_path}/nvidia_pytriton-0.7.0-py3-none-any.whl\n")
+    monkeypatch.setattr(triton_install, "REQUIREMENTS", requirements)
+    log = io.StringIO()
+    for _ in range(2):  # a failed installation is begun again
+        with pytest.raises(EngineError, match=r"cannot be installed: .*nvidia_pytriton.*") as caught:
+            triton_install.triton_root(log)
+        assert "\n" not in str(caught.value)
+    assert log.getvalue().count("installing the Triton server in ") == 2
+    monkeypatch.setenv("XDG_CACHE_HOME", str(requirements))
+    with pytest.raises(EngineError, match=r"cannot be installed in .*Not a directory|File exists"):
         triton_install.triton_root()
-    monkeypatch.undo()
+
+
+def test_triton_needs_a_python_that_it_can_embed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 99))
-    with pytest.raises(EngineError, match=r"no Python backend for Python 3\.99"):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineError, match=r"needs Python 3\.12 or 3\.11 on the PATH"):
         triton_install.triton_root()
+    python = tmp_path / "python3.11"
+    python.symlink_to(sys.executable)
+    assert triton_install._find_python() == str(python)
