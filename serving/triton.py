@@ -51,7 +51,7 @@ class TritonPorts:
 
 
 class TritonServer:
-    """A supervised ``tritonserver`` process, used as a context manager: ready inside, all of it gone afterwards.
+    """A supervised ``tritonserver`` process; a context manager: ready inside, all of it gone afterwards.
 
     It dies with the *thread* that starts it (prctl(2)), so start it from one that lives as long as it should.
 
@@ -148,7 +148,7 @@ class TritonServer:
             backend = "tensorrt" if has_plans else manifest.backend
             raise RepositoryError(
                 f"{self.repository} is for Triton's {backend} backend, which nvidia-pytriton has not; "
-                "start NVIDIA's container on it (deploy/README.md), or export with --backend python"
+                "start NVIDIA's container on it (docs/serving.md), or export with --backend python"
             )
 
     def wait(self, timeout_seconds: float) -> None:

@@ -25,7 +25,7 @@ WINDOW_FRAMES = 16
 settings.register_profile("no deadline", deadline=None)  # an example's time says nothing on a busy machine
 settings.load_profile("no deadline")
 
-SLOW_FILES = ("test_ray_executor", "test_training_run", "test_score", "test_service_triton")
+SLOW_FILES = ("test_ray_executor", "test_stage_run", "test_score", "test_service_triton")
 """Begun first, so that no worker is left alone with one of them at the end."""
 
 

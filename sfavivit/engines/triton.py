@@ -149,7 +149,8 @@ class TritonEngine:
         if SPATIAL_MODEL not in ready or not temporal:
             raise EngineUnavailableError(
                 f"Triton at {self.server} has no {SPATIAL_MODEL} and {TEMPORAL_PREFIX}... ready "
-                f"(ready: {', '.join(ready) or 'none'}); start it on a repository made by `python -m export`"
+                f"(ready: {', '.join(ready) or 'none'}); start it on a repository "
+                "that `python -m export` wrote, from a checkout"
             )
         heads = {name.removeprefix(TEMPORAL_PREFIX): self._parameter(name, *limits) for name in temporal}
         return parse_catalog(self._parameter(SPATIAL_MODEL, *limits), heads, f"Triton at {self.server}")
