@@ -298,4 +298,4 @@ def _random(dtype: type[np.generic], *shape: int) -> NDArray[Any]:
     if dtype is np.float32:
         return rng.standard_normal(shape, np.float32)
     limits = np.iinfo(dtype)  # type: ignore[type-var]  # an integer type
-    return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)  # type: ignore[arg-type]
+    return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)

@@ -242,5 +242,7 @@ class FeatureReader:
             assert store is not None
             features = np.concatenate(parts)
             parts.clear()
-            timestamps = self.segment.start_seconds + np.arange(len(features)) * self._tubelet_seconds
+            timestamps = self.segment.start_seconds + self._tubelet_seconds * np.arange(
+                len(features), dtype=np.float64
+            )
             store.put(key, StoredFeatures(features, timestamps, self.frames_used, end.damage))

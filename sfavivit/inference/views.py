@@ -70,7 +70,7 @@ class ViewSession:
         clips = [logits for features in crops for logits in self._clips(head, features)]
         result = {}
         for output, labels in self._model.labels[head].items():
-            mean = np.mean([clip[output] for clip in clips], axis=0, dtype=np.float64)
+            mean = np.stack([clip[output] for clip in clips]).astype(np.float64).mean(axis=0)
             top = top_labels(softmax(mean), labels, self._top_k)
             result[output] = OutputResult(top, (), mean.astype(np.float32))
         return result

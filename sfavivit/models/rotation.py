@@ -59,7 +59,8 @@ def rotated(weights: Mapping[str, Floats]) -> dict[str, Floats]:
         scale, shift, weight = weights[f"{norm}.weight"], weights[f"{norm}.bias"], weights[f"{reader}.weight"]
         result[f"{reader}.weight"] = (weight * scale) @ matrix.T
         result[f"{reader}.bias"] = weights[f"{reader}.bias"] + weight @ shift
-        result[f"{norm}.weight"], result[f"{norm}.bias"] = np.ones_like(scale), np.zeros_like(shift)
+        result[f"{norm}.weight"] = np.ones(scale.shape, np.float32)
+        result[f"{norm}.bias"] = np.zeros(shift.shape, np.float32)
     return result | {ROTATION: matrix}
 
 

@@ -53,7 +53,7 @@ def of_this_project(words: list[str]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "words", list(filter(of_this_project, shown("sfavivit ", "python -m "))), ids=" ".join
+    "words", [words for words in shown("sfavivit ", "python -m ") if of_this_project(words)], ids=" ".join
 )
 def test_a_command_is_one_that_there_is(words: list[str]) -> None:
     code, output = help_of(words)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import sfavivit
-from sfavivit.cli import app
+from sfavivit.cli.main import app
 from tests.commands import run_here
 from tests.docs.markdown import ROOT, SHELL, blocks
 

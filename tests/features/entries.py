@@ -24,7 +24,7 @@ def features(
     tubelets: int = 5, seed: int = 0, warning: str | None = "broken near second 1 (é)"
 ) -> StoredFeatures:
     values = np.random.default_rng(seed).normal(size=(tubelets, 8)).astype(np.float32)
-    return StoredFeatures(values, np.arange(tubelets) * 0.16, 2 * tubelets - 1, warning)
+    return StoredFeatures(values, 0.16 * np.arange(tubelets, dtype=np.float64), 2 * tubelets - 1, warning)
 
 
 def same(found: StoredFeatures | None, entry: StoredFeatures) -> bool:
