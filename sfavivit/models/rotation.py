@@ -57,7 +57,7 @@ def rotated(weights: Mapping[str, Floats]) -> dict[str, Floats]:
     result = _rotate_writers(weights, matrix)
     for norm, reader in _readers(weights):
         scale, shift, weight = weights[f"{norm}.weight"], weights[f"{norm}.bias"], weights[f"{reader}.weight"]
-        result[f"{reader}.weight"] = (weight * scale) @ matrix.T
+        result[f"{reader}.weight"] = np.matmul(weight * scale, matrix.T)
         result[f"{reader}.bias"] = weights[f"{reader}.bias"] + weight @ shift
         result[f"{norm}.weight"] = np.ones(scale.shape, np.float32)
         result[f"{norm}.bias"] = np.zeros(shift.shape, np.float32)
