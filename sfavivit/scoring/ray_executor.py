@@ -17,11 +17,11 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock, Semaphore
+from queue import Empty, Full, Queue
+from threading import Event, Lock, Semaphore, Thread
 from typing import Any
 
 import pyarrow as pa
@@ -40,6 +40,7 @@ from sfavivit.scoring.workers import MAX_DEATHS, MAX_IN_FLIGHT, TICK_SECONDS
 from sfavivit.utils.text import error_line
 
 MAX_TRIES = 2
+_MAX_QUEUED = 100
 _COLUMN = "pickled"
 
 _Outcome = tuple[VideoItem, list[Row] | SfaVivitError]
@@ -130,24 +131,47 @@ def _dataset(
 
 def _outcomes(dataset: ray.data.Dataset) -> Generator[_Outcome | None, None, None]:
     """Yield outcomes as they come, read in a thread; None whenever nothing has come for a moment."""
+    queue: Queue[_Outcome | Exception | None] = Queue(_MAX_QUEUED)
+    closed = Event()
 
-    def read() -> Generator[_Outcome, None, None]:
-        batches: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-        for batch in batches:
-            for outcome in batch[_COLUMN].to_pylist():
-                yield pickle.loads(outcome)  # noqa: S301 - of our own actors
+    def put(outcome: _Outcome | Exception | None) -> None:
+        while not closed.is_set():
+            try:
+                queue.put(outcome, timeout=TICK_SECONDS)
+            except Full:
+                continue
+            return
 
-    # Leaving waits for the outcome that is being read: shut down before, Ray would end this process.
-    with closing(read()) as outcomes, ThreadPoolExecutor(1, thread_name_prefix="sfavivit-ray") as reader:
+    def read() -> None:
+        try:
+            batches: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+            for batch in batches:
+                for outcome in batch[_COLUMN].to_pylist():
+                    put(pickle.loads(outcome))  # noqa: S301 - of our own actors
+                if closed.is_set():
+                    break
+            put(None)
+        except Exception as error:
+            put(error)
+
+    thread = Thread(target=read, name="sfavivit-ray", daemon=True)
+    thread.start()
+    try:
         while True:
-            upcoming = reader.submit(next, outcomes, None)
-            while not wait([upcoming], TICK_SECONDS).done:
+            try:
+                outcome = queue.get(timeout=TICK_SECONDS)
+            except Empty:
                 yield None
-            if error := upcoming.exception():
-                raise EngineError(f"the Ray cluster failed: {error_line(error)}") from error
-            if (outcome := upcoming.result()) is None:
+                continue
+            if outcome is None:
                 return
+            if isinstance(outcome, Exception):
+                raise EngineError(f"the Ray cluster failed: {error_line(outcome)}") from outcome
             yield outcome
+    finally:
+        closed.set()
+        # The thread ends with the next outcome. Ray would end this process if it were shut down before.
+        thread.join()
 
 
 class Ledger:
