@@ -52,9 +52,10 @@ def of_this_project(words: list[str]) -> bool:
     return module.is_dir() or module.with_suffix(".py").is_file()
 
 
-@pytest.mark.parametrize(
-    "words", list(filter(of_this_project, shown("sfavivit ", "python -m "))), ids=" ".join
-)
+COMMANDS = [words for words in shown("sfavivit ", "python -m ") if of_this_project(words)]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_command_is_one_that_there_is(words: list[str]) -> None:
     code, output = help_of(words)
     if code and words[-1].startswith("--"):  # text that names an option without its value
