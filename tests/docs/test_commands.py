@@ -46,13 +46,12 @@ def help_of(words: list[str]) -> tuple[int, str]:
     return int(end.value.code or 0), output.getvalue()
 
 
-def of_this_project(words: list[str]) -> bool:
-    """False for ``python -m pytest`` and its like."""
-    module = ROOT / words[2].replace(".", "/") if words[0] == "python" else ROOT
-    return module.is_dir() or module.with_suffix(".py").is_file()
+def is_application(words: list[str]) -> bool:
+    """False for ``python -m pytest`` and for modules that run without reading options."""
+    return words[0] != "python" or (ROOT / words[2].replace(".", "/") / "__main__.py").is_file()
 
 
-COMMANDS = [words for words in shown("sfavivit ", "python -m ") if of_this_project(words)]
+COMMANDS = [words for words in shown("sfavivit ", "python -m ") if is_application(words)]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
