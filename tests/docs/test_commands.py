@@ -46,15 +46,15 @@ def help_of(words: list[str]) -> tuple[int, str]:
     return int(end.value.code or 0), output.getvalue()
 
 
-def of_this_project(words: list[str]) -> bool:
-    """False for ``python -m pytest`` and its like."""
-    module = ROOT / words[2].replace(".", "/") if words[0] == "python" else ROOT
-    return module.is_dir() or module.with_suffix(".py").is_file()
+def is_application(words: list[str]) -> bool:
+    """False for ``python -m pytest`` and for modules that run without reading options."""
+    return words[0] != "python" or (ROOT / words[2].replace(".", "/") / "__main__.py").is_file()
 
 
-@pytest.mark.parametrize(
-    "words", [words for words in shown("sfavivit ", "python -m ") if of_this_project(words)], ids=" ".join
-)
+COMMANDS = [words for words in shown("sfavivit ", "python -m ") if is_application(words)]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_command_is_one_that_there_is(words: list[str]) -> None:
     code, output = help_of(words)
     if code and words[-1].startswith("--"):  # text that names an option without its value
