@@ -27,4 +27,14 @@ __all__ = [
     "Timings",
     "VideoReader",
     "WindowScores",
+    "__version__",
 ]
+
+
+def __getattr__(name: str) -> str:
+    """Look ``__version__`` up in the installed package when it is asked for."""
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - takes 20 ms, which few want
+
+        return version("sfavivit")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
