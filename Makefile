@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+COVERAGE ?=                       # options of pytest-cov, such as --cov=sfavivit
 
-.PHONY: demo setup test lint proto clean
+.PHONY: demo setup test lint style types imports docs wheel proto clean
 
 demo: $(VENV)/.runtime            ## classify the sample video with the committed demo model (no torch)
 	$(BIN)/sfavivit classify docs/motions.mp4 --repository model_repository
@@ -11,12 +12,26 @@ demo: $(VENV)/.runtime            ## classify the sample video with the committe
 setup: $(VENV)/.dev               ## the development environment
 
 test: $(VENV)/.dev                ## the whole suite; 3 processes for 2 cores, as much of it waits; one that dies ends it
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(COVERAGE)
 
-lint: $(VENV)/.dev                ## ruff and mypy --strict
+lint: style types imports         ## all static checks
+
+style: $(VENV)/.dev               ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev               ## mypy --strict
 	$(BIN)/mypy
+
+imports: $(VENV)/.dev             ## direction of imports between packages
+	$(BIN)/lint-imports --no-logo
+
+docs: $(VENV)/.dev                ## the documentation as a site, in build/site
+	$(BIN)/mkdocs build --strict --site-dir build/site
+
+wheel: $(VENV)/.dev               ## build the wheel and use it in an empty environment, away from the checkout
+	$(BIN)/python -m build --outdir build/dist
+	bash .ci/try-wheel $(BIN)/python build/dist/*.whl
 
 proto: $(VENV)/.dev               ## generate the protocol's code from its .proto
 	$(BIN)/python -m sfavivit.protocol.generate
@@ -29,9 +44,10 @@ $(VENV)/.runtime: $(VENV)/.python pyproject.toml constraints.txt
 	$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime
+$(VENV)/.dev: $(VENV)/.runtime serving/triton_requirements.txt
 	$(PIP) --editable '.[dev]'
+	$(BIN)/python -m serving.triton_install
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage

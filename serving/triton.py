@@ -51,7 +51,7 @@ class TritonPorts:
 
 
 class TritonServer:
-    """A supervised ``tritonserver`` process; a context manager: ready inside, all of it gone afterwards.
+    """A supervised ``tritonserver`` process: ready when entered as a context, gone when left.
 
     It dies with the *thread* that starts it (prctl(2)), so start it from one that lives as long as it should.
 

@@ -85,7 +85,8 @@ def _make_environment(environment: Path, python: str) -> None:
     pip = (environment / "bin" / "python", "-I", "-m", "pip", "--disable-pip-version-check")
     _run(*pip, "install", "--no-deps", "--only-binary", ":all:", "--requirement", REQUIREMENTS)
     packages = _packages(environment)
-    # A __pycache__ in the model repository makes Triton load the model again; stubs ignore PYTHON* variables.
+    # A __pycache__ in the model repository would make Triton load the model again, and the stub reads no
+    # PYTHON* variables.
     (packages / "no_bytecode.pth").write_text("import sys; sys.dont_write_bytecode = True\n")
     root = packages / "pytriton" / "tritonserver"
     version = packages.parent.name.removeprefix("python")

@@ -65,10 +65,16 @@ __all__ = [
     "VideoSegment",
     "Views",
     "WindowScores",
+    "__version__",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    """Load the names that cost time, or an extra, when they are asked for."""
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - takes 20 ms, which few want
+
+        return version("sfavivit")
     if name in ("AsyncVideoRecognitionClient", "VideoRecognitionClient"):
         from sfavivit.protocol import client  # noqa: PLC0415 - gRPC is heavy, and an extra
 

@@ -54,7 +54,7 @@ def test_public_names() -> None:
     expected = """AsyncVideoRecognitionClient ClassifyOptions EngineError FeatureStore FeatureStoreError
     HeadNotFoundError InvalidInputError LabelScore Limits Manifest OutputResult Recognition Recognizer
     Repository RepositoryError Sampling Segment ServiceError SfaVivitError Timings UsageError VideoError
-    VideoReader VideoRecognitionClient VideoSegment Views WindowScores"""
+    VideoReader VideoRecognitionClient VideoSegment Views WindowScores __version__"""
     assert sorted(sfavivit.__all__) == sfavivit.__all__ == expected.split()
     assert all(hasattr(sfavivit, name) for name in sfavivit.__all__)
     assert not hasattr(sfavivit, "no_such_name")
