@@ -268,6 +268,30 @@ def test_what_an_engine_did_not_finish_is_not_kept(
     assert not entries(store)
 
 
+def test_an_iteration_that_failed_does_not_go_on(repository: Path, store: FeatureStore, video: Path) -> None:
+    """Features computed afterwards would stand at the wrong times in the store."""
+    loaded = Repository.load(repository)
+    engine = FailingEngine(load_engine("onnxruntime", loaded))
+    with FeatureReader(LoadedModel(loaded, engine, chunk_tubelets=4), video, store=store) as reader:
+        with pytest.raises(EngineError):
+            list(reader)
+        assert not list(reader)
+    assert not entries(store)
+
+
+def test_an_iteration_that_is_taken_up_again_keeps_every_crop_whole(
+    recognizer: Recognizer, store: FeatureStore, video: Path
+) -> None:
+    options = ClassifyOptions(views=Views(4, 3))
+    expected = essence(recognizer.classify(video, options))
+    with FeatureReader(recognizer.model, video, crops=options.crops, store=store) as reader:
+        for _ in reader:
+            break
+        list(reader)
+    assert essence(recognizer.classify(video, options, store=store)) == expected
+    assert len(entries(store)) == 3
+
+
 def test_limits_hold_for_what_is_decoded(recognizer: Recognizer, store: FeatureStore, video: Path) -> None:
     with pytest.raises(Exception, match="the limit is 1 s"):
         recognizer.classify(video, store=store, limits=Limits(duration_seconds=1))

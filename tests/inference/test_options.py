@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sfavivit import ClassifyOptions, Recognizer, UsageError, VideoSegment, Views
+from sfavivit import ClassifyOptions, InvalidInputError, Recognizer, UsageError, VideoSegment, Views
 from sfavivit.config import CENTER
+from sfavivit.features.reader import FeatureReader
+from sfavivit.inference.streaming import Session
 from tests.conftest import random_frames
 from tests.video_files import encode
 
@@ -29,6 +31,30 @@ def test_views_say_which_crops_are_needed() -> None:
     assert ClassifyOptions().crops == CENTER
     assert ClassifyOptions(views=Views(2, 1)).crops == CENTER
     assert len(ClassifyOptions(views=Views(2, 3)).crops) == 3
+
+
+def test_a_reader_of_other_crops_is_refused(recognizer: Recognizer, video: Path) -> None:
+    """One crop after another would be taken for a longer video."""
+    for made, asked in ((3, None), (1, 3), (3, 1)):
+        crops = ClassifyOptions(views=Views(2, made)).crops
+        options = ClassifyOptions(views=Views(2, asked) if asked else None)
+        with (
+            FeatureReader(recognizer.model, video, crops=crops) as reader,
+            pytest.raises(UsageError, match="crops=options.crops"),
+        ):
+            recognizer.recognize(reader, options)
+
+
+def test_a_stream_has_no_views(recognizer: Recognizer) -> None:
+    with pytest.raises(UsageError, match="views"):
+        list(recognizer.stream([random_frames(16)], ClassifyOptions(views=Views(2, 1))))
+
+
+def test_a_number_of_frames_must_fit_the_tubelets(recognizer: Recognizer) -> None:
+    session = Session(recognizer.model)
+    for frames in (-1, 1):
+        with pytest.raises(InvalidInputError, match=f"{frames} frames do not make 0 tubelets"):
+            session.set_frame_count(frames)
 
 
 def test_one_head_with_one_output_needs_no_name(recognizer: Recognizer, video: Path) -> None:
