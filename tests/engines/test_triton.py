@@ -42,8 +42,9 @@ from sfavivit.errors import (
 from sfavivit.repository.manifest import Precision, logits_tensor
 from sfavivit.repository.triton_parameters import head_parameter, parse_catalog, spatial_parameter
 from tests.conftest import SIDE, build_model, random_frames
-from tests.serving.support import eventually, triton_executions
+from tests.serving.support import triton_executions
 from tests.video_files import encode
+from tests.waiting import eventually
 
 Client: Any = triton_grpc.InferenceServerClient
 Input: Any = triton_grpc.InferInput

@@ -27,7 +27,7 @@ from sfavivit.utils.prefetch import Prefetcher
 from sfavivit.video.source import OpenSource
 from tests.counting_engine import CountingEngine
 from tests.features.videos import entries
-from tests.serving.support import eventually
+from tests.waiting import eventually
 
 
 def test_pipes_cannot_be_looked_up(recognizer: Recognizer, store: FeatureStore, tmp_path: Path) -> None:
