@@ -15,10 +15,7 @@ import psutil
 import pytest
 
 from sfavivit import Recognizer
-from sfavivit.errors import (
-    NotAFileError,
-    UsageError,
-)
+from sfavivit.errors import NotAFileError, UsageError
 from sfavivit.features.entry import FeatureKey, StoredFeatures
 from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
