@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -62,8 +62,7 @@ class _Reading:
     def items(self) -> Iterator[_Item]:
         """Yield the stored features of all crops, or the frames and their end; called in the thread."""
         if self.store is None:
-            yield from self._decode(self.segment)
-            yield self._end([])
+            yield from self._decode(self.segment, lambda: [])
             return
         name = display_name(self.segment.source)
         with os.fdopen(open_source(self.segment.source), "rb", buffering=0) as file:
@@ -78,8 +77,10 @@ class _Reading:
                 if len(entries) == len(keys):
                     yield entries
                     return
-                yield from self._decode(replace(self.segment, source=OpenSource(os.dup(file.fileno()), name)))
-                yield self._end(keys if digest.holds() else [])
+                copy = OpenSource(os.dup(file.fileno()), name)
+                yield from self._decode(
+                    replace(self.segment, source=copy), lambda: keys if digest.holds() else []
+                )
             except OSError as error:
                 raise VideoError(f"{name}: cannot be read: {error.strerror or error}") from error
 
@@ -88,17 +89,15 @@ class _Reading:
         end = None if end is None else float(end)
         return FeatureKey(video_sha256, self.spatial_sha256, self.sampling, crop, start, end)
 
-    def _end(self, keys: list[FeatureKey]) -> _End:
-        assert self.reader is not None
-        return _End(self.reader.damage, keys)
-
-    def _decode(self, segment: VideoSegment) -> Iterator[Frames]:
+    def _decode(self, segment: VideoSegment, keys: Callable[[], list[FeatureKey]]) -> Iterator[_Item]:
+        """Yield frames and their end; ``keys`` is called when the file has been read."""
         self.reader = VideoReader(
             segment, self.sampling, chunk_frames=self.chunk_frames, limits=self.limits, crops=self.crops
         )
         with self.reader:
             if not self.stopped:
                 yield from self.reader
+        yield _End(self.reader.damage, keys())
 
 
 class FeatureReader:
