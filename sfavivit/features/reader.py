@@ -111,8 +111,8 @@ class FeatureReader:
     three times that while they are written. The file is read twice, once for its digest, so it cannot be a
     pipe. If it changes meanwhile, nothing is stored. Stored features cost no decoding, so no limit applies.
 
-    ``close`` may be called from any thread, and ends an iteration there; ``warning`` then says so. A reader
-    that is forgotten ends its thread and its decoder, too, a moment later.
+    ``close`` may be called from any thread, and ends an iteration there; ``warning`` then says so. An error
+    closes the reader, too. One that is forgotten ends its thread and its decoder a moment later.
 
     Args:
         model: computes the features.

@@ -30,7 +30,7 @@ def write_again(path: Path) -> None:
 
 
 def write_and_hide(path: Path) -> None:
-    """As some programs do: the time of modification is put back."""
+    """Write, and put the time of modification back, like some programs."""
     status = path.stat()
     write_again(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -108,7 +108,7 @@ def test_a_source_that_is_forgotten_leaves_nothing(
 def test_closing_does_not_wait_for_a_big_file(
     recognizer: Recognizer, store: FeatureStore, tmp_path: Path
 ) -> None:
-    """Of a terabyte, which takes minutes to hash; and whoever waits for its features is let go."""
+    """A terabyte takes minutes to hash. A thread that waits for its features is let go."""
     path = tmp_path / "big.mp4"
     path.touch()
     os.truncate(path, 1 << 40)

@@ -24,7 +24,7 @@ from sfavivit.video.reader import Limits
 from sfavivit.video.source import VideoSegment
 from tests.conftest import wide_video
 from tests.counting_engine import CountingEngine
-from tests.features.entries import DAMAGES
+from tests.features.entries import DAMAGES, flipped
 from tests.features.videos import entries, essence, forbid_decoders
 
 ROOT = Path(__file__).parents[2]
@@ -176,10 +176,8 @@ def test_a_flipped_bit_never_changes_a_score(
 ) -> None:
     expected = essence(recognizer.classify(damaged_video, store=store))
     [path] = entries(store)
-    content = bytearray(path.read_bytes())
-    position = data.draw(st.integers(0, 8 * len(content) - 1))
-    content[position // 8] ^= 1 << position % 8
-    path.write_bytes(content)
+    content = path.read_bytes()
+    path.write_bytes(flipped(content, data.draw(st.integers(0, 8 * len(content) - 1))))
     check_mended(recognizer, store, damaged_video, expected, caplog)
 
 
