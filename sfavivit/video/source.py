@@ -103,7 +103,11 @@ def open_source(source: Source) -> int:
     name = display_name(source)
     if isinstance(source, OpenSource):
         descriptor = source.descriptor
-        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        try:
+            mode = os.fstat(descriptor).st_mode
+        except OSError as error:
+            raise VideoError(f"{name}: cannot be opened: {error.strerror}") from None
+        if stat.S_ISFIFO(mode):
             return descriptor  # VideoPipe checks the content as it is written
     elif isinstance(source, bytes):
         descriptor = _from_bytes(source)
