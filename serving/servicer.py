@@ -36,7 +36,7 @@ from sfavivit.protocol.messages import (
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from sfavivit.repository.manifest import SPATIAL_MODEL
 from sfavivit.types import Features
-from sfavivit.video.source import check_range
+from sfavivit.video.source import VideoSegment
 
 
 class VideoRecognitionServicer:
@@ -71,7 +71,7 @@ class VideoRecognitionServicer:
             stream = self._stream(requests)
             config: pb.RecognitionConfig = await stream.config()
             query = query_of(config)
-            check_range(query.start_seconds, query.end_seconds)
+            VideoSegment(NAME, query.start_seconds, query.end_seconds)  # refuses an invalid one
             session = job.session(query)
             async with self._upload(job, stream, config.content_size) as spool:
                 await job.run(_classify, job, session, spool, query)
@@ -85,7 +85,7 @@ class VideoRecognitionServicer:
             stream = self._stream(requests)
             config: pb.StreamingClassifyConfig = await stream.config()
             query = query_of(config.recognition)
-            check_range(query.start_seconds, query.end_seconds)
+            VideoSegment(NAME, query.start_seconds, query.end_seconds)  # refuses an invalid one
             interval = None
             if config.HasField("provisional_interval"):
                 interval = seconds_of(config.provisional_interval)
@@ -108,7 +108,7 @@ class VideoRecognitionServicer:
             config: pb.ExtractFeaturesConfig = await stream.config()
             end = seconds_of(config.end_offset) if config.HasField("end_offset") else None
             query = Query(start_seconds=seconds_of(config.start_offset), end_seconds=end)
-            check_range(query.start_seconds, query.end_seconds)
+            VideoSegment(NAME, query.start_seconds, query.end_seconds)  # refuses an invalid one
             async with (
                 self._upload(job, stream, config.content_size) as spool,
                 aclosing(job.iterate(_features(job, spool, query))) as chunks,
@@ -132,7 +132,7 @@ class VideoRecognitionServicer:
             stream = self._stream(requests)
             config: pb.ScoreFeaturesConfig = await stream.config()
             query = query_of(config.recognition)
-            check_range(query.start_seconds, None)
+            VideoSegment(NAME, query.start_seconds)  # refuses an invalid one
             digest = job.model.manifest.weights_sha256[SPATIAL_MODEL]
             if config.spatial_sha256 not in ("", digest):
                 raise InvalidInputError(

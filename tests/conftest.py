@@ -17,6 +17,7 @@ from serving.triton import TritonServer
 from sfavivit import Recognizer
 from sfavivit.config import named_dimensions
 from sfavivit.models.vivit import SfaVivit
+from tests.counting_engine import CountingEngine
 from tests.video_files import encode
 
 SIDE = 16
@@ -64,11 +65,20 @@ def random_frames(count: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.asarray(np.abs(steps % 510 - 255).astype(np.uint8))
 
 
+def noise_video(path: Path, frames: int, seed: int = 0) -> Path:
+    """25 fps of ``random_frames``, four times as large, so that they survive the codec."""
+    return encode(path, random_frames(frames, seed).repeat(4, 1).repeat(4, 2))
+
+
+def wide_video(path: Path, frames: int, seed: int = 3) -> Path:
+    """25 fps, twice as wide as high: its three crops differ."""
+    pictures = np.concatenate([random_frames(frames, seed), random_frames(frames, seed + 1)], axis=2)
+    return encode(path, pictures.repeat(3, 1).repeat(3, 2))
+
+
 @pytest.fixture(scope="session")
 def parity_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encode(
-        tmp_path_factory.mktemp("video") / "parity.mp4", random_frames(40).repeat(4, 1).repeat(4, 2)
-    )
+    return noise_video(tmp_path_factory.mktemp("video") / "parity.mp4", 40)
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +101,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory, parity_video: Path) -> 
 @pytest.fixture(scope="session")
 def recognizer(repository: Path) -> Recognizer:
     return Recognizer.load(repository, chunk_tubelets=3)
+
+
+@pytest.fixture
+def counting(repository: Path) -> tuple[Recognizer, CountingEngine]:
+    return CountingEngine.recognizer(repository)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Self
+
+from sfavivit import Recognizer, Repository
+from sfavivit.engines import load_engine
 from sfavivit.engines.base import Engine
+from sfavivit.engines.model import LoadedModel
 from sfavivit.types import Features, Frames, Logits
 
 
@@ -13,6 +19,13 @@ class CountingEngine:
         self.engine = engine
         self.frames: list[Frames] = []
         self.temporal_calls = 0
+
+    @classmethod
+    def recognizer(cls, repository: Path) -> tuple[Recognizer, Self]:
+        """A recognizer with calls of 4 tubelets, and the engine that it runs."""
+        loaded = Repository.load(repository)
+        engine = cls(load_engine("onnxruntime", loaded))
+        return Recognizer(LoadedModel(loaded, engine, chunk_tubelets=4)), engine
 
     def spatial(self, frames: Frames) -> Features:
         self.frames.append(frames[0].copy())

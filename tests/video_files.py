@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sfavivit.config import Sampling
+from sfavivit.types import Frames
 from sfavivit.video.ffmpeg import find_ffmpeg
 
-Frames = NDArray[np.uint8]
-
 SIDE = 64
-_CELL = SIDE // 4
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p")
 
@@ -52,7 +49,7 @@ def numbered(count: int, first: int = 0, side: int = SIDE) -> Frames:
 
 
 def numbers_shown(frames: Frames) -> list[int]:
-    """What :func:`numbered` drew, read off the middle of each cell."""
+    """Numbers that :func:`numbered` drew, read off the middle of each cell."""
     cell = frames.shape[1] // 4
     bits = frames[:, cell // 2 :: cell, cell // 2 :: cell, 1] > 127
     return [int(row @ (1 << np.arange(16))) for row in bits.reshape(len(frames), 16).astype(int)]

@@ -19,6 +19,7 @@ from sfavivit.config import ModelDimensions
 from sfavivit.errors import EngineError
 from sfavivit.repository.manifest import FEATURES, FRAMES, Precision, Repository, logits_tensor
 from sfavivit.types import Features, Frames, Logits
+from sfavivit.utils.text import one_line
 
 MODEL_FILE = "model.onnx"
 MAX_SMALL_OPERATIONS = 50_000_000  # for a tubelet, in a model that one thread runs
@@ -95,7 +96,7 @@ class OnnxModel:
         try:
             self._session: Any = ort.InferenceSession(file, options, providers=providers)
         except Exception as error:  # the runtime's own exceptions share no narrower base
-            raise EngineError(f"ONNX Runtime cannot load {file}: {_one_line(error)}") from error
+            raise EngineError(f"ONNX Runtime cannot load {file}: {one_line(error)}") from error
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.provider: str = self._session.get_providers()[0]
 
@@ -105,7 +106,7 @@ class OnnxModel:
             bound = self.provider == CUDA
             values = self._run_bound(feed) if bound else self._session.run(self._outputs, feed)
         except Exception as error:
-            raise EngineError(f"ONNX Runtime failed in a run: {_one_line(error)}") from error
+            raise EngineError(f"ONNX Runtime failed in a run: {one_line(error)}") from error
         return dict(zip(self._outputs, values, strict=True))
 
     def _run_bound(self, feed: dict[str, Any]) -> list[Any]:
@@ -118,7 +119,3 @@ class OnnxModel:
         self._session.run_with_iobinding(binding)
         values: list[Any] = binding.copy_outputs_to_cpu()
         return values
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

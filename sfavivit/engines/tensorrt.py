@@ -26,6 +26,7 @@ from sfavivit.repository.manifest import (
     temporal_model,
 )
 from sfavivit.types import Array, Features, Frames, Logits
+from sfavivit.utils.text import one_line
 
 # Input shapes kept ready; a further one replaces the least recently used. A service sees one shape of chunks,
 # and as many of windows as there are chunks in one.
@@ -94,7 +95,7 @@ class Log(trt.ILogger):  # type: ignore[misc]  # TensorRT has no annotations
 
     def log(self, severity: Any, msg: str) -> None:
         if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-            self.last_error = " ".join(msg.split())
+            self.last_error = one_line(msg)
 
     def require(self, value: Any, failure: str) -> Any:
         """Return ``value``, the result of a call.

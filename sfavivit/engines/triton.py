@@ -40,6 +40,7 @@ from sfavivit.repository.manifest import (
 )
 from sfavivit.repository.triton_parameters import PARAMETER, parse_catalog
 from sfavivit.types import Features, Frames, Logits
+from sfavivit.utils.text import one_line
 
 # Untyped: the stubs are made at run time. They are used directly, because Triton's client class is for one
 # thread, and a gRPC channel is for all.
@@ -225,7 +226,7 @@ class TritonEngine:
 
     def _engine_error(self, error: Exception, limit: float) -> EngineError:
         code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.CANCELLED
-        details = " ".join(str(error.details() if isinstance(error, grpc.Call) else error).split())
+        details = one_line(error.details() if isinstance(error, grpc.Call) else error)
         where = f"Triton at {self.server}"
         if code is grpc.StatusCode.UNAVAILABLE:
             return EngineUnavailableError(f"{where} is unavailable: {details}; is it running?")

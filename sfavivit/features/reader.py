@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -63,8 +62,7 @@ class _Reading:
     def items(self) -> Iterator[_Item]:
         """Yield the stored features of all crops, or the frames and their end; called in the thread."""
         if self.store is None:
-            yield from self._decode(self.segment)
-            yield self._end([])
+            yield from self._decode(self.segment, lambda: [])
             return
         name = display_name(self.segment.source)
         with os.fdopen(open_source(self.segment.source), "rb", buffering=0) as file:
@@ -79,8 +77,10 @@ class _Reading:
                 if len(entries) == len(keys):
                     yield entries
                     return
-                yield from self._decode(replace(self.segment, source=OpenSource(os.dup(file.fileno()), name)))
-                yield self._end(keys if digest.holds() else [])
+                copy = OpenSource(os.dup(file.fileno()), name)
+                yield from self._decode(
+                    replace(self.segment, source=copy), lambda: keys if digest.holds() else []
+                )
             except OSError as error:
                 raise VideoError(f"{name}: cannot be read: {error.strerror or error}") from error
 
@@ -89,17 +89,15 @@ class _Reading:
         end = None if end is None else float(end)
         return FeatureKey(video_sha256, self.spatial_sha256, self.sampling, crop, start, end)
 
-    def _end(self, keys: list[FeatureKey]) -> _End:
-        assert self.reader is not None
-        return _End(self.reader.damage, keys)
-
-    def _decode(self, segment: VideoSegment) -> Iterator[Frames]:
+    def _decode(self, segment: VideoSegment, keys: Callable[[], list[FeatureKey]]) -> Iterator[_Item]:
+        """Yield frames and their end; ``keys`` is called when the file has been read."""
         self.reader = VideoReader(
             segment, self.sampling, chunk_frames=self.chunk_frames, limits=self.limits, crops=self.crops
         )
         with self.reader:
             if not self.stopped:
                 yield from self.reader
+        yield _End(self.reader.damage, keys())
 
 
 class FeatureReader:
@@ -113,8 +111,8 @@ class FeatureReader:
     three times that while they are written. The file is read twice, once for its digest, so it cannot be a
     pipe. If it changes meanwhile, nothing is stored. Stored features cost no decoding, so no limit applies.
 
-    ``close`` may be called from any thread, and ends an iteration there; ``warning`` then says so. A reader
-    that is forgotten ends its thread and its decoder, too, a moment later.
+    ``close`` may be called from any thread, and ends an iteration there; ``warning`` then says so. An error
+    closes the reader, too. One that is forgotten ends its thread and its decoder a moment later.
 
     Args:
         model: computes the features.
@@ -125,6 +123,7 @@ class FeatureReader:
         sampling: in place of the repository's, of the same crop size; for features to train on.
 
     Attributes:
+        crops: crops of the picture, as given.
         frames_used: frames of a crop so far.
         warning: damage of the video, known at the end.
         from_store: whether the features came from the store.
@@ -152,7 +151,7 @@ class FeatureReader:
         self.warning: str | None = None
         self.from_store = False
         self._ended = False
-        self._crops = len(crops)
+        self.crops = crops
         self._extractors = [FeatureExtractor(model, crop) for crop in range(len(crops))]
         self._kept: list[list[Features]] = [[] for _ in crops]
         sampling = sampling or model.manifest.sampling
@@ -192,9 +191,7 @@ class FeatureReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -204,30 +201,32 @@ class FeatureReader:
 
     def __iter__(self) -> Iterator[FeatureChunk]:
         for item in self._items:
+            yield from self._chunks(item)
             if isinstance(item, _End):
-                for extractor in self._extractors:
-                    yield from self._keep(extractor.finish())
                 self._finish(item)
-            elif isinstance(item, list):
-                yield from self._stored(item)
-            else:
-                yield from self._push(item)
         if not self._ended:
             self.warning = f"closed before the end, after {self.frames_used} frames"
 
-    def _push(self, frames: Frames) -> Iterator[FeatureChunk]:
-        self.frames_used += len(frames)
-        squares = frames if self._crops > 1 else frames[:, None]
-        for crop, extractor in enumerate(self._extractors):
-            yield from self._keep(extractor.push(squares[:, crop]))
-
-    def _stored(self, entries: list[StoredFeatures]) -> Iterator[FeatureChunk]:
-        self.from_store = self._ended = True
-        self.frames_used, self.warning = entries[0].frames_used, entries[0].warning
-        for crop, entry in enumerate(entries):
-            yield FeatureChunk(entry.features, entry.frames_used, crop)
-
-    def _keep(self, chunks: list[FeatureChunk]) -> list[FeatureChunk]:
+    def _chunks(self, item: _Item) -> list[FeatureChunk]:
+        """Return the chunks of all crops, so that none lags behind the others if the caller stops here."""
+        if isinstance(item, list):
+            self.from_store = self._ended = True
+            self.frames_used, self.warning = item[0].frames_used, item[0].warning
+            return [FeatureChunk(entry.features, entry.frames_used, k) for k, entry in enumerate(item)]
+        try:
+            if isinstance(item, _End):
+                chunks = [chunk for extractor in self._extractors for chunk in extractor.finish()]
+            else:
+                self.frames_used += len(item)
+                squares = item if len(self.crops) > 1 else item[:, None]
+                chunks = [
+                    chunk
+                    for crop, extractor in enumerate(self._extractors)
+                    for chunk in extractor.push(squares[:, crop])
+                ]
+        except BaseException:
+            self.close()  # features that follow a gap must not reach the store
+            raise
         if self._reading.store is not None:
             for chunk in chunks:
                 self._kept[chunk.crop].append(chunk.features)

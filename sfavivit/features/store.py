@@ -144,7 +144,9 @@ class FeatureStore:
                 f"feature store {self.root}: {error}; use a float32 store, or check the engine"
             ) from None
         try:
-            self._make_folder(path.parent)
+            with suppress(FileExistsError):
+                path.parent.mkdir()
+                fsync_path(self.root)
             try:
                 atomic_write(path, content)
             except IsADirectoryError:
@@ -170,8 +172,3 @@ class FeatureStore:
             )
         fields = {"format_version": FORMAT_VERSION, "dtype": dtype}
         atomic_write(self.root / STORE_NAME, json.dumps(fields).encode(), replace=False)
-
-    def _make_folder(self, folder: Path) -> None:
-        with suppress(FileExistsError):
-            folder.mkdir()
-            fsync_path(self.root)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sfavivit.engines.model import LoadedModel
-from sfavivit.errors import InvalidInputError
+from sfavivit.errors import InvalidInputError, UsageError
 from sfavivit.features.extractor import FeatureExtractor
 from sfavivit.features.reader import DEFAULT_LIMITS, FeatureReader
 from sfavivit.features.store import FeatureStore
@@ -137,6 +137,11 @@ class Recognizer:
         on_window: OnWindow | None = None,
     ) -> Recognition:
         """Recognise actions from the features of ``reader``, made with ``options.crops``. As ``classify``."""
+        if tuple(reader.crops) != options.crops:
+            raise UsageError(
+                f"the reader has {len(reader.crops)} crops, the options need {len(options.crops)}: make the "
+                "reader with crops=options.crops"
+            )
         started = time.perf_counter()
         session = (
             ViewSession(self.model, options.views, options)

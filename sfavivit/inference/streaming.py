@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfavivit.engines.model import LoadedModel, TimedEngine
-from sfavivit.errors import InvalidInputError
+from sfavivit.errors import InvalidInputError, UsageError
 from sfavivit.features.extractor import FeatureChunk, FeatureExtractor
 from sfavivit.inference.options import DEFAULT_OPTIONS, ClassifyOptions
 from sfavivit.inference.results import (
@@ -59,12 +59,14 @@ class Session:
         start_seconds: time of the first feature in the video.
 
     Raises:
-        HeadNotFoundError, UsageError: options that do not fit the model.
+        HeadNotFoundError, UsageError: options that do not fit the model, or views.
     """
 
     def __init__(
         self, model: LoadedModel, options: ClassifyOptions = DEFAULT_OPTIONS, start_seconds: float = 0.0
     ) -> None:
+        if options.views:
+            raise UsageError(f"views ({options.views}) need a whole video; leave them out for a stream")
         manifest = model.manifest
         self._timed = TimedEngine(model.engine)
         self._model = model.with_engine(self._timed)
@@ -123,7 +125,7 @@ class Session:
         Raises:
             InvalidInputError: another number of tubelets than has arrived.
         """
-        if -(-frames_used // self._tubelet_frames) != self.tubelets:
+        if frames_used < 0 or -(-frames_used // self._tubelet_frames) != self.tubelets:
             raise InvalidInputError(f"{frames_used} frames do not make {self.tubelets} tubelets")
         self.frames_used = frames_used
 

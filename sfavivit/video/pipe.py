@@ -10,7 +10,6 @@ import fcntl
 import os
 import select
 import threading
-from types import TracebackType
 from typing import Self
 
 from sfavivit.errors import EmptyVideoError, NotStreamableError
@@ -47,9 +46,7 @@ class VideoPipe:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

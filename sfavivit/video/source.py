@@ -50,15 +50,11 @@ class VideoSegment:
     end_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        check_range(self.start_seconds, self.end_seconds)
-
-
-def check_range(start_seconds: float, end_seconds: float | None) -> None:
-    """Raise ``UsageError`` unless 0 <= start < end <= ``MAX_SECONDS``."""
-    if not 0 <= start_seconds <= MAX_SECONDS:
-        raise UsageError(f"the start must be from 0 to {MAX_SECONDS:g} s, got {start_seconds:g}")
-    if end_seconds is not None and not start_seconds < end_seconds <= MAX_SECONDS:
-        raise UsageError(f"the end must be after the start ({start_seconds:g} s), got {end_seconds:g}")
+        start, end = self.start_seconds, self.end_seconds
+        if not 0 <= start <= MAX_SECONDS:
+            raise UsageError(f"the start must be from 0 to {MAX_SECONDS:g} s, got {start:g}")
+        if end is not None and not start < end <= MAX_SECONDS:
+            raise UsageError(f"the end must be after the start ({start:g} s), got {end:g}")
 
 
 _OPEN_ERRORS: dict[int, tuple[type[VideoError], str]] = {
@@ -107,7 +103,11 @@ def open_source(source: Source) -> int:
     name = display_name(source)
     if isinstance(source, OpenSource):
         descriptor = source.descriptor
-        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        try:
+            mode = os.fstat(descriptor).st_mode
+        except OSError as error:
+            raise VideoError(f"{name}: cannot be opened: {error.strerror}") from None
+        if stat.S_ISFIFO(mode):
             return descriptor  # VideoPipe checks the content as it is written
     elif isinstance(source, bytes):
         descriptor = _from_bytes(source)

@@ -32,7 +32,8 @@ from benchmarks.load import (
 from sfavivit.errors import ServiceError, UsageError
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, VideoRecognitionClient
 from tests.commands import run_here
-from tests.serving.support import address_of, encode_videos, eventually, running_service
+from tests.serving.support import address_of, encode_videos, running_service
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")

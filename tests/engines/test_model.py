@@ -10,7 +10,7 @@ import pytest
 
 from sfavivit.config import named_dimensions
 from sfavivit.engines.model import LoadedModel, TimedEngine, default_chunk_tubelets
-from sfavivit.errors import InvalidInputError, UsageError
+from sfavivit.errors import UsageError
 from sfavivit.types import Features, Frames, Logits
 from tests.conftest import random_frames
 
@@ -36,13 +36,6 @@ def test_the_same_model_on_another_engine(model: LoadedModel) -> None:
     assert (other.catalog, other.chunk_frames) == (model.catalog, 6)
     frames = random_frames(6)
     np.testing.assert_array_equal(other.features(frames), model.features(frames))
-
-
-def test_features_that_are_not_finite_are_refused(model: LoadedModel) -> None:
-    features = model.features(random_frames(6))
-    features[1, 2] = np.nan
-    with pytest.raises(InvalidInputError, match="NaN or infinity"):
-        model.logits(features, "default")
 
 
 def test_seconds_of_each_half() -> None:

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sfavivit import Recognizer, Repository
-from sfavivit.engines import load_engine
-from sfavivit.engines.model import LoadedModel
+from sfavivit import Recognizer
 from sfavivit.features.store import FeatureStore
+from tests.conftest import wide_video
 from tests.counting_engine import CountingEngine
-from tests.features.videos import wide_video
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +27,13 @@ def damaged_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def engine(repository: Path) -> CountingEngine:
-    return CountingEngine(load_engine("onnxruntime", Repository.load(repository)))
+def engine(counting: tuple[Recognizer, CountingEngine]) -> CountingEngine:
+    return counting[1]
 
 
 @pytest.fixture
-def recognizer(repository: Path, engine: CountingEngine) -> Recognizer:
-    return Recognizer(LoadedModel(Repository.load(repository), engine, chunk_tubelets=4))
+def recognizer(counting: tuple[Recognizer, CountingEngine]) -> Recognizer:
+    return counting[0]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the tests of the feature store share: an entry, and everything that can happen to its file."""
+"""An entry of the feature store, and everything that can happen to its file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from sfavivit.config import Sampling
 from sfavivit.features.entry import FeatureKey, StoredFeatures
 
 KEY = FeatureKey("1" * 64, "2" * 64, Sampling(fps=12.5, shortest_side=16, crop_size=16))
-
-
 OTHER = replace(KEY, video_sha256="3" * 64)
 
 
@@ -36,6 +34,14 @@ def same(found: StoredFeatures | None, entry: StoredFeatures) -> bool:
         and found.timestamps.tobytes() == entry.timestamps.tobytes()
         and (found.frames_used, found.warning) == (entry.frames_used, entry.warning)
     )
+
+
+def flipped(content: bytes, *bits: int) -> bytes:
+    """Return ``content`` with the bits of these numbers inverted."""
+    changed = bytearray(content)
+    for bit in bits:
+        changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
 
 
 def deep_json(path: Path) -> None:

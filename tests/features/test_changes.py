@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 
 from sfavivit import Recognizer
-from sfavivit.errors import (
-    VideoNotFoundError,
-)
+from sfavivit.errors import VideoNotFoundError
 from sfavivit.features import digest as video_digest
 from sfavivit.features.entry import FeatureKey, StoredFeatures
 from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
-from tests.features.videos import entries, essence, wide_video
+from tests.conftest import wide_video
+from tests.features.videos import entries, essence
 
 
 def write_again(path: Path) -> None:
@@ -31,7 +30,7 @@ def write_again(path: Path) -> None:
 
 
 def write_and_hide(path: Path) -> None:
-    """As some programs do: the time of modification is put back."""
+    """Write, and put the time of modification back, like some programs."""
     status = path.stat()
     write_again(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -42,6 +41,18 @@ def append(path: Path) -> None:
         file.write(b"\0" * 100)
 
 
+def read_while_it_changes(
+    recognizer: Recognizer, path: Path, store: FeatureStore, change: Callable[[Path], None]
+) -> None:
+    """Change the file after the first chunk: the decoder is a few chunks ahead at most, of ten."""
+    with FeatureReader(recognizer.model, path, store=store) as source:
+        for count, _ in enumerate(source):
+            if count == 0:
+                change(path)
+    assert not entries(store)
+    assert not source.from_store
+
+
 @pytest.mark.parametrize(
     "change", [write_again, write_and_hide, append, lambda path: os.truncate(path, 5000)]
 )
@@ -49,29 +60,16 @@ def test_a_video_that_changes_while_it_is_read_is_not_kept(
     recognizer: Recognizer, store: FeatureStore, video: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     path = Path(shutil.copy(video, tmp_path / "changing.mp4"))
-    with FeatureReader(recognizer.model, path, store=store) as source:
-        for count, _ in enumerate(source):
-            if count == 0:
-                change(path)  # the decoder is a few chunks ahead at most, of ten
-    assert not entries(store)
-    assert not source.from_store
+    read_while_it_changes(recognizer, path, store, change)
 
 
 def test_a_change_that_the_clock_does_not_show_is_found_in_the_content(
-    recognizer: Recognizer,
-    store: FeatureStore,
-    video: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    recognizer: Recognizer, store: FeatureStore, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = video_digest._Version(1, 2, 3, 4, time.time_ns() + 3600 * 10**9)
     monkeypatch.setattr(video_digest._Version, "of", lambda _: now)
     path = Path(shutil.copy(video, tmp_path / "changing.mp4"))
-    with FeatureReader(recognizer.model, path, store=store) as source:
-        for count, _ in enumerate(source):
-            if count == 0:
-                append(path)
-    assert not entries(store)
+    read_while_it_changes(recognizer, path, store, append)
     recognizer.classify(path, store=store)
     assert len(entries(store)) == 1
 

@@ -15,10 +15,7 @@ import psutil
 import pytest
 
 from sfavivit import Recognizer
-from sfavivit.errors import (
-    NotAFileError,
-    UsageError,
-)
+from sfavivit.errors import NotAFileError, UsageError
 from sfavivit.features.entry import FeatureKey, StoredFeatures
 from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
@@ -27,7 +24,7 @@ from sfavivit.utils.prefetch import Prefetcher
 from sfavivit.video.source import OpenSource
 from tests.counting_engine import CountingEngine
 from tests.features.videos import entries
-from tests.serving.support import eventually
+from tests.waiting import eventually
 
 
 def test_pipes_cannot_be_looked_up(recognizer: Recognizer, store: FeatureStore, tmp_path: Path) -> None:
@@ -111,7 +108,7 @@ def test_a_source_that_is_forgotten_leaves_nothing(
 def test_closing_does_not_wait_for_a_big_file(
     recognizer: Recognizer, store: FeatureStore, tmp_path: Path
 ) -> None:
-    """Of a terabyte, which takes minutes to hash; and whoever waits for its features is let go."""
+    """A terabyte takes minutes to hash. A thread that waits for its features is let go."""
     path = tmp_path / "big.mp4"
     path.touch()
     os.truncate(path, 1 << 40)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sfavivit.features.entry import DamagedEntryError, StoredFeatures, read_entry, read_header
 from sfavivit.features.store import FeatureStore
-from tests.features.entries import DAMAGES, KEY, OTHER, features, same
+from tests.features.entries import DAMAGES, KEY, OTHER, features, flipped, same
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def entry_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
 
 
 def outcome(folder: Path, name: str, content: bytes) -> StoredFeatures | None:
-    """What reading ``content`` in the place of an entry gives; None: it was found damaged."""
+    """Read ``content`` in the place of an entry; None: it was found damaged."""
     path = folder / name
     path.write_bytes(content)
     try:
@@ -42,13 +42,9 @@ def outcome(folder: Path, name: str, content: bytes) -> StoredFeatures | None:
 def test_no_bit_can_be_flipped_unnoticed(entry_file: tuple[str, bytes], data: st.DataObject) -> None:
     """Bits that mean nothing (the case of an escape's digits) may change: then the entry is the same."""
     name, content = entry_file
-    flipped = bytearray(content)
-    for position in data.draw(
-        st.lists(st.integers(0, 8 * len(content) - 1), min_size=1, max_size=3, unique=True)
-    ):
-        flipped[position // 8] ^= 1 << position % 8
+    bits = data.draw(st.lists(st.integers(0, 8 * len(content) - 1), min_size=1, max_size=3, unique=True))
     with TemporaryDirectory() as folder:
-        found = outcome(Path(folder), name, bytes(flipped))
+        found = outcome(Path(folder), name, flipped(content, *bits))
     assert found is None or same(found, features())
 
 
@@ -58,9 +54,7 @@ def test_every_bit_of_the_header_and_some_of_the_rest(entry_file: tuple[str, byt
     positions = [*range(8 * header_bytes), *range(8 * header_bytes, 8 * len(content), 97)]
     unnoticed = 0
     for position in positions:
-        flipped = bytearray(content)
-        flipped[position // 8] ^= 1 << position % 8
-        if found := outcome(tmp_path, name, bytes(flipped)):
+        if found := outcome(tmp_path, name, flipped(content, position)):
             assert same(found, features())
             unnoticed += 1
     assert unnoticed < 5

@@ -150,7 +150,7 @@ def writer(store: FeatureStore, rounds: int) -> subprocess.Popen[str]:
 
 
 def read_all(store: FeatureStore) -> int:
-    """How many of the writers' entries there are; all of them must be right."""
+    """Number of the writers' entries, all of which must be right."""
     found = 0
     for k in range(20):
         entry = store.get(replace(KEY, video_sha256=f"{k:064x}"))

@@ -13,14 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfavivit import Recognizer, Repository
-from sfavivit.engines import load_engine
-from sfavivit.engines.model import LoadedModel
-from sfavivit.errors import (
-    EngineError,
-    FeatureStoreError,
-    InvalidInputError,
-)
+from sfavivit import Recognizer
+from sfavivit.errors import EngineError, FeatureStoreError, InvalidInputError
 from sfavivit.features.entry import FeatureKey, StoredFeatures
 from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
@@ -28,9 +22,10 @@ from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.types import Features, Frames
 from sfavivit.video.reader import Limits
 from sfavivit.video.source import VideoSegment
+from tests.conftest import wide_video
 from tests.counting_engine import CountingEngine
-from tests.features.entries import DAMAGES
-from tests.features.videos import entries, essence, forbid_decoders, wide_video
+from tests.features.entries import DAMAGES, flipped
+from tests.features.videos import entries, essence, forbid_decoders
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,26 +72,15 @@ def test_scores_from_the_store_are_those_from_the_video_bit_for_bit(
 def test_another_head_and_other_views_need_no_decoder(
     recognizer: Recognizer, store: FeatureStore, monkeypatch: pytest.MonkeyPatch, video: Path
 ) -> None:
-    expected = recognizer.classify(video, ClassifyOptions(heads=("long",)))
-    views = recognizer.classify(video, ClassifyOptions(heads=("long",), views=Views(3, 1)))
+    long = ClassifyOptions(heads=("long",))
+    expected = recognizer.classify(video, long)
+    views = recognizer.classify(video, replace(long, views=Views(3, 1)))
     recognizer.classify(video, ClassifyOptions(heads=("default",)), store=store)
-    recognizer.classify(
-        video,
-        ClassifyOptions(heads=("default",), views=Views(4, 3)),
-        store=store,
-    )
+    recognizer.classify(video, ClassifyOptions(heads=("default",), views=Views(4, 3)), store=store)
     forbid_decoders(monkeypatch)
-    assert essence(recognizer.classify(video, ClassifyOptions(heads=("long",)), store=store)) == essence(
-        expected
-    )
-    assert essence(
-        recognizer.classify(
-            video,
-            ClassifyOptions(heads=("long",), views=Views(3, 1)),
-            store=store,
-        )
-    ) == essence(views)
-    recognizer.classify(video, ClassifyOptions(heads=("long",), views=Views(9, 3)), store=store)
+    for options, answer in ((long, expected), (replace(long, views=Views(3, 1)), views)):
+        assert essence(recognizer.classify(video, options, store=store)) == essence(answer)
+    recognizer.classify(video, replace(long, views=Views(9, 3)), store=store)
 
 
 def test_the_same_content_under_another_name(
@@ -182,11 +166,7 @@ def test_a_damaged_entry_never_changes_a_score(
 
 
 @given(data=st.data())
-@settings(
-    max_examples=10,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    derandomize=True,
-)
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 def test_a_flipped_bit_never_changes_a_score(
     recognizer: Recognizer,
     store: FeatureStore,
@@ -196,10 +176,8 @@ def test_a_flipped_bit_never_changes_a_score(
 ) -> None:
     expected = essence(recognizer.classify(damaged_video, store=store))
     [path] = entries(store)
-    content = bytearray(path.read_bytes())
-    position = data.draw(st.integers(0, 8 * len(content) - 1))
-    content[position // 8] ^= 1 << position % 8
-    path.write_bytes(content)
+    content = path.read_bytes()
+    path.write_bytes(flipped(content, data.draw(st.integers(0, 8 * len(content) - 1))))
     check_mended(recognizer, store, damaged_video, expected, caplog)
 
 
@@ -253,10 +231,8 @@ class FailingEngine(CountingEngine):
 def test_what_an_engine_did_not_finish_is_not_kept(
     repository: Path, store: FeatureStore, video: Path, fails: bool
 ) -> None:
-    loaded = Repository.load(repository)
-    engine = FailingEngine(load_engine("onnxruntime", loaded))
+    recognizer, engine = FailingEngine.recognizer(repository)
     engine.fails = fails
-    recognizer = Recognizer(LoadedModel(loaded, engine, chunk_tubelets=4))
     with pytest.raises((EngineError, InvalidInputError)):
         recognizer.classify(video, store=store)
     engine.frames.clear()
@@ -266,6 +242,29 @@ def test_what_an_engine_did_not_finish_is_not_kept(
     ):
         list(source)
     assert not entries(store)
+
+
+def test_an_iteration_that_failed_does_not_go_on(repository: Path, store: FeatureStore, video: Path) -> None:
+    """Features computed afterwards would stand at the wrong times in the store."""
+    recognizer, _ = FailingEngine.recognizer(repository)
+    with FeatureReader(recognizer.model, video, store=store) as reader:
+        with pytest.raises(EngineError):
+            list(reader)
+        assert not list(reader)
+    assert not entries(store)
+
+
+def test_an_iteration_that_is_taken_up_again_keeps_every_crop_whole(
+    recognizer: Recognizer, store: FeatureStore, video: Path
+) -> None:
+    options = ClassifyOptions(views=Views(4, 3))
+    expected = essence(recognizer.classify(video, options))
+    with FeatureReader(recognizer.model, video, crops=options.crops, store=store) as reader:
+        for _ in reader:
+            break
+        list(reader)
+    assert essence(recognizer.classify(video, options, store=store)) == expected
+    assert len(entries(store)) == 3
 
 
 def test_limits_hold_for_what_is_decoded(recognizer: Recognizer, store: FeatureStore, video: Path) -> None:

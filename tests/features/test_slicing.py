@@ -25,7 +25,6 @@ from sfavivit.video.timebase import periods_in
 from tests.features.videos import entries, essence, forbid_decoders
 
 TUBELET_SECONDS = 0.16
-TUBELETS = 38  # of the video, the last one with one frame instead of two
 RATES = st.sampled_from([12.5, 15.0, 25.0, 30000 / 1001, 7.3])
 
 
@@ -38,24 +37,14 @@ def test_a_part_on_the_grid_is_a_slice_of_the_whole(
     views: Views | None,
 ) -> None:
     parts = [(3, 9), (0, 1), (20, 37), (20, 38), (37, 60), (11, None), (0, 99)]
-    seconds = [(a * TUBELET_SECONDS, b and b * TUBELET_SECONDS) for a, b in parts]
-    expected = [
-        recognizer.classify(
-            VideoSegment(video, start_seconds=start, end_seconds=end),
-            ClassifyOptions(views=views),
-        )
-        for start, end in seconds
-    ]
-    recognizer.classify(video, ClassifyOptions(views=views), store=store)
+    segments = [VideoSegment(video, a * TUBELET_SECONDS, b and b * TUBELET_SECONDS) for a, b in parts]
+    options = ClassifyOptions(views=views)
+    expected = [recognizer.classify(segment, options) for segment in segments]
+    recognizer.classify(video, options, store=store)
     kept = len(entries(store))
     forbid_decoders(monkeypatch)
-    for (start, end), from_video in zip(seconds, expected, strict=True):
-        answer = recognizer.classify(
-            VideoSegment(video, start_seconds=start, end_seconds=end),
-            ClassifyOptions(views=views),
-            store=store,
-        )
-        assert essence(answer) == essence(from_video)
+    for segment, from_video in zip(segments, expected, strict=True):
+        assert essence(recognizer.classify(segment, options, store=store)) == essence(from_video)
     assert len(entries(store)) == kept
 
 
@@ -98,12 +87,10 @@ def test_a_part_off_the_grid_is_decoded_and_kept(
     recognizer: Recognizer, store: FeatureStore, video: Path, part: tuple[float, float | None]
 ) -> None:
     recognizer.classify(video, store=store)
-    start, end = part
-    answer = recognizer.classify(VideoSegment(video, start_seconds=start, end_seconds=end), store=store)
+    segment = VideoSegment(video, *part)
+    answer = recognizer.classify(segment, store=store)
     assert answer.timings.decode_seconds > 0
-    assert essence(answer) == essence(
-        recognizer.classify(VideoSegment(video, start_seconds=start, end_seconds=end))
-    )
+    assert essence(answer) == essence(recognizer.classify(segment))
     assert len(entries(store)) == 2
 
 

@@ -1,24 +1,15 @@
-"""What the tests of sources with a feature store share: videos, and a recognizer whose engine counts."""
+"""Answers and entries of readers with a feature store, in comparable form."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.results import Recognition
 from sfavivit.video import process as decoder
-from tests.conftest import random_frames
-from tests.video_files import encode
-
-
-def wide_video(path: Path, frames: int, seed: int = 3) -> Path:
-    """25 fps, twice as wide as high: its three crops differ."""
-    pictures = np.concatenate([random_frames(frames, seed), random_frames(frames, seed + 1)], axis=2)
-    return encode(path, pictures.repeat(3, 1).repeat(3, 2))
 
 
 def essence(answer: Recognition, *, warned: bool = True) -> Any:

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from sfavivit import ClassifyOptions, Recognizer, UsageError, VideoSegment, Views
+from sfavivit import ClassifyOptions, InvalidInputError, Recognizer, UsageError, Views
 from sfavivit.config import CENTER
-from tests.conftest import random_frames
-from tests.video_files import encode
+from sfavivit.features.reader import FeatureReader
+from sfavivit.inference.streaming import Session
+from tests.conftest import noise_video, random_frames
 
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encode(tmp_path_factory.mktemp("video") / "video.mp4", random_frames(75).repeat(4, 1).repeat(4, 2))
+    return noise_video(tmp_path_factory.mktemp("video") / "video.mp4", 75)
 
 
 def test_strides_in_tubelets_of_every_head_asked_for(recognizer: Recognizer) -> None:
@@ -31,6 +32,30 @@ def test_views_say_which_crops_are_needed() -> None:
     assert len(ClassifyOptions(views=Views(2, 3)).crops) == 3
 
 
+def test_a_reader_of_other_crops_is_refused(recognizer: Recognizer, video: Path) -> None:
+    """One crop after another would be taken for a longer video."""
+    for made, asked in ((3, None), (1, 3), (3, 1)):
+        crops = ClassifyOptions(views=Views(2, made)).crops
+        options = ClassifyOptions(views=Views(2, asked) if asked else None)
+        with (
+            FeatureReader(recognizer.model, video, crops=crops) as reader,
+            pytest.raises(UsageError, match="crops=options.crops"),
+        ):
+            recognizer.recognize(reader, options)
+
+
+def test_a_stream_has_no_views(recognizer: Recognizer) -> None:
+    with pytest.raises(UsageError, match="views"):
+        list(recognizer.stream([random_frames(16)], ClassifyOptions(views=Views(2, 1))))
+
+
+def test_a_number_of_frames_must_fit_the_tubelets(recognizer: Recognizer) -> None:
+    session = Session(recognizer.model)
+    for frames in (-1, 1):
+        with pytest.raises(InvalidInputError, match=f"{frames} frames do not make 0 tubelets"):
+            session.set_frame_count(frames)
+
+
 def test_one_head_with_one_output_needs_no_name(recognizer: Recognizer, video: Path) -> None:
     answer = recognizer.classify(video, ClassifyOptions(("default",)))
     result = answer.heads["default"][""]
@@ -45,15 +70,3 @@ def test_several_results_must_be_named(recognizer: Recognizer, video: Path, head
     for read in (lambda: answer.labels, lambda: answer.timeline):
         with pytest.raises(UsageError, match=r"\('long', 'verb'\).*answer\.heads\[head\]\[output\]"):
             read()
-
-
-def test_a_segment_is_checked_where_it_is_made(video: Path) -> None:
-    for start, end in ((-1.0, None), (2.0, 2.0), (0.0, 1e10), (float("nan"), None)):
-        with pytest.raises(UsageError, match="start"):
-            VideoSegment(video, start, end)
-
-
-def test_times_of_a_segment_are_those_of_the_file(recognizer: Recognizer, video: Path) -> None:
-    answer = recognizer.classify(VideoSegment(video, 0.96, 2.4), ClassifyOptions(("default",)))
-    assert (answer.timeline[0].start_seconds, answer.timeline[-1].end_seconds) == pytest.approx((0.96, 2.4))
-    assert answer.duration_seconds == pytest.approx(2.4 - 0.96)

@@ -11,24 +11,19 @@ from hypothesis import strategies as st
 
 from sfavivit import Recognizer, Repository, VideoReader
 from sfavivit.config import Crop
-from sfavivit.engines import load_engine
-from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import UsageError
 from sfavivit.inference.options import CROPS, ClassifyOptions, Views
 from sfavivit.inference.windows import PADDING, view_windows
-from tests.conftest import WINDOW_FRAMES, random_frames
+from tests import conftest
+from tests.conftest import WINDOW_FRAMES, noise_video
 from tests.counting_engine import CountingEngine
-from tests.video_files import encode
 
 WINDOW = WINDOW_FRAMES // 2
 
 
 @pytest.fixture(scope="module")
 def wide_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """6 s, twice as wide as high: its three crops differ."""
-    frames = random_frames(150, seed=3)
-    wide = np.concatenate([frames, random_frames(150, seed=4)], axis=2).repeat(3, 1).repeat(3, 2)
-    return encode(tmp_path_factory.mktemp("video") / "wide.mp4", wide)
+    return conftest.wide_video(tmp_path_factory.mktemp("video") / "wide.mp4", 150)
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 20))
@@ -72,7 +67,7 @@ def test_views_are_the_mean_of_each_on_its_own(recognizer: Recognizer, wide_vide
 
 
 def test_a_short_video_is_one_clip(recognizer: Recognizer, tmp_path: Path) -> None:
-    video = encode(tmp_path / "short.mp4", random_frames(25).repeat(4, 1).repeat(4, 2))
+    video = noise_video(tmp_path / "short.mp4", 25)
     answer = recognizer.classify(video, ClassifyOptions(views=Views(4, 1))).heads["default"][""]
     reader = VideoReader(video, recognizer.manifest.sampling, chunk_frames=16)
     features = recognizer.features(np.concatenate(list(reader)))
@@ -80,14 +75,13 @@ def test_a_short_video_is_one_clip(recognizer: Recognizer, tmp_path: Path) -> No
     assert np.array_equal(answer.logits, recognizer.logits(policy(features, WINDOW))[""])
 
 
-def test_overlapping_clips_share_their_tubelets(repository: Path, wide_video: Path) -> None:
-    loaded = Repository.load(repository)
-    engine = CountingEngine(load_engine("onnxruntime", loaded))
-    Recognizer(LoadedModel(loaded, engine, chunk_tubelets=4)).classify(
-        wide_video, ClassifyOptions(views=Views(10, 3))
-    )
+def test_overlapping_clips_share_their_tubelets(
+    counting: tuple[Recognizer, CountingEngine], wide_video: Path
+) -> None:
+    recognizer, engine = counting
+    recognizer.classify(wide_video, ClassifyOptions(views=Views(10, 3)))
     assert len(engine.frames) == 3 * -(-38 // 4)  # 75 frames are 38 tubelets; 10 clips are 10 windows of them
-    assert engine.temporal_calls == 3 * 10 * len(loaded.manifest.heads)
+    assert engine.temporal_calls == 3 * 10 * len(recognizer.heads)
 
 
 @pytest.mark.parametrize("text", ["4", "4x2", "0x3", "x3", "4x3x1", "-1x3", "1000x3", "4X3 "])

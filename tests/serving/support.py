@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -105,15 +104,6 @@ def assert_same(answer: Recognition, expected: Recognition) -> None:
 def rounded(item: Any) -> dict[str, Any]:
     return {key: pytest.approx(value, abs=1e-6) if isinstance(value, float) else value
             for key, value in vars(item).items()}  # fmt: skip
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def decoders() -> list[psutil.Process]:

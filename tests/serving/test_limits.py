@@ -28,11 +28,11 @@ from tests.serving.support import (
     address_of,
     decoders,
     encode_videos,
-    eventually,
     running_service,
     spooled,
 )
 from tests.video_files import encode, ffmpeg
+from tests.waiting import eventually
 
 RUNNING, WAITING = 3, 2
 

@@ -31,7 +31,8 @@ from sfavivit.protocol.answers import Query, ServedRecognition
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, VideoRecognitionClient
 from sfavivit.protocol.requests import classify_requests
 from tests.commands import run_here
-from tests.serving.support import HeldUpload, encode_videos, eventually, health_of, pieces, spooled
+from tests.serving.support import HeldUpload, encode_videos, health_of, pieces, spooled
+from tests.waiting import eventually
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 

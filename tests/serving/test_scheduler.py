@@ -12,7 +12,7 @@ import pytest
 from serving.scheduler import EngineScheduler, ScheduledEngine
 from sfavivit.errors import CancelledRequestError
 from sfavivit.types import Features, Frames, Logits
-from tests.serving.support import eventually
+from tests.waiting import eventually
 
 
 def test_the_scheduler_is_fair_and_counts() -> None:

@@ -16,7 +16,8 @@ from serving.settings import Security, Settings
 from sfavivit.errors import ServiceError, SfaVivitError, UnauthenticatedError, UsageError
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, Tls, VideoRecognitionClient
 from tests.serving.certificates import Authority
-from tests.serving.support import address_of, eventually, running_service
+from tests.serving.support import address_of, running_service
+from tests.waiting import eventually
 
 TOKEN, OTHER = "a-token-of-32-characters-0123456", "another-token-of-many-characters"
 

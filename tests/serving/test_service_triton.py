@@ -32,12 +32,12 @@ from tests.conftest import build_model, random_frames
 from tests.serving.support import (
     address_of,
     encode_videos,
-    eventually,
     health_of,
     pieces,
     running_service,
     triton_executions,
 )
+from tests.waiting import eventually
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfavivit.errors import EmptyVideoError, ForbiddenFormatError, NotStreamableError
+from sfavivit.errors import EmptyVideoError, ForbiddenFormatError, NotStreamableError, VideoError
 from sfavivit.types import Frames
 from sfavivit.video.pipe import VideoPipe
 from sfavivit.video.reader import VideoReader
@@ -61,6 +61,14 @@ def test_frames_come_before_the_file_is_complete(tmp_path: Path) -> None:
         pipe.write(content[: len(content) * 3 // 4])
         with VideoReader(pipe.source, sampling(), chunk_frames=4) as reader:
             assert numbers_shown(next(reader)) == [0, 2, 4, 6]
+
+
+def test_a_pipe_that_is_closed_has_no_video() -> None:
+    """A request may be cancelled before its decoder starts."""
+    with VideoPipe("pipe") as pipe:
+        pipe.close()
+        with pytest.raises(VideoError, match="^pipe: cannot be opened: Bad file descriptor$"):
+            VideoReader(pipe.source, sampling(), chunk_frames=4)
 
 
 def index_last(video: Path, folder: Path) -> bytes:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from sfavivit.errors import DecodeError, NotAVideoError, VideoLimitError
 from sfavivit.video.process import DecoderProcess, StalledError
 from sfavivit.video.reader import Limits, VideoReader
 from tests.video_files import H264, encode, ffmpeg, numbered, numbers_shown, sampling
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +54,6 @@ _others: set[int] = set()
 def children() -> list[int]:
     """Children of this process, zombies included, without the servers kept for other tests."""
     return [pid for pid in all_children() if pid not in _others]
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not (done := condition()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return done
 
 
 def limit_error(source: Path, **limits: float) -> str:

@@ -281,15 +281,8 @@ def test_the_sandbox_alone_sends_no_datagram() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))
         receiver.settimeout(0.2)
-        sound = (
-            "-f",
-            "lavfi",
-            "-i",
-            "sine=d=0.1",
-            "-f",
-            "mulaw",
-            f"udp://127.0.0.1:{receiver.getsockname()[1]}",
-        )
+        address = f"udp://127.0.0.1:{receiver.getsockname()[1]}"
+        sound = ("-f", "lavfi", "-i", "sine=d=0.1", "-f", "mulaw", address)
         unconfined(*sound)
         assert receiver.recv(4096)
         while True:

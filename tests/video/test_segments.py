@@ -77,7 +77,8 @@ def test_skipping_counts_for_the_duration_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end"), [(-1.0, None), (float("nan"), None), (1e10, None), (2.0, 2.0), (0.0, float("inf"))]
+    ("start", "end"),
+    [(-1.0, None), (float("nan"), None), (1e10, None), (2.0, 2.0), (0.0, 1e10), (0.0, float("inf"))],
 )
 def test_invalid_segments(video: Path, start: float, end: float | None) -> None:
     with pytest.raises(UsageError, match="the (start|end) must be"):
@@ -87,6 +88,7 @@ def test_invalid_segments(video: Path, start: float, end: float | None) -> None:
 def test_times_of_a_segment_are_those_of_the_video(recognizer: Recognizer, parity_video: Path) -> None:
     answer = recognizer.classify(VideoSegment(parity_video, 0.4, 1.2))
     assert answer.frames_used == 10
+    assert answer.duration_seconds == pytest.approx(0.8)
     for outputs in answer.heads.values():
         for result in outputs.values():
             assert result.timeline[0].start_seconds == pytest.approx(0.4)
