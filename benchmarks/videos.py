@@ -1,12 +1,16 @@
-"""Videos to measure with, made by ffmpeg."""
+"""Videos to measure with, made by ffmpeg, and their frames."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.errors import UsageError
+from sfavivit.types import Frames
 from sfavivit.video.ffmpeg import find_ffmpeg
+from sfavivit.video.reader import VideoReader
 
 RATE = 25  # frames a second
 REPEAT_SECONDS = 20
@@ -34,6 +38,14 @@ def write_video(
     run_ffmpeg("-stream_loop", repeats, "-i", repeated, "-c", "copy", path)
     repeated.unlink()
     return path
+
+
+def read_chunks(
+    video: Path | str, sampling: Sampling, chunk_frames: int, crops: Sequence[Crop] = CENTER
+) -> Iterator[Frames]:
+    """Yield the frames of a video in chunks uint8 [chunk_frames, H, W, 3]; the last may be shorter."""
+    with VideoReader(video, sampling, chunk_frames=chunk_frames, crops=crops) as reader:
+        yield from reader
 
 
 def run_ffmpeg(*arguments: str | Path) -> None:
