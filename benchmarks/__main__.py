@@ -13,29 +13,10 @@ from typer.main import get_command
 
 from sfavivit.cli.run import run_app
 
-COMMANDS = (
-    "charts",
-    "cold",
-    "compare",
-    "decode",
-    "fuzz",
-    "latency",
-    "limit",
-    "load",
-    "long",
-    "memory",
-    "new-head",
-    "outliers",
-    "peers",
-    "pipeline",
-    "precision",
-    "resume",
-    "scoring",
-    "segments",
-    "selection",
-    "service",
-    "stills",
-    "training-table",
+COMMANDS = tuple(
+    path.stem.replace("_", "-")
+    for path in sorted(Path(__file__).parent.glob("*.py"))
+    if "\ndef command(" in path.read_text()
 )
 """Commands in alphabetical order; each is the function ``command`` of the module of its name."""
 

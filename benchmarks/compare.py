@@ -25,8 +25,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy.stats import mannwhitneyu  # type: ignore[import-untyped]
 
-from benchmarks.figures import Case, Figure, Result, Row, read_result
-from benchmarks.tables import number, split_settings
+from benchmarks.figures import Case, Figure, Result, Row, number, read_result, split_settings
 from sfavivit.errors import UsageError
 from sfavivit.utils.text import printable
 

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.command_options import Out, Rounds
 from benchmarks.figures import RESULTS, Figure, Row, report
-from benchmarks.measuring import Meter, run_in_turn
+from benchmarks.measuring import Meter, ratios, run_in_turn
 from benchmarks.videos import RATE, read_chunks, write_video
 from sfavivit.config import Sampling
 
@@ -29,15 +29,13 @@ def command(rounds: Rounds = 5, out: Out = RESULTS) -> None:
             write_video(videos[picture], VIDEO_SECONDS, picture, look=LOOK, options=f"-b:v {bits:.0f}")
         megabits = {name: 8e-6 * video.stat().st_size / VIDEO_SECONDS for name, video in videos.items()}
         works = {picture: partial(_decoded_seconds, video) for picture, video in videos.items()}
-        for seconds in run_in_turn(works, meters, rounds):
-            pass
+        *_, seconds = run_in_turn(works, meters, rounds)
     rows = []
     for picture, meter in meters.items():
+        lengths = [seconds[picture]] * rounds
         figures = {
-            "decode CPU": Figure(
-                "CPU s per video s", "lower", tuple(s / seconds[picture] for s in meter.cpu)
-            ),
-            "speed": Figure("video s/s", "higher", tuple(seconds[picture] / s for s in meter.wall)),
+            "decode CPU": Figure("CPU s per video s", "lower", ratios(meter.cpu, lengths)),
+            "speed": Figure("video s/s", "higher", ratios(lengths, meter.wall)),
             "bit rate": Figure("Mbit/s", "neither", (megabits[picture],)),
         }
         rows.append(Row({"codec": "h264", "picture": picture, "rate": RATE}, figures))

@@ -41,7 +41,7 @@ from benchmarks.figures import RESULTS, Figure, Row, report
 from benchmarks.first_answer import first_answer
 from benchmarks.measuring import RecordingEngine
 from benchmarks.models import random_repository
-from benchmarks.videos import write_video
+from benchmarks.videos import random_frames, write_video
 from export.exporter import DEFAULT_FPS
 from serving.models import slots_in_process
 from serving.scheduler import EngineScheduler, ScheduledEngine
@@ -153,20 +153,17 @@ class Setting:
         )
 
 
-Stages = dict[tuple[str, str], list[float]]
-"""(work, stage) -> seconds of each value in one round."""
-
-
 @dataclass
-class _Rounds:
-    """Values of all rounds of one setting. ``rates``: work -> tubelets a second in each round."""
+class _Samples:
+    """Seconds by (work, stage), a list a round; tubelets a second by work, one a round."""
 
-    stages: list[Stages] = field(default_factory=list)
+    seconds: dict[tuple[str, str], list[list[float]]] = field(default_factory=dict)
     rates: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, work: str, values: dict[str, list[float]], rate: float | None = None) -> None:
-        """Add the values of each stage in the present round."""
-        self.stages[-1].update({(work, stage): seconds for stage, seconds in values.items()})
+        """Add the values of each stage in a round."""
+        for stage, seconds in values.items():
+            self.seconds.setdefault((work, stage), []).append(seconds)
         if rate is not None:
             self.rates.setdefault(work, []).append(rate)
 
@@ -193,17 +190,16 @@ def measure(
     for setting in settings:
         _clip(setting, folder)
         random_repository(folder / setting.name, setting.size, setting.precision, frames=setting.frames)
-    results: dict[Setting, _Rounds] = {}
+    results: dict[Setting, _Samples] = {}
     for setting in settings:
         try:
             with _location(setting, folder) as location:
                 _load(setting, location)
-            results[setting] = _Rounds()
+            results[setting] = _Samples()
         except EngineError as error:
             left_out(f"left out: {setting}: {error}")
     for _ in range(rounds):
         for setting, result in results.items():
-            result.stages.append({})
             with _location(setting, folder) as location:
                 _round(setting, location, folder, streams, seconds, result)
     return [row for setting, result in results.items() for row in _rows(setting, result)]
@@ -230,7 +226,7 @@ def _load(setting: Setting, location: str) -> Recognizer:
 
 
 def _round(
-    setting: Setting, location: str, folder: Path, streams: list[int], seconds: float, result: _Rounds
+    setting: Setting, location: str, folder: Path, streams: list[int], seconds: float, result: _Samples
 ) -> None:
     """Measure everything once for one setting; the fresh process first, while no other engine is loaded."""
     clip = _clip(setting, folder)
@@ -248,8 +244,7 @@ def _round(
 def _warm_up(recognizer: Recognizer) -> None:
     """Call each half of the engine once, since its first calls are slow."""
     dims = recognizer.manifest.dimensions
-    frames = np.zeros((dims.tubelet_frames, dims.image_size, dims.image_size, 3), np.uint8)
-    list(recognizer.stream([frames]))
+    list(recognizer.stream([random_frames(dims.tubelet_frames, dims.image_size)]))
 
 
 def _clips(
@@ -282,9 +277,7 @@ def _streams(
     scheduler = EngineScheduler(slots)
     barrier = threading.Barrier(count)
 
-    def stream(seed: int) -> tuple[dict[str, list[float]], float, float]:
-        return _stream(recognizer, scheduler, barrier, seed, setting, seconds)
-
+    stream = partial(_stream, recognizer, scheduler, barrier, setting, seconds)
     with ThreadPoolExecutor(count) as pool:
         done = list(pool.map(stream, range(count)))
     values = {stage: [took for one, *_ in done for took in one[stage]] for stage in done[0][0]}
@@ -296,15 +289,14 @@ def _stream(
     recognizer: Recognizer,
     scheduler: EngineScheduler,
     barrier: threading.Barrier,
-    seed: int,
     setting: Setting,
     seconds: float,
+    seed: int,
 ) -> tuple[dict[str, list[float]], float, float]:
     """Run one stream; return the seconds of the stages of its chunks, its start and its end."""
     engine = ScheduledEngine(recognizer.model.engine, scheduler, threading.Event())
     dims, rng = recognizer.manifest.head("first").dimensions, np.random.default_rng(seed)
-    side = dims.image_size
-    frames = rng.integers(0, 256, (setting.chunk * dims.tubelet_frames, side, side, 3), np.uint8)
+    frames = random_frames(setting.chunk * dims.tubelet_frames, dims.image_size, seed)
     stream = FrameStream(recognizer.model.with_engine(engine))
     window = rng.normal(size=(dims.max_tubelets, dims.hidden_size)).astype(np.float32)
     stream.session.add_features(FeatureChunk(window, dims.max_frames))
@@ -322,10 +314,10 @@ def _stream(
     return values, begin, time.perf_counter()
 
 
-def _rows(setting: Setting, result: _Rounds) -> list[Row]:
+def _rows(setting: Setting, result: _Samples) -> list[Row]:
     rows = []
-    for work, stage in result.stages[0]:
-        figures = percentiles([stages[work, stage] for stages in result.stages])
+    for (work, stage), seconds in result.seconds.items():
+        figures = percentiles(seconds)
         if stage == "total" and work in result.rates:
             figures["throughput"] = Figure("tubelets/s", "higher", tuple(result.rates[work]))
         rows.append(Row({**asdict(setting), "work": work, "stage": stage}, figures))

@@ -17,7 +17,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import onnxruntime as ort
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from torch import Tensor
 from benchmarks.figures import Case, Figure, Row
 from benchmarks.measuring import cosines, timed
 from benchmarks.models import random_model, random_repository, spatial_operations
+from benchmarks.videos import random_frames
 from export.plans import PlanOptions, export_plans
 from sfavivit.config import ModelDimensions, named_dimensions
 from sfavivit.engines import load_engine
@@ -138,7 +138,7 @@ def open_variants(
     left_out: Callable[[str], None],
 ) -> dict[Variant, Opened]:
     """Open the variants that run, and run them on every chunk, so that each shape is compiled or recorded."""
-    frames = {chunk: noise(model.dims, chunk) for chunk in chunks}
+    frames = {chunk: _frames(model.dims, chunk) for chunk in chunks}
     with torch.inference_mode():
         expected = model(torch.from_numpy(frames[min(chunks)])).numpy()
     opened = {}
@@ -181,7 +181,7 @@ def sweep(
         for precision in dict.fromkeys(variant.precision for variant in opened):
             ceilings.setdefault(precision, []).append(ceiling(precision))
         for chunk in chunks:
-            frames = noise(dims, chunk)
+            frames = _frames(dims, chunk)
             for variant, one in opened.items():
                 calls.setdefault((variant, chunk), []).append(call_seconds(one.run, frames))
     rows = []
@@ -240,10 +240,8 @@ def matrix_rate(precision: str) -> float | None:
     return count * 2 * side**3 / timed(lambda: products(count))
 
 
-def noise(dims: ModelDimensions, chunk: int) -> Frames:
-    """Return random frames uint8 [1, F, H, W, 3] of ``chunk`` tubelets."""
-    shape = (1, chunk * dims.tubelet_frames, dims.image_size, dims.image_size, 3)
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+def _frames(dims: ModelDimensions, chunk: int) -> Frames:
+    return random_frames(chunk * dims.tubelet_frames, dims.image_size)[None]
 
 
 def open_run(

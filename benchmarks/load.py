@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 from benchmarks.command_options import DEMO_MODEL, ModelRepository, Name, Out, Rounds
 from benchmarks.figures import RESULTS, Better, Case, Figure, Row, report
 from benchmarks.service_process import service_process
-from benchmarks.videos import write_video
+from benchmarks.videos import random_frames, write_video
 from serving.settings import is_loopback
 from sfavivit.errors import ServiceError, SfaVivitError, UsageError, codes_of
 from sfavivit.protocol.answers import Query, ServiceInfo
@@ -42,6 +43,8 @@ from sfavivit.protocol.client import AsyncVideoRecognitionClient
 Arrivals = Literal["constant", "poisson"]
 Kind = Literal["upload", "stream"]
 Ask = Callable[[], Awaitable[object]]
+Work = tuple[Case, Callable[[int], Awaitable[dict[str, float]]]]
+"""Case of a row, and a function from the number of a round to the figures that it measures."""
 
 CLIENTS = (1, 2, 4, 8, 16)
 LOADS = (0.5, 0.7, 0.9, 1.1, 2.0)
@@ -177,23 +180,19 @@ def measure(address: str, clip: bytes, plan: Plan) -> list[Row]:
 async def _measure(address: str, clip: bytes, plan: Plan) -> list[Row]:
     async with AsyncVideoRecognitionClient(address, timeout_seconds=plan.timeout_seconds) as client:
         info = await client.list_heads()
-        ask = _upload(client, clip) if plan.kind == "upload" else _stream(client, info)
+        ask = partial(client.classify, clip) if plan.kind == "upload" else _stream(client, info)
         await ask()
         digest = next(iter(info.model_digests.values()), "")
         case: Case = {"model": f"{info.model} {digest[:8]}".strip(), "request": plan.kind}
-        closed, capacity = await _closed_rows(ask, plan, case)
-        return closed + await _open_rows(ask, plan, case, capacity)
-
-
-def _upload(client: AsyncVideoRecognitionClient, clip: bytes) -> Ask:
-    return lambda: client.classify(clip)
+        closed = await _rows(_closed_works(ask, plan, case), plan.rounds)
+        capacity = max((row.figures["throughput"].median for row in closed), default=0.0)
+        return closed + await _rows(_open_works(ask, plan, case, capacity), plan.rounds)
 
 
 def _stream(client: AsyncVideoRecognitionClient, info: ServiceInfo) -> Ask:
     """Return a request of two seconds of frames, sent as fast as the service takes them."""
     form = info.frame_format
-    shape = (round(2 * form.fps), form.height, form.width, 3)
-    frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    frames = random_frames(round(CLIP_SECONDS * form.fps), form.height)
 
     async def ask() -> None:
         async def chunks() -> AsyncIterator[NDArray[np.uint8]]:
@@ -205,33 +204,41 @@ def _stream(client: AsyncVideoRecognitionClient, info: ServiceInfo) -> Ask:
     return ask
 
 
-async def _closed_rows(ask: Ask, plan: Plan, case: Case) -> tuple[list[Row], float]:
-    """Return a row for each number of clients, and the best median throughput in requests a second."""
-    runs: dict[int, list[list[Request]]] = {clients: [] for clients in plan.clients}
-    for _ in range(plan.rounds):
-        for clients, rounds in runs.items():
-            rounds.append(await closed_loop(ask, clients, plan.seconds))
-    rows = []
-    for clients, rounds in runs.items():
-        figures = _figures([summary(requests) for requests in rounds])
+def _closed_works(ask: Ask, plan: Plan, case: Case) -> list[Work]:
+    """Return the work of each number of clients."""
+
+    async def work(clients: int, turn: int) -> dict[str, float]:
+        figures = summary(await closed_loop(ask, clients, plan.seconds))
         del figures["send lag p99"]  # none: they are due when they are sent
-        rows.append(Row({**case, "loop": "closed", "clients": clients}, figures))
-    return rows, max((row.figures["throughput"].median for row in rows), default=0.0)
+        return figures
+
+    return [({**case, "loop": "closed", "clients": count}, partial(work, count)) for count in plan.clients]
 
 
-async def _open_rows(ask: Ask, plan: Plan, case: Case, capacity: float) -> list[Row]:
-    """Return a row for each load and each rate."""
+def _open_works(ask: Ask, plan: Plan, case: Case, capacity: float) -> list[Work]:
+    """Return the work of each load and each rate; ``capacity`` in requests a second."""
+
+    async def work(rate: float, turn: int) -> dict[str, float]:
+        due = schedule(rate, plan.seconds, plan.arrivals, seed=turn)
+        return {"offered": rate, **summary(await open_loop(ask, due))}
+
     settings = [("load", load, load * capacity) for load in plan.loads]
     settings += [("rate", rate, rate) for rate in plan.rates]
-    runs: list[list[dict[str, float]]] = [[] for _ in settings]
-    for turn in range(plan.rounds):
-        for (_, _, rate), rounds in zip(settings, runs, strict=True):
-            due = schedule(rate, plan.seconds, plan.arrivals, seed=turn)
-            rounds.append({"offered": rate, **summary(await open_loop(ask, due))})
-    return [
-        Row({**case, "loop": "open", "arrivals": plan.arrivals, name: value}, _figures(rounds))
-        for (name, value, _), rounds in zip(settings, runs, strict=True)
-    ]
+    case = {**case, "loop": "open", "arrivals": plan.arrivals}
+    return [({**case, name: value}, partial(work, rate)) for name, value, rate in settings]
+
+
+async def _rows(works: Sequence[Work], rounds: int) -> list[Row]:
+    """Do all works in turn, ``rounds`` times, and return a row for each."""
+    found: list[list[dict[str, float]]] = [[] for _ in works]
+    for turn in range(rounds):
+        for (_, work), samples in zip(works, found, strict=True):
+            samples.append(await work(turn))
+    rows = []
+    for (case, _), samples in zip(works, found, strict=True):
+        values = {name: tuple(float(one[name]) for one in samples) for name in samples[0]}
+        rows.append(Row(case, {name: Figure(*UNITS[name], taken) for name, taken in values.items()}))
+    return rows
 
 
 def schedule(rate: float, seconds: float, arrivals: Arrivals, seed: int = 0) -> NDArray[np.float64]:
@@ -316,9 +323,3 @@ def late_rows(rows: Iterable[Row]) -> list[str]:
             settings = ", ".join(f"{name} {value}" for name, value in row.case.items())
             late.append(f"void: {settings}: requests were sent up to {lag} late")
     return late
-
-
-def _figures(rounds: Sequence[Mapping[str, float]]) -> dict[str, Figure]:
-    return {
-        name: Figure(*UNITS[name], tuple(float(figures[name]) for figures in rounds)) for name in rounds[0]
-    }

@@ -37,6 +37,7 @@ from benchmarks.empty_engine import EmptyEngine
 from benchmarks.figures import RESULTS, Better, Case, Figure, Row, report
 from benchmarks.measuring import Meter, run_in_turn
 from benchmarks.service_process import process_that_serves, service_process
+from benchmarks.videos import random_frames
 from serving.models import slots_in_process
 from serving.triton import TritonServer
 from sfavivit import Recognizer
@@ -82,8 +83,7 @@ def _compare(
     """Measure engine, service and empty service in turn."""
     recognizer = Recognizer.load(location)
     sampling, dims = recognizer.manifest.sampling, recognizer.manifest.dimensions
-    shape = (round(seconds * sampling.fps), dims.image_size, dims.image_size, 3)
-    frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    frames = random_frames(round(seconds * sampling.fps), dims.image_size)
     source = "--engine" if location.startswith("triton://") else "--repository"
     with ExitStack() as stack:
         service = stack.enter_context(service_process(source, location))

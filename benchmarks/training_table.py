@@ -37,9 +37,9 @@ from benchmarks.training_variants import (
     SFA,
     Chain,
     Scale,
-    StageTraining,
     kind,
     recipe_of,
+    stage_training,
     train_image_model,
     variants,
     write_image_checkpoint,
@@ -167,9 +167,10 @@ class TrainingTable:
         previous = load_checkpoint(self._folder(chain[:-1], seed) / MODEL) if len(chain) > 1 else None
         image_checkpoint = self._seed_folder(seed) / IMAGE / MODEL
         recipe = recipe_of(self.scale, seed)
-        stage = StageTraining(recipe, chain[-1], previous, training, image_checkpoint)
-        rows = [stage.epoch(number, held_out) for number in range(stage.epochs)]
-        save_checkpoint(stage.model, folder / MODEL)
+        model = stage_model(recipe, chain[-1], previous, image_checkpoint)
+        run = stage_training(recipe, chain[-1], model, training)
+        rows = [run.epoch(number, held_out) for number in range(run.epochs)]
+        save_checkpoint(model, folder / MODEL)
         atomic_write(folder / EPOCHS, json.dumps([row._asdict() for row in rows]).encode())
         say(
             f"seed {seed}, {folder.name}: top-1 {rows[-1].top1:.1%}, near-peak epoch {near_peak_epoch(rows)} "
@@ -222,7 +223,8 @@ def epoch_cost(table: TrainingTable, stage: StageConfig) -> tuple[float, int]:
     previous = stage_model(recipe, first, None, None) if stage.needs_previous else None
     training, held_out = table.clips()
     resident = Clips(np.array(training.frames), training.labels)
-    row = StageTraining(recipe, _from_random(stage), previous, resident).epoch(0, held_out)
+    model = stage_model(recipe, _from_random(stage), previous, None)
+    row = stage_training(recipe, stage, model, resident).epoch(0, held_out)
     return row.seconds, row.peak_memory_bytes
 
 
@@ -247,12 +249,16 @@ def table_rows(table: TrainingTable) -> list[Row]:
     stages.
     """
     costs = table.costs()
-    rows = {
-        name: Row({"variant": name, "stages": _stages(chain)}, _figures(chain, table.epochs(chain), costs))
-        for name, chain in table.variants.items()
-    }
-    figures = {name: row.figures for name, row in rows.items()}
-    return [_image_row(table), *rows.values(), *(_claim_row(claim) for claim in claims(figures))]
+    figures = {name: _figures(chain, table.epochs(chain), costs) for name, chain in table.variants.items()}
+    rows = [_image_row(table)]
+    for name, chain in table.variants.items():
+        stages = ", ".join(f"{stage.frames} frames x {stage.epochs}" for stage in chain)
+        rows.append(Row({"variant": name, "stages": stages}, figures[name]))
+    for claim in claims(figures):
+        measured = Figure(claim.unit, "neither", (claim.measured,))
+        holds = Figure("", "neither", (float(claim.holds),))
+        rows.append(Row({"claim": claim.text}, {"measured": measured, "holds": holds}))
+    return rows
 
 
 def _image_row(table: TrainingTable) -> Row:
@@ -271,10 +277,6 @@ def _top1_figures(top1: Sequence[float]) -> dict[str, Figure]:
     }
 
 
-def _stages(chain: Chain) -> str:
-    return ", ".join(f"{stage.frames} frames x {stage.epochs}" for stage in chain)
-
-
 def _figures(
     chain: Chain, seeds: Sequence[Sequence[EpochRow]], costs: Mapping[str, Cost]
 ) -> dict[str, Figure]:
@@ -285,17 +287,15 @@ def _figures(
         figures[NEAR_PEAK] = Figure("", "lower", tuple(peaks))
     if costs:
         seconds = [costs[kind(stage)].seconds for stage in chain]
-        memory = zip(*(costs[kind(stage)].memory_bytes for stage in chain), strict=True)
+        memory = np.max([costs[kind(stage)].memory_bytes for stage in chain], axis=0) / MIB
         epochs = [stage.epochs or 0 for stage in chain]
-        totals = [sum(map(float.__mul__, once, map(float, epochs))) for once in zip(*seconds, strict=True)]
+        totals = np.dot(epochs, seconds).tolist()
         figures["epoch"] = seconds_figure(*seconds[-1])
         figures[COST] = seconds_figure(*totals)
-        figures[MEMORY] = Figure("MiB", "lower", tuple(max(once) / MIB for once in memory))
-        saved = [(epochs[-1] - peak) * median(seconds[-1]) for peak in peaks]
-        if saved:
-            figures["cost to near-peak"] = Figure(
-                "s", "lower", tuple(median(totals) - value for value in saved)
-            )
+        figures[MEMORY] = Figure("MiB", "lower", tuple(memory))
+        if peaks:
+            saved = [(epochs[-1] - peak) * median(seconds[-1]) for peak in peaks]
+            figures["cost to near-peak"] = seconds_figure(*(median(totals) - value for value in saved))
     return figures
 
 
@@ -329,9 +329,3 @@ def _comparable(first: Mapping[str, Figure], second: Mapping[str, Figure]) -> bo
 
 def _mean(figures: Mapping[str, Figure], name: str) -> float:
     return fmean(figures[name].samples)
-
-
-def _claim_row(claim: Claim) -> Row:
-    case: Case = {"claim": claim.text}
-    measured = Figure(claim.unit, "neither", (claim.measured,))
-    return Row(case, {"measured": measured, "holds": Figure("", "neither", (float(claim.holds),))})

@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.errors import UsageError
 from sfavivit.types import Frames
@@ -46,6 +48,11 @@ def read_chunks(
     """Yield the frames of a video in chunks uint8 [chunk_frames, H, W, 3]; the last may be shorter."""
     with VideoReader(video, sampling, chunk_frames=chunk_frames, crops=crops) as reader:
         yield from reader
+
+
+def random_frames(count: int, side: int, seed: int = 0) -> Frames:
+    """Return noise, uint8 [count, side, side, 3]."""
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)
 
 
 def run_ffmpeg(*arguments: str | Path) -> None:

@@ -13,14 +13,12 @@ from matplotlib.figure import Figure as Picture
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmarks import latency, limit, load, peers, plots
+from benchmarks import latency, limit, load, peers
 from benchmarks.__main__ import app
-from benchmarks.charts import demo_answer, page
-from benchmarks.figures import RESULTS, ROOT, Figure, Result, Row, read_result, report
+from benchmarks.charts import CHARTS, demo_answer, page, plot
+from benchmarks.figures import RESULTS, ROOT, Figure, Result, Row, read_result, report, table
 from benchmarks.limit import Kernel
 from benchmarks.peer_process import Facts, Peer, Settings
-from benchmarks.plots import plot
-from benchmarks.tables import table
 from sfavivit.config import named_dimensions
 from sfavivit.errors import UsageError
 
@@ -69,7 +67,7 @@ def test_page() -> None:
 
 def drawn(name: str, rows: Sequence[Row]) -> Axes:
     axes = Picture().subplots()
-    plots.CHARTS[name](axes, rows)
+    CHARTS[name](axes, rows)
     return axes
 
 
@@ -120,7 +118,7 @@ def test_load() -> None:
 def test_latency() -> None:
     rows = []
     for frames, total in ((8, 1.0), (16, 2.2)):
-        rounds = latency._Rounds([{}])
+        rounds = latency._Samples()
         rounds.add("clip", {"decode": [0.1], "total": [total]}, 9.0)
         rounds.add("2 streams", {"queue": [0.1], "total": [1.3]}, 9.0)
         rows += latency._rows(latency.Setting("onnxruntime", "int8", "B", frames, 8), rounds)

@@ -37,9 +37,10 @@ from benchmarks.training_table import TrainingTable, claims, table_rows
 from benchmarks.training_variants import (
     LONG_FULL,
     WITHOUT_IMAGES,
+    ClipTraining,
     Scale,
-    StageTraining,
     recipe_of,
+    stage_training,
     train_image_model,
     variants,
     write_image_checkpoint,
@@ -85,15 +86,15 @@ def trained(folder: Path) -> dict[str, int]:
 def test_a_killed_run_keeps_what_was_finished_and_the_table_is_complete(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table, epoch, calls = TrainingTable(work, SMALL), StageTraining.epoch, []
+    table, epoch, calls = TrainingTable(work, SMALL), ClipTraining.epoch, []
 
     def dies(*arguments: Any) -> Any:
         calls.append(arguments)
-        if len(calls) == 4:
+        if len(calls) == 5:  # the first is the image model's
             raise KeyboardInterrupt
         return epoch(*arguments)
 
-    monkeypatch.setattr(StageTraining, "epoch", dies)
+    monkeypatch.setattr(ClipTraining, "epoch", dies)
     with pytest.raises(KeyboardInterrupt):
         table.train(0, ignore)
     before = trained(work)
@@ -197,7 +198,8 @@ def test_frames_are_those_that_the_trainer_takes_from_the_files(work: Path, tmp_
         write_example(path, number, module.TRAINING_SEED)
         examples.append(Example(VideoItem(path.stem, str(path), {}), {"": number % len(ORDERS)}))
     files = TrainingClips(examples, recipe, stage.frames)
-    (batch,) = StageTraining(recipe, stage, None, clips).batches(epoch=5)
+    model = stage_model(recipe, stage, None, None)
+    (batch,) = stage_training(recipe, stage, model, clips).batches(epoch=5)
     (places,) = training_micro_batches(8, Share(8), seed=3, epoch=5)
     for place, frames, label in zip(places, batch.frames, batch.labels[""], strict=True):
         expected = files[place]
