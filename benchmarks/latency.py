@@ -1,21 +1,6 @@
 """Latency and throughput by stage of a clip, of concurrent streams, and of a fresh process.
 
-The measured values, by ``work`` and ``stage``; percentiles are taken over these values:
-
-    clip          decode, spatial, temporal, total    a video file one window long, classified
-                  spatial call                        one engine call of ``chunk`` tubelets
-    4 streams     queue, spatial, temporal, total     a chunk of frames, until its windows are answered
-    fresh process imports, load, decode, rest, total  the same clip, from the start of a new process
-
-Stages of a clip overlap: decoding runs ahead, and its time is that for which the prefetch thread waited for
-the decoder. A stream pushes its next chunk when the last is answered, so its latency is that of a fully
-loaded machine; ``load`` measures latency under a given load. Its frames are in memory, and it has been fed a
-whole window before, so that windows are as frequent as in the middle of a stream.
-
-Alternatives alternate in rounds. In each round each gets ``seconds`` for its clips, and again for its
-streams, but at least one clip and one chunk of each stream. One engine is loaded at a time.
-
-With ``--device cuda`` it measures the spatial engine alone (``benchmarks.latency_cuda``).
+docs/benchmarks.md has the method.
 """
 
 from __future__ import annotations

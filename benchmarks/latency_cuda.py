@@ -4,10 +4,6 @@
                  compile-graph (``reduce-overhead``: compiled, then recorded)
     onnxruntime  its CUDA provider, fp16
     tensorrt     plans built here
-
-A call goes from uint8 frames in host memory to float32 features in host memory, so its copies count. Calls
-follow one another, each awaited. The ceiling is the rate of one large ``torch.mm`` in the same precision and
-the same rounds. Operations are those that the engine computes: our graphs leave some out, PyTorch none.
 """
 
 from __future__ import annotations

@@ -1,12 +1,6 @@
 """Rate of the machine's matrix products, and the share of it that the spatial engine reaches.
 
-    matrix product   each library's rate at the linear layers of a spatial block, M = tokens of a chunk
-    spatial engine   tubelets a second x operations a tubelet, as a share of the fastest of these
-    operator         the engine's time by ONNX operator, from ONNX Runtime's profiler
-
-The ceiling is the rate over a block's four layers, one after the other. Operations are counted as the graph
-computes them (the last block for the CLS token alone), and as the full model would, since work left out is
-speed, too. The share of an int8 engine counts its attention as if that were int8, which it is not.
+docs/benchmarks.md has the method.
 """
 
 from __future__ import annotations

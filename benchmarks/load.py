@@ -1,16 +1,6 @@
 """Load test of the video service: latency against throughput, free of coordinated omission.
 
-In the *open loop* the due times of all requests are fixed before the first is sent, whatever the answers, and
-latency counts from the due time. A client that waits for its answer before it sends again would, when the
-service stalls, leave out just those requests that would have had to wait: "coordinated omission" (G. Tene,
-"How NOT to Measure Latency", 2015). The client shares the machine with the service, so it may itself be late:
-``send lag`` is its delay, and a row in which that is a good part of the latency is void.
-
-In the *closed loop* each of n clients sends when it has its last answer, which gives throughput against
-concurrency. The best of these throughputs is the capacity that ``load`` is a share of.
-
-Latency is that of answered requests. Refusals (the service is full) and failures are counted apart: where
-there are any, percentiles of the answered requests alone say little.
+docs/benchmarks.md has the method.
 """
 
 from __future__ import annotations

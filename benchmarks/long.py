@@ -1,12 +1,4 @@
-"""A long video in overlapping windows: each tubelet computed once, or every window from its own frames.
-
-Both ways start from the same frames in memory, and must come to the same logits. Decoding, which overlap does
-not change, is left out.
-
-At an overlap of 7/8, recomputing puts each tubelet through the spatial engine eight times (fewer at the ends
-of the video). Computing it once leaves eight times the windows for the temporal half; a window costs about as
-much as one tubelet of size tiny, and a tenth of a tubelet of size B.
-"""
+"""A long video in overlapping windows: each tubelet computed once, or every window from its own frames."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Peak memory of classifying a video, against its length and against the frames of a window.
-
-Every video is classified in a process of its own. The process's peak is the kernel's count, read at most
-20 ms before the end. The peak with the decoder is the largest sum seen at any reading; a shorter peak can be
-missed.
-"""
+"""Peak memory of classifying a video, against its length and against the frames of a window."""
 
 from __future__ import annotations
 

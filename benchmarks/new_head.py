@@ -1,9 +1,4 @@
-"""A new head: from 50 videos to served answers, and the cost of an epoch on stored features and on frames.
-
-The classes are five of the six orders in which three motions can follow one another. The demo model knows the
-motions; their order is new to it, and all three occur in every class. ``load`` is the load average before the
-command.
-"""
+"""A new head: from 50 videos to served answers, and the cost of an epoch on stored features and on frames."""
 
 from __future__ import annotations
 

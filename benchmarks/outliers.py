@@ -1,12 +1,4 @@
-"""Error of int8 features of models with outlier channels, with and without rotation and calibration.
-
-Random weights have no outlier channels, so they are given some, like those of trained vision transformers
-(FQ-ViT, Lin et al. 2022, arXiv 2111.13824, figure 1): a few entries of every norm's scale, or of what an
-early block adds to the residual stream, far above the others. Each round draws them anew.
-``sfavivit.models.rotation`` rotates the residual stream; ``export.calibration`` then fits the weights to
-frames of a video, and to noise. Features are compared on other frames of that video, and on pictures unlike
-them: ``feature error`` is 1 - cosine of int8 and fp32 features, the mean over tubelets.
-"""
+"""Error of int8 features of models with outlier channels, with and without rotation and calibration."""
 
 from __future__ import annotations
 

@@ -1,17 +1,6 @@
 """This system against its alternatives, clip by clip in turn on the same cores.
 
-Models of the same weights, on the same frames:
-    sfavivit     this library, whole clip: frames in memory -> spatial -> temporal -> logits
-    openvino     our pipeline and our ONNX files over OpenVINO; int8 as its quantiser NNCF makes it of them
-    pytorch      the same model written in plain PyTorch; frames are floats already, which is not timed
-Other models of the same size, random weights, on as many frames as they were published for:
-    vivit        Hugging Face's VivitForVideoClassification (32 frames, all tokens in one attention)
-    videomae     VideoMAEForVideoClassification (16 frames)
-    timesformer  TimesformerForVideoClassification (8 frames)
-
-Frames a second make them comparable. ``128 frames`` is a clip's time scaled up, which flatters models whose
-attention grows with the square of the clip. Each peer has its own process; a round is one clip of each. The
-result is the ratios within a round, since a machine that slows down slows all peers.
+docs/benchmarks.md has the method.
 """
 
 from __future__ import annotations

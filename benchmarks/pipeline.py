@@ -1,10 +1,4 @@
-"""Time of classifying a video, against the longer of its decoding alone and its inference alone.
-
-``ratio`` is classify / max(decode, inference). Decoding and inference share the machine's cores, which must
-do the work of both; ``bound`` is the ratio that this allows:
-
-    max(decode, inference, (decode CPU + inference CPU) / cores) / max(decode, inference)
-"""
+"""Time of classifying a video, against the longer of its decoding alone and its inference alone."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Answers of the demo model at each precision, on its held-out videos.
-
-The first window of each video counts, from the same frames. ``same top-1``: videos with the answer of fp32,
-right or wrong.
-"""
+"""Answers of the demo model at each precision, on its held-out videos."""
 
 from __future__ import annotations
 

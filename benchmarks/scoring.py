@@ -1,9 +1,4 @@
-"""Mean cost of scoring a video: from the video, from the feature store, with a second head, in many views.
-
-Scores that must be equal are compared. ``times faster``: compared with the first row. ``tubelets`` and
-``windows``: those that go through the spatial and the temporal half for a video. Many views, which take long,
-are measured on the first videos alone.
-"""
+"""Mean cost of scoring a video: from the video, from the feature store, with a second head, in many views."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Time and accuracy of new heads that learn from selected tubelets, on the videos of ``new_head``.
-
-``whole windows``: top-1 on whole windows, as the head is served; ``selected tubelets``: on as many as it
-learned from, which the service does not do. Figures have a sample a seed.
-"""
+"""Time and accuracy of new heads that learn from selected tubelets, on the videos of ``new_head``."""
 
 from __future__ import annotations
 

@@ -1,19 +1,6 @@
 """Throughput of the video service with 16 streams of frames, against the engine alone.
 
-Both make the same calls: chunks of one size through the spatial model, and the same windows through the
-temporal one (a stream's partial results are put off beyond its end). Rounds of both alternate, and ratios are
-taken within a round.
-
-Clients, service and engine share this machine's cores. When all cores are busy, the share of the engine's
-rate that the service can reach is bounded by the work that it and its clients add:
-
-    ceiling = CPU seconds of the engine alone / (CPU seconds of the engine alone + CPU seconds added)
-
-The added CPU seconds are measured in the same rounds, with an engine that computes nothing: streams to a
-service with such an engine, less sessions of such an engine alone. A share above the ceiling means that the
-engine alone left cores idle. Other load on the machine hardly changes CPU seconds: under such load, the
-figure ``share by CPU`` (CPU of the engine alone over that of service and clients) is more reliable than
-``share``. The clients' part falls away where they have machines of their own.
+docs/benchmarks.md has the method.
 """
 
 from __future__ import annotations

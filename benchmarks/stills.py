@@ -1,9 +1,4 @@
-"""A recorded screen: still frames between two slides, computed once or at every engine call.
-
-Slides are pictures of a test pattern, each held for a while, in H.264. The encoder refreshes its picture now
-and then, so a slide is not always the same to the last bit. Both ways start from the same frames in memory
-and must come to the same bits.
-"""
+"""A recorded screen: still frames between two slides, computed once or at every engine call."""
 
 from __future__ import annotations
 

@@ -6,13 +6,6 @@
     frozen, adapter, new temporal  8 frames ─► spatial │ 128 frames, temporal drawn anew
     SFA B, C                       8 frames (a third of the epochs; all) ─► 128 frames
     SFA D                          8 frames (a third) ─► 32 frames (as many) ─► 128 frames
-
-All start from an image model, trained here on pictures of other signs, except the last variant: SFA C from
-random weights.
-
-Trainer, learner and stages are those of ``training``; only the frames come out of memory, since a small model
-would wait for the decoder otherwise. The 8 and 32 frames are consecutive, at a random place of the video, as
-``python -m training`` takes them. Top-1 is that of the middle frames of held-out videos.
 """
 
 from __future__ import annotations
