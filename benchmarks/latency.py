@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,7 +21,7 @@ import numpy as np
 import typer
 
 from benchmarks import latency_cuda
-from benchmarks.command_options import SIZE_NAMES, ModelsFolder, Out, Rounds
+from benchmarks.command_options import SIZE_NAMES, Ints, ModelsFolder, Names, Out, Rounds, check_known
 from benchmarks.figures import RESULTS, Figure, Row, report
 from benchmarks.first_answer import first_answer
 from benchmarks.measuring import RecordingEngine
@@ -46,31 +46,26 @@ MIN_VALUES = {50: 1, 90: 10, 99: 100}  # a percentile of fewer values would be t
 
 def command(
     engine: Annotated[
-        list[str] | None,
+        Names,
         typer.Option(help=f"{', '.join(ENGINES)}; repeatable (default: onnxruntime; on cuda all that can)."),
     ] = None,
     device: Annotated[
         Literal["cpu", "cuda"], typer.Option(help="Device; cuda measures calls of the spatial engine.")
     ] = "cpu",
     precision: Annotated[
-        list[str] | None,
+        Names,
         typer.Option(help=f"{', '.join(PRECISIONS)}; repeatable (default: fp32, int8; on cuda fp16, bf16)."),
     ] = None,
     size: Annotated[
-        list[str] | None,
-        typer.Option(help=f"{SIZE_NAMES}; repeatable (default: tiny, B; on cuda B, L, H)."),
+        Names, typer.Option(help=f"{SIZE_NAMES}; repeatable (default: tiny, B; on cuda B, L, H).")
     ] = None,
     frames: Annotated[
-        list[int] | None,
-        typer.Option(min=2, help="Frames in a window; repeatable (default: 32, and 128 for tiny)."),
+        Ints, typer.Option(min=2, help="Frames in a window; repeatable (default: 32, and 128 for tiny).")
     ] = None,
     chunk: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="Tubelets per engine call; repeatable (default: 4; on cuda 8 to 128)."),
+        Ints, typer.Option(min=1, help="Tubelets per engine call; repeatable (default: 4; on cuda 8 to 128).")
     ] = None,
-    streams: Annotated[
-        list[int] | None, typer.Option(min=1, help="Concurrent streams; repeatable (default: 4).")
-    ] = None,
+    streams: Annotated[Ints, typer.Option(min=1, help="Concurrent streams; repeatable (default: 4).")] = None,
     rounds: Rounds = 4,
     seconds: Annotated[
         float, typer.Option(min=0, help="Seconds of clips, and of streams, in a round.")
@@ -83,8 +78,8 @@ def command(
 ) -> None:
     """Measure percentiles of each stage of a clip, of streams and of a fresh process; or calls on a GPU."""
     on_cuda, left_out = device == "cuda", partial(typer.echo, err=True)
-    _check("engine", engine, latency_cuda.ENGINES if on_cuda else ENGINES)
-    _check("precision", precision, latency_cuda.DTYPES if on_cuda else PRECISIONS)
+    check_known("engine", engine, latency_cuda.ENGINES if on_cuda else ENGINES)
+    check_known("precision", precision, latency_cuda.DTYPES if on_cuda else PRECISIONS)
     if on_cuda and (frames or streams):
         raise UsageError("--frames and --streams do not apply to --device cuda")
     with TemporaryDirectory() as scratch:
@@ -109,12 +104,6 @@ def command(
     if not rows:
         raise UsageError("nothing was measured: this machine can run none of the settings")
     report(name or ("latency_cuda" if on_cuda else "latency"), rows, out)
-
-
-def _check(what: str, names: Iterable[str] | None, known: Iterable[str]) -> None:
-    """Raise ``UsageError`` for an unknown name."""
-    if unknown := set(names or ()) - set(known):
-        raise UsageError(f"unknown {what} {min(unknown)!r}; choose one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import typer
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.command_options import ModelsFolder, Out, Rounds, Size
+from benchmarks.command_options import ModelsFolder, Names, Out, Rounds, Size, check_known
 from benchmarks.figures import RESULTS, Case, Figure, Row, report
 from benchmarks.measuring import timed
 from benchmarks.models import layer_shapes, product_rate, random_repository, spatial_operations
@@ -31,7 +31,6 @@ from benchmarks.videos import random_frames
 from sfavivit.config import ModelDimensions, named_dimensions
 from sfavivit.engines import load_engine
 from sfavivit.engines.base import Engine
-from sfavivit.errors import UsageError
 from sfavivit.repository.manifest import FRAMES, Precision, Repository
 from sfavivit.types import Frames
 
@@ -52,7 +51,7 @@ Rates = dict[str, list[float]]
 def command(
     size: Size = "B",
     precision: Annotated[
-        list[str] | None, typer.Option(help="Precision of the engine; repeatable (default: fp32, int8).")
+        Names, typer.Option(help="Precision of the engine; repeatable (default: fp32, int8).")
     ] = None,
     chunk_tubelets: Annotated[int, typer.Option(min=1, help="Tubelets per engine call.")] = 4,
     rounds: Rounds = 5,
@@ -61,8 +60,7 @@ def command(
 ) -> None:
     """Measure the machine's rate of matrix products, and the share that the spatial engine reaches."""
     dims = named_dimensions(size, {"": 1})
-    if unknown := set(precision or ()) - set(PRECISIONS):
-        raise UsageError(f"unknown precision {min(unknown)!r}; choose one of {', '.join(PRECISIONS)}")
+    check_known("precision", precision, PRECISIONS)
     case: Case = {"size": size, "chunk tubelets": chunk_tubelets}
     frames = random_frames(chunk_tubelets * dims.tubelet_frames, dims.image_size)[None]
     with TemporaryDirectory() as scratch:

@@ -21,7 +21,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from benchmarks.command_options import DEMO_MODEL, ModelRepository, Name, Out, Rounds
+from benchmarks.command_options import DEMO_MODEL, Floats, Ints, ModelRepository, Name, Out, Rounds
 from benchmarks.figures import RESULTS, Better, Case, Figure, Row, report
 from benchmarks.service_process import service_process
 from benchmarks.videos import random_frames, write_video
@@ -59,18 +59,17 @@ UNITS: dict[str, tuple[str, Better]] = {
 
 def command(
     clients: Annotated[
-        list[int] | None,
-        typer.Option(help="Clients of the closed loop; repeatable (default: 1, 2, 4, 8, 16)."),
+        Ints, typer.Option(help="Clients of the closed loop; repeatable (default: 1, 2, 4, 8, 16).")
     ] = None,
     load: Annotated[
-        list[float] | None,
+        Floats,
         typer.Option(
             help="Rate of the open loop as a share of the closed loop's best throughput; repeatable "
             "(default: 0.5, 0.7, 0.9, 1.1, 2, unless --rate is given)."
         ),
     ] = None,
     rate: Annotated[
-        list[float] | None, typer.Option(help="Rate of the open loop in requests a second; repeatable.")
+        Floats, typer.Option(help="Rate of the open loop in requests a second; repeatable.")
     ] = None,
     arrivals: Annotated[
         Arrivals, typer.Option(help="Arrivals of the open loop: evenly spaced, or a Poisson process.")

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from benchmarks.command_options import Name, Out, Rounds, Size, SpatialPrecision
+from benchmarks.command_options import Floats, Name, Out, Rounds, Size, SpatialPrecision
 from benchmarks.figures import RESULTS, Figure, Row, report, seconds_figure
 from benchmarks.measuring import Meter, ratios, run_in_turn
 from benchmarks.models import random_repository
@@ -30,7 +30,7 @@ ONCE, RECOMPUTED = "each tubelet once", "each window recomputed"
 
 def command(
     overlap: Annotated[
-        list[float] | None,
+        Floats,
         typer.Option(
             min=0,
             help="Share of a window that the next one repeats; repeatable (default: 0, 0.5, 0.75, 0.875).",

@@ -16,7 +16,7 @@ from typing import Annotated, cast
 import numpy as np
 import typer
 
-from benchmarks.command_options import ModelsFolder, Out, Rounds
+from benchmarks.command_options import ModelsFolder, Names, Out, Rounds
 from benchmarks.figures import RESULTS, Case, Figure, Row, report, seconds_figure
 from benchmarks.models import random_repository
 from benchmarks.peer_models import HUGGING_FACE_FRAMES, has_openvino, has_transformers
@@ -45,7 +45,7 @@ GROUPS: dict[str, Callable[[Peer], bool]] = {
 
 def command(
     peer: Annotated[
-        list[str] | None,
+        Names,
         typer.Option(
             help="MODEL/MODE/PRECISION, such as pytorch/compile/bf16; repeatable (default: sfavivit and "
             "OpenVINO in fp32 and int8; plain PyTorch eager and compiled, in fp32 and bf16; Hugging Face's "

@@ -14,7 +14,7 @@ Stages that are there are not trained again: chains share their first stages, an
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -27,7 +27,7 @@ import torch
 import typer
 from pydantic import ValidationError
 
-from benchmarks.command_options import Out
+from benchmarks.command_options import Names, Out, check_known
 from benchmarks.figures import RESULTS, ROOT, Case, Figure, Row, report, seconds_figure
 from benchmarks.sign_videos import PICTURE_SIGNS, Clips, make_clips
 from benchmarks.training_variants import (
@@ -62,8 +62,6 @@ POINT = 1.0  # of top-1, in %
 MIB = 1 << 20
 TOP1, NEAR_PEAK, COST, MEMORY = "top-1", "near-peak epoch", "cost", "peak memory"  # names of figures
 
-Say = Callable[[str], None]
-
 
 def command(
     work: Annotated[
@@ -75,8 +73,7 @@ def command(
     ] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of costs.")] = 5,
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="NAME=VALUE of benchmarks.training_variants.Scale; repeatable."),
+        Names, typer.Option("--set", help="NAME=VALUE of benchmarks.training_variants.Scale; repeatable.")
     ] = None,
     out: Out = RESULTS,
 ) -> None:
@@ -84,10 +81,10 @@ def command(
     scale = parse_scale(settings or [])
     table = TrainingTable(work, scale)
     if costs:
-        table.measure_costs(rounds, say)
+        table.measure_costs(rounds)
     else:
         for seed in table.seeds(seeds):
-            table.train(seed, say)
+            table.train(seed)
     options = "".join(f" --set {setting}" for setting in settings or [])
     passes = [f"python -m benchmarks training-table{options}{option}" for option in ("", " --costs")]
     folder = work if scale.validation else out
@@ -97,8 +94,7 @@ def command(
 def parse_scale(settings: list[str]) -> Scale:
     """Return the scale with these settings, each NAME=VALUE; raise ``UsageError`` for an invalid one."""
     values: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings)
-    if unknown := values.keys() - asdict(Scale()):
-        raise UsageError(f"unknown setting {min(unknown)!r}; choose one of {', '.join(asdict(Scale()))}")
+    check_known("setting", values, asdict(Scale()))
     try:
         return Scale(**values)
     except ValidationError as error:
@@ -140,16 +136,16 @@ class TrainingTable:
         first = FIRST_VALIDATION_SEED if self.scale.validation else 0
         return range(first, first + count)
 
-    def train(self, seed: int, say: Say) -> None:
+    def train(self, seed: int) -> None:
         """Train the image model and all variants with the weights and clips of ``seed``."""
         torch.set_num_threads(THREADS)
         training, held_out = self.clips()
-        self._train_image_model(seed, say)
+        self._train_image_model(seed)
         for chain in self.variants.values():
             for length in range(1, len(chain) + 1):
-                self._train_stage(chain[:length], seed, training, held_out, say)
+                self._train_stage(chain[:length], seed, training, held_out)
 
-    def _train_image_model(self, seed: int, say: Say) -> None:
+    def _train_image_model(self, seed: int) -> None:
         folder = self._seed_folder(seed) / IMAGE
         if (folder / IMAGE_TOP1).exists():
             return
@@ -159,7 +155,7 @@ class TrainingTable:
         atomic_write(folder / IMAGE_TOP1, json.dumps(top1).encode())
         say(f"seed {seed}, {IMAGE}: top-1 {top1:.1%}")
 
-    def _train_stage(self, chain: Chain, seed: int, training: Clips, held_out: Clips, say: Say) -> None:
+    def _train_stage(self, chain: Chain, seed: int, training: Clips, held_out: Clips) -> None:
         folder = self._folder(chain, seed)
         if (folder / EPOCHS).exists():
             return
@@ -193,7 +189,7 @@ class TrainingTable:
         files = sorted(self.work.glob(f"seed-*/{self._folder(chain, 0).name}/{EPOCHS}"))
         return [[EpochRow(**row) for row in json.loads(file.read_text())] for file in files]
 
-    def measure_costs(self, rounds: int, say: Say) -> None:
+    def measure_costs(self, rounds: int) -> None:
         """Measure an epoch of every kind of stage, in turn, each in a process; replaces former costs."""
         self.clips()
         kinds = {kind(stage): stage for chain in self.variants.values() for stage in chain}

@@ -1,11 +1,11 @@
 """The paper's ways to train one model, on videos of ``sign_videos``.
 
-    8 frames, full                 8 frames ─────────────────────────────────────────  the paper's model A
-    128 frames, full               128 frames                                                            E
-    frozen, not initialised        128 frames, spatial half frozen as the image checkpoint has it
-    frozen, adapter, new temporal  8 frames ─► spatial │ 128 frames, temporal drawn anew
-    SFA B, C                       8 frames (a third of the epochs; all) ─► 128 frames
-    SFA D                          8 frames (a third) ─► 32 frames (as many) ─► 128 frames
+8 frames, full                 8 frames ─────────────────────────────────────────  the paper's model A
+128 frames, full               128 frames                                                            E
+frozen, not initialised        128 frames, spatial half frozen as the image checkpoint has it
+frozen, adapter, new temporal  8 frames ─► spatial │ 128 frames, temporal drawn anew
+SFA B, C                       8 frames (a third of the epochs; all) ─► 128 frames
+SFA D                          8 frames (a third) ─► 32 frames (as many) ─► 128 frames
 """
 
 from __future__ import annotations
