@@ -13,8 +13,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import onnxruntime as ort
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.figures import Case, Figure, Row
@@ -182,7 +184,7 @@ def sweep(
                 calls.setdefault((variant, chunk), []).append(call_seconds(one.run, frames))
     rows = []
     for (variant, chunk), seconds in calls.items():
-        figures = _figures(variant, chunk, seconds, ceilings[variant.precision], dims)
+        figures = _figures(variant, chunk, np.array(seconds), ceilings[variant.precision], dims)
         figures["cosine"] = Figure("", "higher", (opened[variant].cosine,))
         if memory := opened[variant].memory_mib:
             figures["memory"] = Figure("MiB", "lower", (memory,))
@@ -193,23 +195,22 @@ def sweep(
 def _figures(
     variant: Variant,
     chunk: int,
-    seconds: Sequence[float],
+    seconds: NDArray[np.float64],
     ceilings: Sequence[float | None],
     dims: ModelDimensions,
 ) -> dict[str, Figure]:
     operations = chunk * spatial_operations(dims, last_block_for_cls=variant.engine != "torch")
     clip = LONG_FRAMES / dims.tubelet_frames / chunk
     figures = {
-        "throughput": Figure("tubelets/s", "higher", tuple(chunk / s for s in seconds)),
-        "call": Figure("ms", "lower", tuple(1e3 * s for s in seconds)),
-        f"{LONG_FRAMES} frames": Figure("ms", "lower", tuple(1e3 * clip * s for s in seconds)),
-        "rate": Figure("TFLOP/s", "higher", tuple(operations / s / 1e12 for s in seconds)),
+        "throughput": Figure("tubelets/s", "higher", tuple(chunk / seconds)),
+        "call": Figure("ms", "lower", tuple(1e3 * seconds)),
+        f"{LONG_FRAMES} frames": Figure("ms", "lower", tuple(1e3 * clip * seconds)),
+        "rate": Figure("TFLOP/s", "higher", tuple(operations / seconds / 1e12)),
     }
-    known = [rate for rate in ceilings if rate is not None]
-    if len(known) == len(seconds):
-        shares = tuple(operations / s / rate for s, rate in zip(seconds, known, strict=True))
-        figures["ceiling"] = Figure("TFLOP/s", "higher", tuple(rate / 1e12 for rate in known))
-        figures["of the ceiling"] = Figure("share", "higher", shares)
+    if None not in ceilings:
+        rates = np.array(ceilings, float)
+        figures["ceiling"] = Figure("TFLOP/s", "higher", tuple(rates / 1e12))
+        figures["of the ceiling"] = Figure("share", "higher", tuple(operations / seconds / rates))
     return figures
 
 

@@ -124,21 +124,17 @@ def _bf16_is_emulated() -> bool:
 
 def product_rows(rates: dict[Kernel, Rates], case: Case) -> list[Row]:
     """Return a row for each kernel, with a figure for each layer."""
-    return [
-        Row(
-            {
-                "what": "matrix product",
-                "precision": kernel.precision,
-                "name": f"{kernel.runtime} {kernel.name}",
-                **case,
-            },
-            {
-                layer: Figure("GOP/s", "higher", tuple(rate / 1e9 for rate in samples))
-                for layer, samples in layers.items()
-            },
+    rows = []
+    for kernel, layers in rates.items():
+        name = f"{kernel.runtime} {kernel.name}"
+        figures = {
+            layer: Figure("GOP/s", "higher", tuple(rate / 1e9 for rate in samples))
+            for layer, samples in layers.items()
+        }
+        rows.append(
+            Row({"what": "matrix product", "precision": kernel.precision, "name": name, **case}, figures)
         )
-        for kernel, layers in rates.items()
-    ]
+    return rows
 
 
 def engine_row(
@@ -151,16 +147,14 @@ def engine_row(
     rate = float(case["chunk tubelets"]) / np.array(seconds)
     operations = spatial_operations(dims, last_block_for_cls=True)
     full = spatial_operations(dims, last_block_for_cls=False)
+    same = [kernel for kernel in rates if kernel.precision == precision]
+    ceiling = _fastest(same, rates)
+    runtime_ceiling = _fastest([kernel for kernel in same if kernel.runtime == "onnxruntime"], rates)
     figures = {
         "tubelets": Figure("tubelets/s", "higher", tuple(rate)),
         "rate": Figure("GOP/s", "higher", tuple(rate * operations / 1e9)),
         "operations": Figure("GOP/tubelet", "neither", (operations / 1e9,)),
         "full model": Figure("GOP/tubelet", "neither", (full / 1e9,)),
-    }
-    same = [kernel for kernel in rates if kernel.precision == precision]
-    ceiling = _fastest(same, rates)
-    runtime_ceiling = _fastest([kernel for kernel in same if kernel.runtime == "onnxruntime"], rates)
-    figures |= {
         "of the ceiling": Figure("share", "higher", tuple(rate * operations / ceiling)),
         "of ONNX Runtime's ceiling": Figure("share", "higher", tuple(rate * operations / runtime_ceiling)),
         "of that, as the full model": Figure("share", "higher", tuple(rate * full / runtime_ceiling)),

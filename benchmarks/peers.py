@@ -129,7 +129,7 @@ def rows(
     """Return the rows; ``samples`` are seconds of a clip, one a round, none where it was too slow to run."""
     found = []
     for peer, fact in facts.items():
-        seconds = samples[peer] or [float(fact.predicted_seconds or 0)]
+        seconds = np.array(samples[peer] or [fact.predicted_seconds], float)
         case: Case = {
             **peer._asdict(),
             "size": settings.size,
@@ -138,13 +138,13 @@ def rows(
             "predicted": not samples[peer],
         }
         figures = {
-            "throughput": Figure("frames/s", "higher", tuple(fact.frames / s for s in seconds)),
+            "throughput": Figure("frames/s", "higher", tuple(fact.frames / seconds)),
             "clip": seconds_figure(*seconds),
-            f"{LONG_FRAMES} frames": seconds_figure(*(LONG_FRAMES / fact.frames * s for s in seconds)),
+            f"{LONG_FRAMES} frames": seconds_figure(*(LONG_FRAMES / fact.frames * seconds)),
         }
         if peer.same_weights:
-            tubelets = tuple(fact.frames / tubelet_frames / s for s in seconds)
-            figures["tubelets"] = Figure("tubelets/s", "higher", tubelets)
+            tubelets = fact.frames / tubelet_frames / seconds
+            figures["tubelets"] = Figure("tubelets/s", "higher", tuple(tubelets))
         if (difference := logit_difference(facts, peer)) is not None:
             figures["logits off by"] = Figure("", "lower", (difference,))
         if peer.model == OURS:
@@ -161,6 +161,6 @@ def _ratios(peer: Peer, facts: dict[Peer, Facts], samples: dict[Peer, list[float
         if group:
             best = min(group, key=lambda other: median(samples[other]) / facts[other].frames)
             scale = facts[peer].frames / facts[best].frames
-            pairs = zip(samples[best], samples[peer], strict=True)
-            figures[name] = Figure("x", "higher", tuple(scale * theirs / own for theirs, own in pairs))
+            faster = scale * np.divide(samples[best], samples[peer])
+            figures[name] = Figure("x", "higher", tuple(faster))
     return figures

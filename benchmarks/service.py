@@ -47,18 +47,15 @@ def command(
     # The engine alone does all that a session does with the frames: spatial, temporal, windows. In the
     # process it has as many concurrent streams as suit it best; over Triton all of them, for its batches.
     at_once = slots_in_process(LoadedModel.load(repository))
-    rows = [_compare("onnxruntime", repository, str(repository), seconds, rounds, at_once=at_once)]
+    rows = [_compare(repository, str(repository), seconds, rounds, at_once=at_once)]
     with Path(os.devnull).open("w") as log, TritonServer(repository, log=log) as triton:
         assert triton.process is not None
         engine = psutil.Process(triton.process.pid)
-        rows.append(
-            _compare("triton", repository, triton.url, seconds, rounds, at_once=STREAMS, processes=[engine])
-        )
+        rows.append(_compare(repository, triton.url, seconds, rounds, at_once=STREAMS, processes=[engine]))
     report(name, rows, out)
 
 
 def _compare(
-    engine: str,
     repository: Path,
     location: str,
     seconds: float,
@@ -71,7 +68,8 @@ def _compare(
     recognizer = Recognizer.load(location)
     sampling, dims = recognizer.manifest.sampling, recognizer.manifest.dimensions
     frames = random_frames(round(seconds * sampling.fps), dims.image_size)
-    source = "--engine" if location.startswith("triton://") else "--repository"
+    over_triton = location.startswith("triton://")
+    source = "--engine" if over_triton else "--repository"
     with ExitStack() as stack:
         service = stack.enter_context(service_process(source, location))
         empty = stack.enter_context(process_that_serves(empty_engine.__name__, repository))
@@ -99,6 +97,7 @@ def _compare(
         for answered in run_in_turn(works, meters, rounds):
             assert set(answered.values()) == {windows}, f"not {windows} windows were answered: {answered}"
     sent = STREAMS * len(frames)
+    engine = "triton" if over_triton else "onnxruntime"
     case: Case = {"engine": engine, "streams": STREAMS, "seconds a stream": seconds}
     return Row(case, _figures(meters, sent, sent / recognizer.model.chunk_frames))
 
