@@ -1,9 +1,11 @@
 """The spatial engine on an NVIDIA GPU (``latency --device cuda``): engines, precisions, share of the ceiling.
 
-torch        the modules of ``sfavivit.models.vivit``: eager; graph (recorded as a CUDA graph); compile;
-             compile-graph (``reduce-overhead``: compiled, then recorded)
-onnxruntime  its CUDA provider, fp16
-tensorrt     plans built here
+    torch        the modules of ``sfavivit.models.vivit``: eager; graph (recorded as a CUDA graph); compile;
+                 compile-graph (``reduce-overhead``: compiled, then recorded)
+    onnxruntime  its CUDA provider, fp16
+    tensorrt     plans built here
+
+docs/benchmarks.md has the method.
 """
 
 from __future__ import annotations

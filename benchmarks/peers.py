@@ -129,7 +129,7 @@ def rows(
     """Return the rows; ``samples`` are seconds of a clip, one a round, none where it was too slow to run."""
     found = []
     for peer, fact in facts.items():
-        seconds = np.array(samples[peer] or [fact.predicted_seconds], float)
+        seconds = np.array(samples[peer] or [fact.predicted_seconds or 0.0])
         case: Case = {
             **peer._asdict(),
             "size": settings.size,

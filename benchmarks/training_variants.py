@@ -1,11 +1,13 @@
 """The paper's ways to train one model, on videos of ``sign_videos``.
 
-8 frames, full                 8 frames ─────────────────────────────────────────  the paper's model A
-128 frames, full               128 frames                                                            E
-frozen, not initialised        128 frames, spatial half frozen as the image checkpoint has it
-frozen, adapter, new temporal  8 frames ─► spatial │ 128 frames, temporal drawn anew
-SFA B, C                       8 frames (a third of the epochs; all) ─► 128 frames
-SFA D                          8 frames (a third) ─► 32 frames (as many) ─► 128 frames
+    8 frames, full                 8 frames ─────────────────────────────────────────  the paper's model A
+    128 frames, full               128 frames                                                            E
+    frozen, not initialised        128 frames, spatial half frozen as the image checkpoint has it
+    frozen, adapter, new temporal  8 frames ─► spatial │ 128 frames, temporal drawn anew
+    SFA B, C                       8 frames (a third of the epochs; all) ─► 128 frames
+    SFA D                          8 frames (a third) ─► 32 frames (as many) ─► 128 frames
+
+docs/benchmarks.md has the method.
 """
 
 from __future__ import annotations
@@ -60,11 +62,6 @@ class Scale:
     rate on 8 frames, of the whole model on 128 frames, and beside a frozen half. ``pictures``,
     ``image_epochs``: of the image model. ``validation``: judge by the videos and seeds that these settings
     were chosen with, rather than by held-out ones.
-
-    The rates are the best in top-1, then in the near-peak epoch, with a seed or two each: of a whole model on
-    128 frames, among 0.0005, 0.001 and 0.002, at which it learned nothing; on 8 frames, among 0.0003 and
-    0.001, which cost SFA C three points; beside a frozen half, among 0.001, 0.003 and 0.006, which all led to
-    100%. They were chosen for models that start from images.
     """
 
     training: Annotated[int, Field(ge=8)] = 400
