@@ -39,6 +39,7 @@ Work = tuple[Case, Callable[[int], Awaitable[dict[str, float]]]]
 CLIENTS = (1, 2, 4, 8, 16)
 LOADS = (0.5, 0.7, 0.9, 1.1, 2.0)
 CLIP_SECONDS = 2.0
+TIMEOUT_SECONDS = 120.0  # after which a request has failed
 HEAD_START_SECONDS = 0.2  # to set all timers before the first request is due
 MAX_LAG_SHARE = 0.2  # of the median latency
 
@@ -119,7 +120,7 @@ class Plan:
 
     ``clients``: numbers of clients of the closed loop. ``loads``: rates of the open loop as shares of the
     capacity that the closed loop finds; ``rates``: in requests a second. ``kind``: a clip uploaded, or its
-    frames streamed. ``timeout_seconds``: after which a request has failed.
+    frames streamed.
 
     Raises:
         UsageError: nothing to measure, or shares of a capacity that is not measured.
@@ -132,7 +133,6 @@ class Plan:
     kind: Kind = "upload"
     seconds: float = 12.0
     rounds: int = 3
-    timeout_seconds: float = 120.0
 
     def __post_init__(self) -> None:
         if self.loads and not self.clients:
@@ -140,7 +140,7 @@ class Plan:
         for name in ("clients", "loads", "rates"):
             if bad := [value for value in getattr(self, name) if not 0 < value < float("inf")]:
                 raise UsageError(f"{name} must be more than 0, got {bad[0]:g}")
-        for name in ("seconds", "rounds", "timeout_seconds"):
+        for name in ("seconds", "rounds"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UsageError(f"{name} must be more than 0, got {getattr(self, name):g}")
 
@@ -167,7 +167,7 @@ def measure(address: str, clip: bytes, plan: Plan) -> list[Row]:
 
 
 async def _measure(address: str, clip: bytes, plan: Plan) -> list[Row]:
-    async with AsyncVideoRecognitionClient(address, timeout_seconds=plan.timeout_seconds) as client:
+    async with AsyncVideoRecognitionClient(address, timeout_seconds=TIMEOUT_SECONDS) as client:
         info = await client.list_heads()
         ask = partial(client.classify, clip) if plan.kind == "upload" else _stream(client, info)
         await ask()
