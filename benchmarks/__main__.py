@@ -13,29 +13,10 @@ from typer.main import get_command
 
 from sfavivit.cli.run import run_app
 
-COMMANDS = (
-    "charts",
-    "cold",
-    "compare",
-    "decode",
-    "fuzz",
-    "latency",
-    "limit",
-    "load",
-    "long",
-    "memory",
-    "new-head",
-    "outliers",
-    "peers",
-    "pipeline",
-    "precision",
-    "resume",
-    "scoring",
-    "segments",
-    "selection",
-    "service",
-    "stills",
-    "training-table",
+COMMANDS = tuple(
+    path.stem.replace("_", "-")
+    for path in sorted(Path(__file__).parent.glob("*.py"))
+    if "\ndef command(" in path.read_text()
 )
 """Commands in alphabetical order; each is the function ``command`` of the module of its name."""
 
@@ -60,17 +41,13 @@ class LazyGroup(TyperGroup):
 def load_command(name: str) -> Any:
     """Import the module of a command and return it as a command of click."""
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    single.command(name)(import_module(f"benchmarks.{_module(name)}").command)
+    single.command(name)(import_module(f"benchmarks.{name.replace('-', '_')}").command)
     return get_command(single)
-
-
-def _module(name: str) -> str:
-    return name.replace("-", "_")
 
 
 def read_summary(name: str) -> str:
     """Read the first line of the command's docstring from its source."""
-    tree = ast.parse((Path(__file__).parent / f"{_module(name)}.py").read_bytes())
+    tree = ast.parse((Path(__file__).parent / f"{name.replace('-', '_')}.py").read_bytes())
     function = next(
         node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "command"
     )

@@ -34,15 +34,7 @@ def command(
     seconds: dict[str, list[float]] = {COMMAND: []}
     with TemporaryDirectory() as folder:
         clip = write_video(Path(folder) / "clip.mp4", CLIP_SECONDS)
-        words = [
-            sys.executable,
-            "-m",
-            "sfavivit.cli.main",
-            *COMMAND.split()[1:],
-            str(clip),
-            "--repository",
-            location,
-        ]
+        words = [sys.executable, "-m", "sfavivit.cli.main", "classify", str(clip), "--repository", location]
         for _ in range(rounds):
             seconds[COMMAND].append(
                 timed(lambda: subprocess.run(words, stdout=subprocess.DEVNULL, check=True))

@@ -1,14 +1,4 @@
-"""Comparison of two results of a benchmark: changes beyond the noise.
-
-A figure with a direction of improvement has changed where both of these hold:
-
-1. Its median moved by more than ``noise``, a share of the smaller of the two. Repeats in one run share its
-   process and the state of the machine, so runs differ by more than repeats do (Kalibera and Jones,
-   "Rigorous benchmarking in reasonable time", ISMM 2013), and a test on the repeats cannot see that.
-2. Its samples lie apart. With at least four on each side: the Mann-Whitney U test at 5%, which compares
-   ranks, so that an outlier alone is no change. With fewer the test cannot reject (three on each side:
-   p >= 0.1), and the ranges must not overlap.
-"""
+"""Comparison of two results of a benchmark: changes beyond the noise, by the rule in docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -25,8 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy.stats import mannwhitneyu  # type: ignore[import-untyped]
 
-from benchmarks.figures import Case, Figure, Result, Row, read_result
-from benchmarks.tables import number, split_settings
+from benchmarks.figures import Case, Figure, Result, Row, number, read_result, split_settings
 from sfavivit.errors import UsageError
 from sfavivit.utils.text import printable
 
@@ -52,7 +41,7 @@ def command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show the changes from one result to another beyond the noise (benchmarks/compare.py has the rule)."""
+    """Show the changes from one result to another beyond the noise (docs/benchmarks.md has the rule)."""
     results = [read_result(path) for path in (old, new)]
     changes = compare(results[0], results[1], noise)
     differing = differences(results[0], results[1])

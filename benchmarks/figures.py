@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal
@@ -139,14 +139,62 @@ def dump_result(result: Result) -> str:
     return re.sub(innermost, lambda figure: re.sub(r"\n\s*", " ", figure[0]), text) + "\n"
 
 
+def split_settings(cases: Sequence[Case]) -> tuple[Case, list[str]]:
+    """Return the settings that all cases share, and the names of the others, in their order."""
+    names = dict.fromkeys(name for case in cases for name in case)
+    shared = {
+        name: cases[0][name]
+        for name in names
+        if all(name in case and case[name] == cases[0][name] for case in cases)
+    }
+    return shared, [name for name in names if name not in shared]
+
+
+def number(value: float) -> str:
+    """Return three digits, or all digits of a larger number before the point: 0.0123, 4.57, 12,345."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def label(name: str, unit: str) -> str:
+    """Return a figure's name with its unit, such as ``latency p50 (ms)`` or ``tubelets/s``."""
+    if unit.startswith(f"{name}/"):
+        return unit
+    return name if unit in ("", name) else f"{name} ({unit})"
+
+
+def table(rows: Sequence[Row], names: Sequence[str] = ()) -> str:
+    """Return a Markdown table with a column for each setting that varies and each figure of ``names``.
+
+    Without ``names`` it has all figures. Figures are medians, with the range of the samples in parentheses.
+    """
+    _, settings = split_settings([row.case for row in rows])
+    units = {name: figure.unit for row in rows for name, figure in row.figures.items()}
+    shown = [name for name in names or units if name in units]
+    lines = [[*settings, *(label(name, units[name]) for name in shown)]]
+    lines.append(["---"] * len(settings) + ["---:"] * len(shown))
+    for row in rows:
+        settled = [str(row.case.get(name, "")) for name in settings]
+        lines.append([*settled, *(_cell(row.figures.get(name)) for name in shown)])
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def _cell(figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    median, low, high = (number(one) for one in (figure.median, min(figure.samples), max(figure.samples)))
+    return median if low == high else f"{median} ({low}–{high})"
+
+
 def describe_machine() -> dict[str, Any]:
     """Return date, processor, cores of this process, package versions and git commit."""
+    installed = {package.name: package.version for package in distributions()}
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: installed[name] for name in PACKAGES if name in installed},
         "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain") else ""),
     }
 
@@ -155,13 +203,6 @@ def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _git(*arguments: str) -> str:

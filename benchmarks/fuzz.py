@@ -42,11 +42,10 @@ def command(
         TemporaryDirectory() as folder,
         service_process(*options) as service,
         VideoRecognitionClient(service.address, timeout_seconds=60) as client,
-        ThreadPoolExecutor(CLIENTS) as pool,
     ):
         # The index comes first, so that the video can be read while it arrives.
         video = write_video(Path(folder) / "short.mp4", 2, "64x64", options="-movflags +faststart")
-        rows = _attack(client, service.process, video.read_bytes(), count, seed, pool)
+        rows = _attack(client, service.process, video.read_bytes(), count, seed)
     report("fuzz", rows, out)
 
 
@@ -82,12 +81,7 @@ def outcome(client: VideoRecognitionClient, data: bytes, *, streaming: bool) -> 
 
 
 def _attack(
-    client: VideoRecognitionClient,
-    service: psutil.Process,
-    content: bytes,
-    count: int,
-    seed: int,
-    pool: ThreadPoolExecutor,
+    client: VideoRecognitionClient, service: psutil.Process, content: bytes, count: int, seed: int
 ) -> list[Row]:
     """Upload half of the mutations, stream the other half, and count the outcomes.
 
@@ -105,21 +99,20 @@ def _attack(
 
     warm = [one(0) for _ in range(min(count, 100))]
     resident = service.memory_info().rss
-    outcomes = Counter(warm + list(pool.map(one, range(count - len(warm)))))
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        outcomes = Counter(warm + list(pool.map(one, range(count - len(warm)))))
     growth = service.memory_info().rss - resident
     assert not FORBIDDEN & outcomes.keys(), outcomes
     assert client.classify(content).to_json()["heads"] == before
     children = [child for child in service.children(recursive=True) if child.status() != "zombie"]
     assert not children, children
     case: Case = {"mutations": count, "seed": seed}
+    rows = [
+        Row({**case, "outcome": kind}, {"videos": Figure("videos", "neither", (number,))})
+        for kind, number in outcomes.most_common()
+    ]
     whole = {
         "time": Figure("s", "lower", (time.monotonic() - started,)),
         "growth of resident memory": Figure("MB", "lower", (growth / 1e6,)),
     }
-    return [
-        *(
-            Row({**case, "outcome": kind}, {"videos": Figure("videos", "neither", (number,))})
-            for kind, number in outcomes.most_common()
-        ),
-        Row(case, whole),
-    ]
+    return [*rows, Row(case, whole)]

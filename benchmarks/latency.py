@@ -1,28 +1,13 @@
 """Latency and throughput by stage of a clip, of concurrent streams, and of a fresh process.
 
-The measured values, by ``work`` and ``stage``; percentiles are taken over these values:
-
-    clip          decode, spatial, temporal, total    a video file one window long, classified
-                  spatial call                        one engine call of ``chunk`` tubelets
-    4 streams     queue, spatial, temporal, total     a chunk of frames, until its windows are answered
-    fresh process imports, load, decode, rest, total  the same clip, from the start of a new process
-
-Stages of a clip overlap: decoding runs ahead, and its time is that for which the prefetch thread waited for
-the decoder. A stream pushes its next chunk when the last is answered, so its latency is that of a fully
-loaded machine; ``load`` measures latency under a given load. Its frames are in memory, and it has been fed a
-whole window before, so that windows are as frequent as in the middle of a stream.
-
-Alternatives alternate in rounds. In each round each gets ``seconds`` for its clips, and again for its
-streams, but at least one clip and one chunk of each stream. One engine is loaded at a time.
-
-With ``--device cuda`` it measures the spatial engine alone (``benchmarks.latency_cuda``).
+docs/benchmarks.md has the method.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -36,12 +21,12 @@ import numpy as np
 import typer
 
 from benchmarks import latency_cuda
-from benchmarks.command_options import SIZE_NAMES, ModelsFolder, Out, Rounds
+from benchmarks.command_options import SIZE_NAMES, Ints, ModelsFolder, Names, Out, Rounds, check_known
 from benchmarks.figures import RESULTS, Figure, Row, report
 from benchmarks.first_answer import first_answer
 from benchmarks.measuring import RecordingEngine
 from benchmarks.models import random_repository
-from benchmarks.videos import write_video
+from benchmarks.videos import random_frames, write_video
 from export.exporter import DEFAULT_FPS
 from serving.models import slots_in_process
 from serving.scheduler import EngineScheduler, ScheduledEngine
@@ -61,31 +46,26 @@ MIN_VALUES = {50: 1, 90: 10, 99: 100}  # a percentile of fewer values would be t
 
 def command(
     engine: Annotated[
-        list[str] | None,
+        Names,
         typer.Option(help=f"{', '.join(ENGINES)}; repeatable (default: onnxruntime; on cuda all that can)."),
     ] = None,
     device: Annotated[
         Literal["cpu", "cuda"], typer.Option(help="Device; cuda measures calls of the spatial engine.")
     ] = "cpu",
     precision: Annotated[
-        list[str] | None,
+        Names,
         typer.Option(help=f"{', '.join(PRECISIONS)}; repeatable (default: fp32, int8; on cuda fp16, bf16)."),
     ] = None,
     size: Annotated[
-        list[str] | None,
-        typer.Option(help=f"{SIZE_NAMES}; repeatable (default: tiny, B; on cuda B, L, H)."),
+        Names, typer.Option(help=f"{SIZE_NAMES}; repeatable (default: tiny, B; on cuda B, L, H).")
     ] = None,
     frames: Annotated[
-        list[int] | None,
-        typer.Option(min=2, help="Frames in a window; repeatable (default: 32, and 128 for tiny)."),
+        Ints, typer.Option(min=2, help="Frames in a window; repeatable (default: 32, and 128 for tiny).")
     ] = None,
     chunk: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="Tubelets per engine call; repeatable (default: 4; on cuda 8 to 128)."),
+        Ints, typer.Option(min=1, help="Tubelets per engine call; repeatable (default: 4; on cuda 8 to 128).")
     ] = None,
-    streams: Annotated[
-        list[int] | None, typer.Option(min=1, help="Concurrent streams; repeatable (default: 4).")
-    ] = None,
+    streams: Annotated[Ints, typer.Option(min=1, help="Concurrent streams; repeatable (default: 4).")] = None,
     rounds: Rounds = 4,
     seconds: Annotated[
         float, typer.Option(min=0, help="Seconds of clips, and of streams, in a round.")
@@ -98,8 +78,8 @@ def command(
 ) -> None:
     """Measure percentiles of each stage of a clip, of streams and of a fresh process; or calls on a GPU."""
     on_cuda, left_out = device == "cuda", partial(typer.echo, err=True)
-    _check("engine", engine, latency_cuda.ENGINES if on_cuda else ENGINES)
-    _check("precision", precision, latency_cuda.DTYPES if on_cuda else PRECISIONS)
+    check_known("engine", engine, latency_cuda.ENGINES if on_cuda else ENGINES)
+    check_known("precision", precision, latency_cuda.DTYPES if on_cuda else PRECISIONS)
     if on_cuda and (frames or streams):
         raise UsageError("--frames and --streams do not apply to --device cuda")
     with TemporaryDirectory() as scratch:
@@ -126,12 +106,6 @@ def command(
     report(name or ("latency_cuda" if on_cuda else "latency"), rows, out)
 
 
-def _check(what: str, names: Iterable[str] | None, known: Iterable[str]) -> None:
-    """Raise ``UsageError`` for an unknown name."""
-    if unknown := set(names or ()) - set(known):
-        raise UsageError(f"unknown {what} {min(unknown)!r}; choose one of {', '.join(known)}")
-
-
 @dataclass(frozen=True)
 class Setting:
     """One alternative; ``frames`` in a window, ``chunk`` tubelets per call of the spatial engine."""
@@ -153,20 +127,17 @@ class Setting:
         )
 
 
-Stages = dict[tuple[str, str], list[float]]
-"""(work, stage) -> seconds of each value in one round."""
-
-
 @dataclass
-class _Rounds:
-    """Values of all rounds of one setting. ``rates``: work -> tubelets a second in each round."""
+class _Samples:
+    """Seconds by (work, stage), a list a round; tubelets a second by work, one a round."""
 
-    stages: list[Stages] = field(default_factory=list)
+    seconds: dict[tuple[str, str], list[list[float]]] = field(default_factory=dict)
     rates: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, work: str, values: dict[str, list[float]], rate: float | None = None) -> None:
-        """Add the values of each stage in the present round."""
-        self.stages[-1].update({(work, stage): seconds for stage, seconds in values.items()})
+        """Add the values of each stage in a round."""
+        for stage, seconds in values.items():
+            self.seconds.setdefault((work, stage), []).append(seconds)
         if rate is not None:
             self.rates.setdefault(work, []).append(rate)
 
@@ -193,17 +164,16 @@ def measure(
     for setting in settings:
         _clip(setting, folder)
         random_repository(folder / setting.name, setting.size, setting.precision, frames=setting.frames)
-    results: dict[Setting, _Rounds] = {}
+    results: dict[Setting, _Samples] = {}
     for setting in settings:
         try:
             with _location(setting, folder) as location:
                 _load(setting, location)
-            results[setting] = _Rounds()
+            results[setting] = _Samples()
         except EngineError as error:
             left_out(f"left out: {setting}: {error}")
     for _ in range(rounds):
         for setting, result in results.items():
-            result.stages.append({})
             with _location(setting, folder) as location:
                 _round(setting, location, folder, streams, seconds, result)
     return [row for setting, result in results.items() for row in _rows(setting, result)]
@@ -230,7 +200,7 @@ def _load(setting: Setting, location: str) -> Recognizer:
 
 
 def _round(
-    setting: Setting, location: str, folder: Path, streams: list[int], seconds: float, result: _Rounds
+    setting: Setting, location: str, folder: Path, streams: list[int], seconds: float, result: _Samples
 ) -> None:
     """Measure everything once for one setting; the fresh process first, while no other engine is loaded."""
     clip = _clip(setting, folder)
@@ -248,8 +218,7 @@ def _round(
 def _warm_up(recognizer: Recognizer) -> None:
     """Call each half of the engine once, since its first calls are slow."""
     dims = recognizer.manifest.dimensions
-    frames = np.zeros((dims.tubelet_frames, dims.image_size, dims.image_size, 3), np.uint8)
-    list(recognizer.stream([frames]))
+    list(recognizer.stream([random_frames(dims.tubelet_frames, dims.image_size)]))
 
 
 def _clips(
@@ -282,9 +251,7 @@ def _streams(
     scheduler = EngineScheduler(slots)
     barrier = threading.Barrier(count)
 
-    def stream(seed: int) -> tuple[dict[str, list[float]], float, float]:
-        return _stream(recognizer, scheduler, barrier, seed, setting, seconds)
-
+    stream = partial(_stream, recognizer, scheduler, barrier, setting, seconds)
     with ThreadPoolExecutor(count) as pool:
         done = list(pool.map(stream, range(count)))
     values = {stage: [took for one, *_ in done for took in one[stage]] for stage in done[0][0]}
@@ -296,15 +263,14 @@ def _stream(
     recognizer: Recognizer,
     scheduler: EngineScheduler,
     barrier: threading.Barrier,
-    seed: int,
     setting: Setting,
     seconds: float,
+    seed: int,
 ) -> tuple[dict[str, list[float]], float, float]:
     """Run one stream; return the seconds of the stages of its chunks, its start and its end."""
     engine = ScheduledEngine(recognizer.model.engine, scheduler, threading.Event())
     dims, rng = recognizer.manifest.head("first").dimensions, np.random.default_rng(seed)
-    side = dims.image_size
-    frames = rng.integers(0, 256, (setting.chunk * dims.tubelet_frames, side, side, 3), np.uint8)
+    frames = random_frames(setting.chunk * dims.tubelet_frames, dims.image_size, seed)
     stream = FrameStream(recognizer.model.with_engine(engine))
     window = rng.normal(size=(dims.max_tubelets, dims.hidden_size)).astype(np.float32)
     stream.session.add_features(FeatureChunk(window, dims.max_frames))
@@ -322,10 +288,10 @@ def _stream(
     return values, begin, time.perf_counter()
 
 
-def _rows(setting: Setting, result: _Rounds) -> list[Row]:
+def _rows(setting: Setting, result: _Samples) -> list[Row]:
     rows = []
-    for work, stage in result.stages[0]:
-        figures = percentiles([stages[work, stage] for stages in result.stages])
+    for (work, stage), seconds in result.seconds.items():
+        figures = percentiles(seconds)
         if stage == "total" and work in result.rates:
             figures["throughput"] = Figure("tubelets/s", "higher", tuple(result.rates[work]))
         rows.append(Row({**asdict(setting), "work": work, "stage": stage}, figures))

@@ -5,9 +5,7 @@
     onnxruntime  its CUDA provider, fp16
     tensorrt     plans built here
 
-A call goes from uint8 frames in host memory to float32 features in host memory, so its copies count. Calls
-follow one another, each awaited. The ceiling is the rate of one large ``torch.mm`` in the same precision and
-the same rounds. Operations are those that the engine computes: our graphs leave some out, PyTorch none.
+docs/benchmarks.md has the method.
 """
 
 from __future__ import annotations
@@ -20,11 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime as ort
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.figures import Case, Figure, Row
 from benchmarks.measuring import cosines, timed
 from benchmarks.models import random_model, random_repository, spatial_operations
+from benchmarks.videos import random_frames
 from export.plans import PlanOptions, export_plans
 from sfavivit.config import ModelDimensions, named_dimensions
 from sfavivit.engines import load_engine
@@ -138,7 +138,7 @@ def open_variants(
     left_out: Callable[[str], None],
 ) -> dict[Variant, Opened]:
     """Open the variants that run, and run them on every chunk, so that each shape is compiled or recorded."""
-    frames = {chunk: noise(model.dims, chunk) for chunk in chunks}
+    frames = {chunk: _frames(model.dims, chunk) for chunk in chunks}
     with torch.inference_mode():
         expected = model(torch.from_numpy(frames[min(chunks)])).numpy()
     opened = {}
@@ -181,12 +181,12 @@ def sweep(
         for precision in dict.fromkeys(variant.precision for variant in opened):
             ceilings.setdefault(precision, []).append(ceiling(precision))
         for chunk in chunks:
-            frames = noise(dims, chunk)
+            frames = _frames(dims, chunk)
             for variant, one in opened.items():
                 calls.setdefault((variant, chunk), []).append(call_seconds(one.run, frames))
     rows = []
     for (variant, chunk), seconds in calls.items():
-        figures = _figures(variant, chunk, seconds, ceilings[variant.precision], dims)
+        figures = _figures(variant, chunk, np.array(seconds), ceilings[variant.precision], dims)
         figures["cosine"] = Figure("", "higher", (opened[variant].cosine,))
         if memory := opened[variant].memory_mib:
             figures["memory"] = Figure("MiB", "lower", (memory,))
@@ -197,23 +197,22 @@ def sweep(
 def _figures(
     variant: Variant,
     chunk: int,
-    seconds: Sequence[float],
+    seconds: NDArray[np.float64],
     ceilings: Sequence[float | None],
     dims: ModelDimensions,
 ) -> dict[str, Figure]:
     operations = chunk * spatial_operations(dims, last_block_for_cls=variant.engine != "torch")
     clip = LONG_FRAMES / dims.tubelet_frames / chunk
     figures = {
-        "throughput": Figure("tubelets/s", "higher", tuple(chunk / s for s in seconds)),
-        "call": Figure("ms", "lower", tuple(1e3 * s for s in seconds)),
-        f"{LONG_FRAMES} frames": Figure("ms", "lower", tuple(1e3 * clip * s for s in seconds)),
-        "rate": Figure("TFLOP/s", "higher", tuple(operations / s / 1e12 for s in seconds)),
+        "throughput": Figure("tubelets/s", "higher", tuple(chunk / seconds)),
+        "call": Figure("ms", "lower", tuple(1e3 * seconds)),
+        f"{LONG_FRAMES} frames": Figure("ms", "lower", tuple(1e3 * clip * seconds)),
+        "rate": Figure("TFLOP/s", "higher", tuple(operations / seconds / 1e12)),
     }
-    known = [rate for rate in ceilings if rate is not None]
-    if len(known) == len(seconds):
-        shares = tuple(operations / s / rate for s, rate in zip(seconds, known, strict=True))
-        figures["ceiling"] = Figure("TFLOP/s", "higher", tuple(rate / 1e12 for rate in known))
-        figures["of the ceiling"] = Figure("share", "higher", shares)
+    if None not in ceilings:
+        rates = np.array(ceilings, float)
+        figures["ceiling"] = Figure("TFLOP/s", "higher", tuple(rates / 1e12))
+        figures["of the ceiling"] = Figure("share", "higher", tuple(operations / seconds / rates))
     return figures
 
 
@@ -240,10 +239,8 @@ def matrix_rate(precision: str) -> float | None:
     return count * 2 * side**3 / timed(lambda: products(count))
 
 
-def noise(dims: ModelDimensions, chunk: int) -> Frames:
-    """Return random frames uint8 [1, F, H, W, 3] of ``chunk`` tubelets."""
-    shape = (1, chunk * dims.tubelet_frames, dims.image_size, dims.image_size, 3)
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+def _frames(dims: ModelDimensions, chunk: int) -> Frames:
+    return random_frames(chunk * dims.tubelet_frames, dims.image_size)[None]
 
 
 def open_run(

@@ -1,12 +1,6 @@
 """Rate of the machine's matrix products, and the share of it that the spatial engine reaches.
 
-    matrix product   each library's rate at the linear layers of a spatial block, M = tokens of a chunk
-    spatial engine   tubelets a second x operations a tubelet, as a share of the fastest of these
-    operator         the engine's time by ONNX operator, from ONNX Runtime's profiler
-
-The ceiling is the rate over a block's four layers, one after the other. Operations are counted as the graph
-computes them (the last block for the CLS token alone), and as the full model would, since work left out is
-speed, too. The share of an int8 engine counts its attention as if that were int8, which it is not.
+docs/benchmarks.md has the method.
 """
 
 from __future__ import annotations
@@ -29,14 +23,14 @@ import typer
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.command_options import ModelsFolder, Out, Rounds, Size
+from benchmarks.command_options import ModelsFolder, Names, Out, Rounds, Size, check_known
 from benchmarks.figures import RESULTS, Case, Figure, Row, report
 from benchmarks.measuring import timed
 from benchmarks.models import layer_shapes, product_rate, random_repository, spatial_operations
+from benchmarks.videos import random_frames
 from sfavivit.config import ModelDimensions, named_dimensions
 from sfavivit.engines import load_engine
 from sfavivit.engines.base import Engine
-from sfavivit.errors import UsageError
 from sfavivit.repository.manifest import FRAMES, Precision, Repository
 from sfavivit.types import Frames
 
@@ -48,7 +42,6 @@ EMULATED = 1 / 4  # of the rate of fp32: a slower bf16 has no instructions of th
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 OPSET, IR_VERSION = 20, 9
-ONNX_TYPES = {np.float32: TensorProto.FLOAT, np.uint8: TensorProto.UINT8, np.int8: TensorProto.INT8}
 
 Product = Callable[[], object]
 Rates = dict[str, list[float]]
@@ -58,7 +51,7 @@ Rates = dict[str, list[float]]
 def command(
     size: Size = "B",
     precision: Annotated[
-        list[str] | None, typer.Option(help="Precision of the engine; repeatable (default: fp32, int8).")
+        Names, typer.Option(help="Precision of the engine; repeatable (default: fp32, int8).")
     ] = None,
     chunk_tubelets: Annotated[int, typer.Option(min=1, help="Tubelets per engine call.")] = 4,
     rounds: Rounds = 5,
@@ -67,11 +60,9 @@ def command(
 ) -> None:
     """Measure the machine's rate of matrix products, and the share that the spatial engine reaches."""
     dims = named_dimensions(size, {"": 1})
-    if unknown := set(precision or ()) - set(PRECISIONS):
-        raise UsageError(f"unknown precision {min(unknown)!r}; choose one of {', '.join(PRECISIONS)}")
+    check_known("precision", precision, PRECISIONS)
     case: Case = {"size": size, "chunk tubelets": chunk_tubelets}
-    shape = (1, chunk_tubelets * dims.tubelet_frames, dims.image_size, dims.image_size, 3)
-    frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    frames = random_frames(chunk_tubelets * dims.tubelet_frames, dims.image_size)[None]
     with TemporaryDirectory() as scratch:
         folder = (models or Path(scratch)) / size
         repositories = {
@@ -103,19 +94,26 @@ def _take_rounds(
     chunk = frames.shape[1] // dims.tubelet_frames
     tokens, shapes = chunk * (dims.patches + 1), layer_shapes(dims)
     products = {
-        kernel: {layer: (kernel.make(tokens, k, n), 2 * tokens * k * n) for layer, (k, n) in shapes.items()}
+        (kernel, layer): (kernel.make(tokens, k, n), 2 * tokens * k * n)
         for kernel in kernels()
         if kernel.precision != "bf16" or not _bf16_is_emulated()
+        for layer, (k, n) in shapes.items()
     }
-    rates: dict[Kernel, Rates] = {kernel: defaultdict(list) for kernel in products}
+    rates: dict[Kernel, Rates] = defaultdict(lambda: defaultdict(list))
     seconds: dict[str, list[float]] = {precision: [] for precision in engines}
     for engine in engines.values():
         engine.spatial(frames)
     for _ in range(rounds):
-        for kernel, layers in products.items():
-            _time_layers(layers, rates[kernel])
+        totals: dict[Kernel, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for (kernel, layer), (product, operations) in products.items():
+            fastest = min(timed(product) for _ in range(CALLS))
+            rates[kernel][layer].append(operations / fastest)
+            totals[kernel][0] += operations
+            totals[kernel][1] += fastest
+        for kernel, (total_operations, total_seconds) in totals.items():
+            rates[kernel][ALL_LAYERS].append(total_operations / total_seconds)
         for precision, engine in engines.items():
-            seconds[precision].append(timed(lambda engine=engine: engine.spatial(frames)))  # type: ignore[misc]
+            seconds[precision].append(timed(partial(engine.spatial, frames)))
     return rates, seconds
 
 
@@ -124,32 +122,19 @@ def _bf16_is_emulated() -> bool:
     return product_rate(torch.bfloat16) < EMULATED * product_rate(torch.float32)
 
 
-def _time_layers(layers: dict[str, tuple[Product, int]], rates: Rates) -> None:
-    total_seconds, total = 0.0, 0
-    for layer, (product, operations) in layers.items():
-        seconds = min(timed(product) for _ in range(CALLS))
-        rates[layer].append(operations / seconds)
-        total_seconds, total = total_seconds + seconds, total + operations
-    rates[ALL_LAYERS].append(total / total_seconds)
-
-
 def product_rows(rates: dict[Kernel, Rates], case: Case) -> list[Row]:
     """Return a row for each kernel, with a figure for each layer."""
-    return [
-        Row(
-            {
-                "what": "matrix product",
-                "precision": kernel.precision,
-                "name": f"{kernel.runtime} {kernel.name}",
-                **case,
-            },
-            {
-                layer: Figure("GOP/s", "higher", tuple(rate / 1e9 for rate in samples))
-                for layer, samples in layers.items()
-            },
+    rows = []
+    for kernel, layers in rates.items():
+        name = f"{kernel.runtime} {kernel.name}"
+        figures = {
+            layer: Figure("GOP/s", "higher", tuple(rate / 1e9 for rate in samples))
+            for layer, samples in layers.items()
+        }
+        rows.append(
+            Row({"what": "matrix product", "precision": kernel.precision, "name": name, **case}, figures)
         )
-        for kernel, layers in rates.items()
-    ]
+    return rows
 
 
 def engine_row(
@@ -162,16 +147,14 @@ def engine_row(
     rate = float(case["chunk tubelets"]) / np.array(seconds)
     operations = spatial_operations(dims, last_block_for_cls=True)
     full = spatial_operations(dims, last_block_for_cls=False)
+    same = [kernel for kernel in rates if kernel.precision == precision]
+    ceiling = _fastest(same, rates)
+    runtime_ceiling = _fastest([kernel for kernel in same if kernel.runtime == "onnxruntime"], rates)
     figures = {
         "tubelets": Figure("tubelets/s", "higher", tuple(rate)),
         "rate": Figure("GOP/s", "higher", tuple(rate * operations / 1e9)),
         "operations": Figure("GOP/tubelet", "neither", (operations / 1e9,)),
         "full model": Figure("GOP/tubelet", "neither", (full / 1e9,)),
-    }
-    same = [kernel for kernel in rates if kernel.precision == precision]
-    ceiling = _fastest(same, rates)
-    runtime_ceiling = _fastest([kernel for kernel in same if kernel.runtime == "onnxruntime"], rates)
-    figures |= {
         "of the ceiling": Figure("share", "higher", tuple(rate * operations / ceiling)),
         "of ONNX Runtime's ceiling": Figure("share", "higher", tuple(rate * operations / runtime_ceiling)),
         "of that, as the full model": Figure("share", "higher", tuple(rate * full / runtime_ceiling)),
@@ -225,12 +208,12 @@ class Kernel(NamedTuple):
 def kernels() -> list[Kernel]:
     """Return the kernels that can run here; numpy's BLAS and PyTorch use the cores of this process."""
     return [
-        Kernel("onnxruntime", "fp32", "MatMul", _onnx_float),
+        Kernel("onnxruntime", "fp32", "MatMul", partial(_onnx, np.float32)),
         Kernel("torch", "fp32", "mm", partial(_torch, torch.float32)),
         Kernel("numpy", "fp32", "matmul", _numpy),
         Kernel("torch", "bf16", "mm", partial(_torch, torch.bfloat16)),
-        Kernel("onnxruntime", "int8", "MatMulInteger u8 x u8", partial(_onnx_integer, np.uint8)),
-        Kernel("onnxruntime", "int8", "MatMulInteger u8 x s8", partial(_onnx_integer, np.int8)),
+        Kernel("onnxruntime", "int8", "MatMulInteger u8 x u8", partial(_onnx, np.uint8)),
+        Kernel("onnxruntime", "int8", "MatMulInteger u8 x s8", partial(_onnx, np.int8)),
         *(
             Kernel("torch", "int8", f"quantized.linear {engine}", partial(_torch_quantized, engine))
             for engine in ("fbgemm", "onednn")
@@ -261,21 +244,16 @@ def _torch_quantized(engine: str, m: int, k: int, n: int) -> Product:
     return lambda: quantized.linear(a, packed, 1e-1, 128)
 
 
-def _onnx_float(m: int, k: int, n: int) -> Product:
-    a, b = _random(np.float32, m, k), _random(np.float32, k, n)
-    return _onnx(helper.make_node("MatMul", ["a", "b"], ["c"]), a, TensorProto.FLOAT, {"b": b})
-
-
-def _onnx_integer(weight: type[np.generic], m: int, k: int, n: int) -> Product:
-    a, b = _random(np.uint8, m, k), _random(weight, k, n)
-    zeros = {"za": np.array(128, np.uint8), "zb": np.array(128 if weight is np.uint8 else 0, weight)}
-    node = helper.make_node("MatMulInteger", ["a", "b", "za", "zb"], ["c"])
-    return _onnx(node, a, TensorProto.INT32, {"b": b, **zeros})
-
-
-def _onnx(node: Any, a: NDArray[Any], gives: int, constants: dict[str, NDArray[Any]]) -> Product:
-    """Return a run of ``node``, which takes "a" and constants and gives "c" of type ``gives``."""
-    takes = helper.make_tensor_value_info("a", ONNX_TYPES[a.dtype.type], a.shape)
+def _onnx(weight: type[np.generic], m: int, k: int, n: int) -> Product:
+    """Return a MatMul of float32, or a MatMulInteger of uint8 with weights uint8 or int8."""
+    constants: dict[str, NDArray[Any]] = {"b": _random(weight, k, n)}
+    operator, a, gives = "MatMul", _random(np.float32, m, k), TensorProto.FLOAT
+    if weight is not np.float32:
+        operator, a, gives = "MatMulInteger", _random(np.uint8, m, k), TensorProto.INT32
+        constants["za"] = np.array(128, np.uint8)
+        constants["zb"] = np.array(128 if weight is np.uint8 else 0, weight)
+    node = helper.make_node(operator, ["a", *constants], ["c"])
+    takes = helper.make_tensor_value_info("a", helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
     output = helper.make_tensor_value_info("c", gives, [None, None])
     weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph([node], "product", [takes], [output], weights)

@@ -1,25 +1,16 @@
 """Load test of the video service: latency against throughput, free of coordinated omission.
 
-In the *open loop* the due times of all requests are fixed before the first is sent, whatever the answers, and
-latency counts from the due time. A client that waits for its answer before it sends again would, when the
-service stalls, leave out just those requests that would have had to wait: "coordinated omission" (G. Tene,
-"How NOT to Measure Latency", 2015). The client shares the machine with the service, so it may itself be late:
-``send lag`` is its delay, and a row in which that is a good part of the latency is void.
-
-In the *closed loop* each of n clients sends when it has its last answer, which gives throughput against
-concurrency. The best of these throughputs is the capacity that ``load`` is a share of.
-
-Latency is that of answered requests. Refusals (the service is full) and failures are counted apart: where
-there are any, percentiles of the answered requests alone say little.
+docs/benchmarks.md has the method.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,10 +21,10 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from benchmarks.command_options import DEMO_MODEL, ModelRepository, Name, Out, Rounds
+from benchmarks.command_options import DEMO_MODEL, Floats, Ints, ModelRepository, Name, Out, Rounds
 from benchmarks.figures import RESULTS, Better, Case, Figure, Row, report
 from benchmarks.service_process import service_process
-from benchmarks.videos import write_video
+from benchmarks.videos import random_frames, write_video
 from serving.settings import is_loopback
 from sfavivit.errors import ServiceError, SfaVivitError, UsageError, codes_of
 from sfavivit.protocol.answers import Query, ServiceInfo
@@ -42,10 +33,13 @@ from sfavivit.protocol.client import AsyncVideoRecognitionClient
 Arrivals = Literal["constant", "poisson"]
 Kind = Literal["upload", "stream"]
 Ask = Callable[[], Awaitable[object]]
+Work = tuple[Case, Callable[[int], Awaitable[dict[str, float]]]]
+"""Case of a row, and a function from the number of a round to the figures that it measures."""
 
 CLIENTS = (1, 2, 4, 8, 16)
 LOADS = (0.5, 0.7, 0.9, 1.1, 2.0)
 CLIP_SECONDS = 2.0
+TIMEOUT_SECONDS = 120.0  # after which a request has failed
 HEAD_START_SECONDS = 0.2  # to set all timers before the first request is due
 MAX_LAG_SHARE = 0.2  # of the median latency
 
@@ -66,18 +60,17 @@ UNITS: dict[str, tuple[str, Better]] = {
 
 def command(
     clients: Annotated[
-        list[int] | None,
-        typer.Option(help="Clients of the closed loop; repeatable (default: 1, 2, 4, 8, 16)."),
+        Ints, typer.Option(help="Clients of the closed loop; repeatable (default: 1, 2, 4, 8, 16).")
     ] = None,
     load: Annotated[
-        list[float] | None,
+        Floats,
         typer.Option(
             help="Rate of the open loop as a share of the closed loop's best throughput; repeatable "
             "(default: 0.5, 0.7, 0.9, 1.1, 2, unless --rate is given)."
         ),
     ] = None,
     rate: Annotated[
-        list[float] | None, typer.Option(help="Rate of the open loop in requests a second; repeatable.")
+        Floats, typer.Option(help="Rate of the open loop in requests a second; repeatable.")
     ] = None,
     arrivals: Annotated[
         Arrivals, typer.Option(help="Arrivals of the open loop: evenly spaced, or a Poisson process.")
@@ -127,7 +120,7 @@ class Plan:
 
     ``clients``: numbers of clients of the closed loop. ``loads``: rates of the open loop as shares of the
     capacity that the closed loop finds; ``rates``: in requests a second. ``kind``: a clip uploaded, or its
-    frames streamed. ``timeout_seconds``: after which a request has failed.
+    frames streamed.
 
     Raises:
         UsageError: nothing to measure, or shares of a capacity that is not measured.
@@ -140,7 +133,6 @@ class Plan:
     kind: Kind = "upload"
     seconds: float = 12.0
     rounds: int = 3
-    timeout_seconds: float = 120.0
 
     def __post_init__(self) -> None:
         if self.loads and not self.clients:
@@ -148,7 +140,7 @@ class Plan:
         for name in ("clients", "loads", "rates"):
             if bad := [value for value in getattr(self, name) if not 0 < value < float("inf")]:
                 raise UsageError(f"{name} must be more than 0, got {bad[0]:g}")
-        for name in ("seconds", "rounds", "timeout_seconds"):
+        for name in ("seconds", "rounds"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UsageError(f"{name} must be more than 0, got {getattr(self, name):g}")
 
@@ -175,25 +167,21 @@ def measure(address: str, clip: bytes, plan: Plan) -> list[Row]:
 
 
 async def _measure(address: str, clip: bytes, plan: Plan) -> list[Row]:
-    async with AsyncVideoRecognitionClient(address, timeout_seconds=plan.timeout_seconds) as client:
+    async with AsyncVideoRecognitionClient(address, timeout_seconds=TIMEOUT_SECONDS) as client:
         info = await client.list_heads()
-        ask = _upload(client, clip) if plan.kind == "upload" else _stream(client, info)
+        ask = partial(client.classify, clip) if plan.kind == "upload" else _stream(client, info)
         await ask()
         digest = next(iter(info.model_digests.values()), "")
         case: Case = {"model": f"{info.model} {digest[:8]}".strip(), "request": plan.kind}
-        closed, capacity = await _closed_rows(ask, plan, case)
-        return closed + await _open_rows(ask, plan, case, capacity)
-
-
-def _upload(client: AsyncVideoRecognitionClient, clip: bytes) -> Ask:
-    return lambda: client.classify(clip)
+        closed = await _rows(_closed_works(ask, plan, case), plan.rounds)
+        capacity = max((row.figures["throughput"].median for row in closed), default=0.0)
+        return closed + await _rows(_open_works(ask, plan, case, capacity), plan.rounds)
 
 
 def _stream(client: AsyncVideoRecognitionClient, info: ServiceInfo) -> Ask:
     """Return a request of two seconds of frames, sent as fast as the service takes them."""
     form = info.frame_format
-    shape = (round(2 * form.fps), form.height, form.width, 3)
-    frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    frames = random_frames(round(CLIP_SECONDS * form.fps), form.height)
 
     async def ask() -> None:
         async def chunks() -> AsyncIterator[NDArray[np.uint8]]:
@@ -205,33 +193,41 @@ def _stream(client: AsyncVideoRecognitionClient, info: ServiceInfo) -> Ask:
     return ask
 
 
-async def _closed_rows(ask: Ask, plan: Plan, case: Case) -> tuple[list[Row], float]:
-    """Return a row for each number of clients, and the best median throughput in requests a second."""
-    runs: dict[int, list[list[Request]]] = {clients: [] for clients in plan.clients}
-    for _ in range(plan.rounds):
-        for clients, rounds in runs.items():
-            rounds.append(await closed_loop(ask, clients, plan.seconds))
-    rows = []
-    for clients, rounds in runs.items():
-        figures = _figures([summary(requests) for requests in rounds])
+def _closed_works(ask: Ask, plan: Plan, case: Case) -> list[Work]:
+    """Return the work of each number of clients."""
+
+    async def work(clients: int, turn: int) -> dict[str, float]:
+        figures = summary(await closed_loop(ask, clients, plan.seconds))
         del figures["send lag p99"]  # none: they are due when they are sent
-        rows.append(Row({**case, "loop": "closed", "clients": clients}, figures))
-    return rows, max((row.figures["throughput"].median for row in rows), default=0.0)
+        return figures
+
+    return [({**case, "loop": "closed", "clients": count}, partial(work, count)) for count in plan.clients]
 
 
-async def _open_rows(ask: Ask, plan: Plan, case: Case, capacity: float) -> list[Row]:
-    """Return a row for each load and each rate."""
+def _open_works(ask: Ask, plan: Plan, case: Case, capacity: float) -> list[Work]:
+    """Return the work of each load and each rate; ``capacity`` in requests a second."""
+
+    async def work(rate: float, turn: int) -> dict[str, float]:
+        due = schedule(rate, plan.seconds, plan.arrivals, seed=turn)
+        return {"offered": rate, **summary(await open_loop(ask, due))}
+
     settings = [("load", load, load * capacity) for load in plan.loads]
     settings += [("rate", rate, rate) for rate in plan.rates]
-    runs: list[list[dict[str, float]]] = [[] for _ in settings]
-    for turn in range(plan.rounds):
-        for (_, _, rate), rounds in zip(settings, runs, strict=True):
-            due = schedule(rate, plan.seconds, plan.arrivals, seed=turn)
-            rounds.append({"offered": rate, **summary(await open_loop(ask, due))})
-    return [
-        Row({**case, "loop": "open", "arrivals": plan.arrivals, name: value}, _figures(rounds))
-        for (name, value, _), rounds in zip(settings, runs, strict=True)
-    ]
+    case = {**case, "loop": "open", "arrivals": plan.arrivals}
+    return [({**case, name: value}, partial(work, rate)) for name, value, rate in settings]
+
+
+async def _rows(works: Sequence[Work], rounds: int) -> list[Row]:
+    """Do all works in turn, ``rounds`` times, and return a row for each."""
+    found: list[list[dict[str, float]]] = [[] for _ in works]
+    for turn in range(rounds):
+        for (_, work), samples in zip(works, found, strict=True):
+            samples.append(await work(turn))
+    rows = []
+    for (case, _), samples in zip(works, found, strict=True):
+        values = {name: tuple(float(one[name]) for one in samples) for name in samples[0]}
+        rows.append(Row(case, {name: Figure(*UNITS[name], taken) for name, taken in values.items()}))
+    return rows
 
 
 def schedule(rate: float, seconds: float, arrivals: Arrivals, seed: int = 0) -> NDArray[np.float64]:
@@ -316,9 +312,3 @@ def late_rows(rows: Iterable[Row]) -> list[str]:
             settings = ", ".join(f"{name} {value}" for name, value in row.case.items())
             late.append(f"void: {settings}: requests were sent up to {lag} late")
     return late
-
-
-def _figures(rounds: Sequence[Mapping[str, float]]) -> dict[str, Figure]:
-    return {
-        name: Figure(*UNITS[name], tuple(float(figures[name]) for figures in rounds)) for name in rounds[0]
-    }

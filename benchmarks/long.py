@@ -1,17 +1,9 @@
-"""A long video in overlapping windows: each tubelet computed once, or every window from its own frames.
-
-Both ways start from the same frames in memory, and must come to the same logits. Decoding, which overlap does
-not change, is left out.
-
-At an overlap of 7/8, recomputing puts each tubelet through the spatial engine eight times (fewer at the ends
-of the video). Computing it once leaves eight times the windows for the temporal half; a window costs about as
-much as one tubelet of size tiny, and a tenth of a tubelet of size B.
-"""
+"""A long video in overlapping windows: each tubelet computed once, or every window from its own frames."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -20,17 +12,16 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from benchmarks.command_options import Name, Out, Rounds, Size, SpatialPrecision
+from benchmarks.command_options import Floats, Name, Out, Rounds, Size, SpatialPrecision
 from benchmarks.figures import RESULTS, Figure, Row, report, seconds_figure
-from benchmarks.measuring import ratios
+from benchmarks.measuring import Meter, ratios, run_in_turn
 from benchmarks.models import random_repository
-from benchmarks.videos import write_video
+from benchmarks.videos import read_chunks, write_video
 from sfavivit import Recognizer
 from sfavivit.errors import UsageError
 from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.windows import PADDING, Window, all_windows
 from sfavivit.types import Frames
-from sfavivit.video.reader import VideoReader
 
 HEAD = "first"
 TOLERANCE = 1e-4
@@ -39,7 +30,7 @@ ONCE, RECOMPUTED = "each tubelet once", "each window recomputed"
 
 def command(
     overlap: Annotated[
-        list[float] | None,
+        Floats,
         typer.Option(
             min=0,
             help="Share of a window that the next one repeats; repeatable (default: 0, 0.5, 0.75, 0.875).",
@@ -59,12 +50,9 @@ def command(
         recognizer = Recognizer.load(models)
         length = recognizer.manifest.head(HEAD).dimensions.max_tubelets
         strides = {share: _stride(share, length) for share in overlap or (0, 0.5, 0.75, 0.875)}
-        with VideoReader(
-            write_video(Path(folder) / "long.mp4", seconds),
-            recognizer.manifest.sampling,
-            chunk_frames=recognizer.model.chunk_frames,
-        ) as reader:
-            pixels = np.concatenate(list(reader))
+        video = write_video(Path(folder) / "long.mp4", seconds)
+        chunks = read_chunks(video, recognizer.manifest.sampling, recognizer.model.chunk_frames)
+        pixels = np.concatenate(list(chunks))
         for compute in (_once, _recomputed):  # the first calls of an engine are slow
             compute(recognizer, pixels[:frames], length)
         report(name, _measure(recognizer, pixels, strides, rounds), out)
@@ -72,31 +60,30 @@ def command(
 
 def _measure(recognizer: Recognizer, frames: Frames, strides: dict[float, int], rounds: int) -> list[Row]:
     """Time both ways at each overlap (a share of a window), in turn; the first is the base of the others."""
+    works = {
+        (way, overlap): partial(compute, recognizer, frames, stride)
+        for overlap, stride in strides.items()
+        for way, compute in ((ONCE, _once), (RECOMPUTED, _recomputed))
+    }
+    meters = {name: Meter() for name in works}
+    for logits in run_in_turn(works, meters, rounds):
+        differences = {
+            overlap: float(np.abs(logits[ONCE, overlap] - logits[RECOMPUTED, overlap]).max())
+            for overlap in strides
+        }
+        assert max(differences.values()) <= TOLERANCE, f"logits differ by {differences} at these overlaps"
     first = next(iter(strides))
-    seconds: dict[tuple[str, float], list[float]] = {}
-    differences: dict[float, float] = {}
-    windows: dict[float, int] = {}
-    for _ in range(rounds):
-        for overlap, stride in strides.items():
-            logits = []
-            for way, compute in ((ONCE, _once), (RECOMPUTED, _recomputed)):
-                start = time.perf_counter()
-                logits.append(compute(recognizer, frames, stride))
-                seconds.setdefault((way, overlap), []).append(time.perf_counter() - start)
-            windows[overlap] = len(logits[0])
-            differences[overlap] = float(np.abs(logits[0] - logits[1]).max())
-            assert differences[overlap] <= TOLERANCE, f"logits differ by {differences[overlap]} at {overlap}"
     return [
         Row(
             {"way": way, "overlap": overlap},
             {
-                "time": seconds_figure(*took),
-                "times the first": Figure("x", "lower", ratios(took, seconds[way, first])),
-                "windows": Figure("windows", "neither", (windows[overlap],)),
+                "time": seconds_figure(*meter.wall),
+                "times the first": Figure("x", "lower", ratios(meter.wall, meters[way, first].wall)),
+                "windows": Figure("windows", "neither", (len(logits[way, overlap]),)),
                 "largest difference": Figure("logit", "neither", (differences[overlap],)),
             },
         )
-        for (way, overlap), took in seconds.items()
+        for (way, overlap), meter in meters.items()
     ]
 
 

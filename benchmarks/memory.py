@@ -1,9 +1,4 @@
-"""Peak memory of classifying a video, against its length and against the frames of a window.
-
-Every video is classified in a process of its own. The process's peak is the kernel's count, read at most
-20 ms before the end. The peak with the decoder is the largest sum seen at any reading; a shorter peak can be
-missed.
-"""
+"""Peak memory of classifying a video, against its length and against the frames of a window."""
 
 from __future__ import annotations
 
@@ -11,15 +6,15 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from collections import defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import psutil
 import typer
 
-from benchmarks.command_options import DEMO_MODEL, SIZE_NAMES, ModelRepository, Out, Rounds
+from benchmarks.command_options import DEMO_MODEL, SIZE_NAMES, Ints, ModelRepository, Out, Rounds
 from benchmarks.figures import RESULTS, Figure, Row, report
 from benchmarks.measuring import ratios
 from benchmarks.models import random_repository
@@ -35,19 +30,17 @@ KERNEL_PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 def command(
     repository: ModelRepository = DEMO_MODEL,
     seconds: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="Length of a video in seconds; repeatable (default: 10, 600, 3600)."),
+        Ints, typer.Option(min=1, help="Length of a video in seconds; repeatable (default: 10, 600, 3600).")
     ] = None,
     frames: Annotated[
-        list[int] | None,
-        typer.Option(min=2, help="Frames in a window; repeatable (default: 8, 16, 32, 64, 128)."),
+        Ints, typer.Option(min=2, help="Frames in a window; repeatable (default: 8, 16, 32, 64, 128).")
     ] = None,
     size: Annotated[str, typer.Option(help=f"Size of the models with these windows: {SIZE_NAMES}.")] = "tiny",
     rounds: Rounds = 2,
     out: Out = RESULTS,
 ) -> None:
     """Measure peak memory against the length of the video and the frames of a window."""
-    peaks: dict[tuple[str, int], _Peaks] = {}
+    peaks: dict[tuple[str, int], list[_Peaks]] = defaultdict(list)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         windows = {
@@ -58,32 +51,32 @@ def command(
         for _ in range(rounds):
             for length in seconds or [10, 600, 3600]:
                 video = write_video(folder / "long.mp4", length, PICTURE)
-                _classify(repository, video, peaks.setdefault(("video_seconds", length), _Peaks()))
+                peaks["video_seconds", length].append(_classify(repository, video))
             for count, model in windows.items():
-                _classify(model, short, peaks.setdefault(("window_frames", count), _Peaks()))
-    first = {what: found for (what, _), found in reversed(peaks.items())}
+                peaks["window_frames", count].append(_classify(model, short))
+    first: dict[str, tuple[float, ...]] = {}
     rows = []
     for (what, value), found in peaks.items():
+        process, tree, took = zip(*found, strict=True)
         figures = {
-            "process": Figure("MiB", "lower", tuple(found.process)),
-            "with decoder": Figure("MiB", "lower", tuple(found.tree)),
-            "times the first": Figure("x", "lower", ratios(found.tree, first[what].tree)),
-            "time": Figure("s", "neither", tuple(found.seconds)),
+            "process": Figure("MiB", "lower", process),
+            "with decoder": Figure("MiB", "lower", tree),
+            "times the first": Figure("x", "lower", ratios(tree, first.setdefault(what, tree))),
+            "time": Figure("s", "neither", took),
         }
         rows.append(Row({"against": what, "value": value}, figures))
     report("memory", rows, out)
 
 
-@dataclass
-class _Peaks:
-    """Peaks in MiB, of the Python process and of it with its decoder, and wall seconds; a sample a round."""
+class _Peaks(NamedTuple):
+    """Peaks in MiB, of the Python process and of it with its decoder, and wall seconds."""
 
-    process: list[float] = field(default_factory=list)
-    tree: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    process: float
+    tree: float
+    seconds: float
 
 
-def _classify(repository: Path, video: Path, peaks: _Peaks) -> None:
+def _classify(repository: Path, video: Path) -> _Peaks:
     command = [sys.executable, "-m", "sfavivit.cli.main", "classify", "--json", str(video)]
     start = time.perf_counter()
     child = subprocess.Popen([*command, "--repository", str(repository)], stdout=subprocess.DEVNULL)
@@ -94,9 +87,8 @@ def _classify(repository: Path, video: Path, peaks: _Peaks) -> None:
         time.sleep(POLL_SECONDS)
     if child.returncode:
         raise subprocess.CalledProcessError(child.returncode, command)
-    peaks.seconds.append(time.perf_counter() - start)
-    peaks.process.append(process_peak / MIB)
-    peaks.tree.append(max(tree_peak, process_peak) / MIB)
+    seconds = time.perf_counter() - start
+    return _Peaks(process_peak / MIB, max(tree_peak, process_peak) / MIB, seconds)
 
 
 def _process_peak_bytes(pid: int) -> int:

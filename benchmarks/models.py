@@ -21,13 +21,15 @@ CLASSES = 400  # as in Kinetics
 PROBE_ROWS, PROBE_SIDE = 256, 768  # small enough to be quick where a type is emulated
 
 
-def random_model(size: str, *, frames: int = 128, seed: int = 0, spatial_seed: int = 0) -> SfaVivit:
-    """Return a model of ``size`` (tiny, B, L, H or g) with an adapter; equal seeds give equal weights."""
+def random_model(size: str, *, frames: int = 128, seed: int = 0) -> SfaVivit:
+    """Return a model of ``size`` (tiny, B, L, H or g) with an adapter.
+
+    The spatial half is the same for every ``seed``, so that models can be heads of one repository.
+    """
     torch.manual_seed(seed)
     model = SfaVivit(named_dimensions(size, {"": CLASSES}, frames=frames)).eval()
-    torch.manual_seed(spatial_seed)
-    spatial = SfaVivit(model.dims).spatial.state_dict()
-    model.spatial.load_state_dict(spatial)
+    torch.manual_seed(0)
+    model.spatial.load_state_dict(SfaVivit(model.dims).spatial.state_dict())
     return model
 
 
@@ -81,7 +83,7 @@ def counted_operations(make: Callable[[], tuple[nn.Module, dict[str, torch.Tenso
     with torch.device("meta"):
         module, arguments = make()
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        module.eval()(**arguments)
+        module.eval()(**{name: value.to("meta") for name, value in arguments.items()})
     return int(counter.get_total_flops())
 
 

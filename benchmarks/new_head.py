@@ -1,9 +1,4 @@
-"""A new head: from 50 videos to served answers, and the cost of an epoch on stored features and on frames.
-
-The classes are five of the six orders in which three motions can follow one another. The demo model knows the
-motions; their order is new to it, and all three occur in every class. ``load`` is the load average before the
-command.
-"""
+"""A new head: from 50 videos to served answers, and the cost of an epoch on stored features and on frames."""
 
 from __future__ import annotations
 
@@ -13,8 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice, permutations
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,9 +28,9 @@ from sfavivit.datasets import read_items
 from sfavivit.features.store import FeatureStore
 from sfavivit.models.vivit import SfaVivit
 from sfavivit.repository.manifest import Repository
-from training.batches import Place, Share, training_micro_batches
-from training.classes import Example, number_labels
-from training.clips import Clip, ClipBatch, read_clip
+from training.batches import Share, training_micro_batches
+from training.classes import number_labels
+from training.clips import ClipBatch, ValidationClips
 from training.config import RegularisationConfig
 from training.hardware import make_fabric
 from training.head.config import HeadRecipe, VariantConfig
@@ -70,7 +64,17 @@ def command(
         validation = write_videos(folder / "held_out", held_out, HELD_OUT_SEED)
         own = Path(shutil.copytree(repository, folder / "model_repository"))
         load = os.getloadavg()[0]
-        seconds = timed(lambda: _command(own, training, validation, folder))
+        options = {
+            "--manifest": training,
+            "--validation": validation,
+            "--repository": own,
+            "--name": HEAD,
+            "--store": folder / "store",
+            "--out": folder / "out",
+        }
+        words = [str(word) for pair in options.items() for word in pair]
+        train = [sys.executable, "-m", "training", "head", *words]
+        seconds = timed(lambda: subprocess.run(train, cwd=ROOT, check=True))
         trained = json.loads((folder / "out" / "report.json").read_text())
         epochs = _epochs(own, training, folder / "store")
     accuracy = trained["held_out"]["outputs"][""]["top1"]
@@ -121,55 +125,48 @@ class StoredVideos:
         ]
 
 
-def _command(repository: Path, training: Path, validation: Path, folder: Path) -> None:
-    options = {
-        "--manifest": training,
-        "--validation": validation,
-        "--repository": repository,
-        "--name": HEAD,
-        "--store": folder / "store",
-        "--out": folder / "out",
-    }
-    words = [str(word) for pair in options.items() for word in pair]
-    subprocess.run([sys.executable, "-m", "training", "head", *words], cwd=ROOT, check=True)
-
-
 def _epochs(repository: Path, listed: Path, store: Path) -> dict[str, dict[str, Figure]]:
     """Time an epoch of a head on stored features, and of the whole model on the frames of the same videos."""
     recipe, catalog = HeadRecipe(), Repository.load(repository)
     kept = FeatureStore(store)
     videos = StoredVideos(repository, listed, kept, recipe.variants)
-    examples = videos.labelled
     start = head_of(catalog, "default")
     outputs = {output: len(known) for output, known in videos.names.items()}
     head = new_head(start.dims, outputs, recipe, start)
     windows = Windows(videos.examples, FeatureCache(kept, 1 << 30), head.dims.max_tubelets, recipe)
-    size = head_optimiser(recipe, len(examples)).batch_size
-    steps = len(examples) // size
-    on_features = _trainer(HeadLoss(head, recipe), recipe, steps * (STORED_EPOCHS + 1))
+    size = head_optimiser(recipe, len(videos.labelled)).batch_size
+    steps = len(videos.labelled) // size
     batches = windows.batches(size, STORED_EPOCHS + 1)
+    on_features = _epoch_of(HeadLoss(head, recipe), recipe, steps * (STORED_EPOCHS + 1))
     # The first epoch reads the store; a run has a hundred that do not.
     with few_threads(head):
-        first, *rest = (timed(lambda: _take(on_features, batches, steps)) for _ in range(STORED_EPOCHS + 1))
+        first, *rest = (timed(lambda: on_features(islice(batches, steps))) for _ in range(STORED_EPOCHS + 1))
 
-    model = SfaVivit(head.dims)
-    on_frames = _trainer(ClipLoss(model, RegularisationConfig()), recipe, 2 * steps)
-    clips = _clips(examples, catalog)
-    decoding, decoded = 0.0, []
-    for places in training_micro_batches(len(examples), Share(size), seed=0, epoch=0):
-        began = time.perf_counter()
-        decoded.append([ClipBatch([clips(place) for place in places])])
-        decoding += time.perf_counter() - began
+    on_frames = _epoch_of(ClipLoss(SfaVivit(head.dims), RegularisationConfig()), recipe, 2 * steps)
+    manifest = catalog.manifest
+    clips = ValidationClips(videos.labelled, manifest.sampling, manifest.dimensions.max_frames)
+    decoded: list[list[ClipBatch]] = []
+    places = training_micro_batches(len(videos.labelled), Share(size), seed=0, epoch=0)
+    decoding = timed(
+        lambda: decoded.extend([ClipBatch([clips[place] for place in batch])] for batch in places)
+    )
     # The faster of all cores and one core, since other work may be going on.
-    computing = timed(lambda: _take(on_frames, iter(decoded), steps))
+    computing = timed(lambda: on_frames(decoded))
     with few_threads(head):
-        computing = min(computing, timed(lambda: _take(on_frames, iter(decoded), steps)))
+        computing = min(computing, timed(lambda: on_frames(decoded)))
     return {
         "a head, features being read from the store": {"time": seconds_figure(first)},
         "a head, features in memory": {"time": seconds_figure(*rest)},
         "the whole model, from videos": _against(decoding + computing, rest),
         "the whole model, frames in memory": _against(computing, rest),
     }
+
+
+def _epoch_of(learner: nn.Module, recipe: HeadRecipe, steps: int) -> Callable[[Iterable[Any]], object]:
+    """Return a function that trains ``learner`` on the batches of an epoch; ``steps``: of all epochs."""
+    torch.manual_seed(0)
+    trainer = Trainer(make_fabric(), learner, recipe.optimiser, Schedule(steps, 1), seed=0)
+    return lambda batches: trainer.train(batches, lambda *_: None)
 
 
 def _against(seconds: float, stored: Sequence[float]) -> dict[str, Figure]:
@@ -179,26 +176,3 @@ def _against(seconds: float, stored: Sequence[float]) -> dict[str, Figure]:
         "time": seconds_figure(seconds),
         "features in memory are faster": Figure("x", "higher", factors),
     }
-
-
-def _trainer(learner: nn.Module, recipe: HeadRecipe, steps: int) -> Trainer:
-    torch.manual_seed(0)
-    fabric = make_fabric()
-    return Trainer(fabric, learner, recipe.optimiser, Schedule(steps, 1), seed=0)
-
-
-def _take(trainer: Trainer, batches: Iterator[Sequence[Any]], steps: int) -> None:
-    for _ in trainer.steps(islice(batches, steps)):
-        pass
-
-
-def _clips(examples: Sequence[Example], catalog: Repository) -> Callable[[Place], Clip]:
-    """Return a reader of the first window's frames of a video, sampled as in serving."""
-    sampling, frames = catalog.manifest.sampling, catalog.manifest.dimensions.max_frames
-
-    def clip(place: Place) -> Clip:
-        example = examples[place.example]
-        read = torch.from_numpy(read_clip(example.item, sampling, frames, at=0.0))
-        return Clip(read, example.labels, 1.0, valid=True, broken=())
-
-    return clip

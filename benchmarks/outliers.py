@@ -1,12 +1,4 @@
-"""Error of int8 features of models with outlier channels, with and without rotation and calibration.
-
-Random weights have no outlier channels, so they are given some, like those of trained vision transformers
-(FQ-ViT, Lin et al. 2022, arXiv 2111.13824, figure 1): a few entries of every norm's scale, or of what an
-early block adds to the residual stream, far above the others. Each round draws them anew.
-``sfavivit.models.rotation`` rotates the residual stream; ``export.calibration`` then fits the weights to
-frames of a video, and to noise. Features are compared on other frames of that video, and on pictures unlike
-them: ``feature error`` is 1 - cosine of int8 and fp32 features, the mean over tubelets.
-"""
+"""Error of int8 features of models with outlier channels, with and without rotation and calibration."""
 
 from __future__ import annotations
 
@@ -22,6 +14,7 @@ from benchmarks.command_options import Out, Rounds, Size
 from benchmarks.figures import RESULTS, Case, Figure, Row, report
 from benchmarks.measuring import cosines
 from benchmarks.models import random_model
+from benchmarks.videos import read_chunks
 from export.calibration import VIDEO_FRAMES, calibrated, calibration_clips
 from export.exporter import DEFAULT_FPS, RESIZE_RATIO, SAMPLE_VIDEO
 from export.graph_builder import GraphAndWeights
@@ -32,7 +25,6 @@ from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.models.rotation import rotated
 from sfavivit.repository.manifest import FEATURES, FRAMES
 from sfavivit.types import Features, Frames
-from sfavivit.video.reader import VideoReader
 
 CHANNELS = 6
 SCALE = 10  # factor of these entries of a norm
@@ -111,8 +103,7 @@ def _with_outliers(trained: Weights, kind: str, rng: np.random.Generator) -> Wei
 
 def _video(sampling: Sampling, dims: ModelDimensions, tubelets: int) -> Frames:
     """Return tubelets from all over the calibration's video, outside the frames that it used."""
-    with VideoReader(SAMPLE_VIDEO, sampling, chunk_frames=VIDEO_FRAMES) as reader:
-        frames = next(iter(reader))
+    frames = next(read_chunks(SAMPLE_VIDEO, sampling, VIDEO_FRAMES))
     whole = frames[: len(frames) // dims.tubelet_frames * dims.tubelet_frames]
     every = whole.reshape(-1, dims.tubelet_frames, *frames.shape[1:])
     middles = (np.arange(tubelets) + 0.5) / tubelets * len(every)

@@ -16,20 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.measuring import timed
-from benchmarks.models import CLASSES, counted_operations, product_rate, random_model
+from benchmarks.models import counted_operations, product_rate, random_model
 from benchmarks.peer_models import (
     HUGGING_FACE_FRAMES,
-    FactorisedEncoder,
     OpenVinoEngine,
     factorised_encoder,
     hugging_face,
 )
+from benchmarks.videos import random_frames
 from sfavivit import Recognizer
-from sfavivit.config import named_dimensions
 from sfavivit.engines.model import LoadedModel, default_chunk_tubelets
 from sfavivit.errors import EngineError, SfaVivitError, UsageError
 from sfavivit.repository.manifest import Repository
-from sfavivit.types import Frames
 
 OURS, OPENVINO, PYTORCH = "sfavivit", "openvino", "pytorch"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -173,11 +171,6 @@ def open_peer(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Logit
     return _open_torch(peer, settings)
 
 
-def noise(settings: Settings, side: int) -> Frames:
-    """Return the clip for models of the same weights, uint8 [F, H, W, 3]."""
-    return np.random.default_rng(0).integers(0, 256, (settings.frames, side, side, 3), np.uint8)
-
-
 def _over_openvino(peer: Peer, settings: Settings) -> Recognizer:
     """Return a recognizer over OpenVINO, whose int8 is made from our fp32 files."""
     repository = Repository.load(settings.folder / "fp32")
@@ -187,7 +180,7 @@ def _over_openvino(peer: Peer, settings: Settings) -> Recognizer:
 
 
 def _open_recognizer(recognizer: Recognizer, settings: Settings) -> tuple[Facts, Callable[[], Logits]]:
-    frames = noise(settings, recognizer.manifest.dimensions.image_size)
+    frames = random_frames(settings.frames, recognizer.manifest.dimensions.image_size)
     head = recognizer.heads[0]
 
     def run() -> Logits:
@@ -199,7 +192,7 @@ def _open_recognizer(recognizer: Recognizer, settings: Settings) -> tuple[Facts,
 def _open_torch(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Logits]]:
     """Predict the time from the rate of a small matrix product; run peers that are within the patience."""
     dtype = DTYPES[peer.precision]
-    seconds = counted_operations(lambda: _outline(peer, settings)) / product_rate(dtype)
+    seconds = counted_operations(lambda: _module(peer, settings)) / product_rate(dtype)
     own = HUGGING_FACE_FRAMES.get(peer.model, settings.frames)
     if seconds > settings.patience_seconds:
         return Facts(own, seconds, None), lambda: np.empty(0, np.float32)
@@ -225,23 +218,12 @@ def _open_torch(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Log
 
 def _module(peer: Peer, settings: Settings) -> tuple[nn.Module, dict[str, Tensor]]:
     """Return the model and one clip for it, float32."""
-    if peer.model != PYTORCH:
-        return _hugging_face(peer, settings)
-    ours = random_model(settings.size, frames=settings.frames)
-    frames = torch.from_numpy(noise(settings, ours.dims.image_size)).permute(3, 0, 1, 2)[None]
-    return factorised_encoder(ours), {"frames": frames.float() * (2 / 255) - 1}
-
-
-def _outline(peer: Peer, settings: Settings) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Return what ``_module`` returns, with any values of weights and pixels."""
-    if peer.model != PYTORCH:
-        return _hugging_face(peer, settings)
-    dims = named_dimensions(settings.size, {"": CLASSES}, frames=settings.frames)
-    frames = torch.empty(1, 3, settings.frames, dims.image_size, dims.image_size)
-    return FactorisedEncoder(dims), {"frames": frames}
-
-
-def _hugging_face(peer: Peer, settings: Settings) -> tuple[nn.Module, dict[str, Tensor]]:
+    if peer.model == PYTORCH:
+        ours = random_model(settings.size, frames=settings.frames)
+        frames = torch.from_numpy(random_frames(settings.frames, ours.dims.image_size)).permute(3, 0, 1, 2)[
+            None
+        ]
+        return factorised_encoder(ours), {"frames": frames.float() * (2 / 255) - 1}
     model: Any = hugging_face(peer.model, settings.size)
     side = model.config.image_size
     return model, {"pixel_values": torch.zeros(1, model.config.num_frames, 3, side, side)}

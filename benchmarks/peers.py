@@ -1,17 +1,6 @@
 """This system against its alternatives, clip by clip in turn on the same cores.
 
-Models of the same weights, on the same frames:
-    sfavivit     this library, whole clip: frames in memory -> spatial -> temporal -> logits
-    openvino     our pipeline and our ONNX files over OpenVINO; int8 as its quantiser NNCF makes it of them
-    pytorch      the same model written in plain PyTorch; frames are floats already, which is not timed
-Other models of the same size, random weights, on as many frames as they were published for:
-    vivit        Hugging Face's VivitForVideoClassification (32 frames, all tokens in one attention)
-    videomae     VideoMAEForVideoClassification (16 frames)
-    timesformer  TimesformerForVideoClassification (8 frames)
-
-Frames a second make them comparable. ``128 frames`` is a clip's time scaled up, which flatters models whose
-attention grows with the square of the clip. Each peer has its own process; a round is one clip of each. The
-result is the ratios within a round, since a machine that slows down slows all peers.
+docs/benchmarks.md has the method.
 """
 
 from __future__ import annotations
@@ -27,7 +16,7 @@ from typing import Annotated, cast
 import numpy as np
 import typer
 
-from benchmarks.command_options import ModelsFolder, Out, Rounds
+from benchmarks.command_options import ModelsFolder, Names, Out, Rounds
 from benchmarks.figures import RESULTS, Case, Figure, Row, report, seconds_figure
 from benchmarks.models import random_repository
 from benchmarks.peer_models import HUGGING_FACE_FRAMES, has_openvino, has_transformers
@@ -56,7 +45,7 @@ GROUPS: dict[str, Callable[[Peer], bool]] = {
 
 def command(
     peer: Annotated[
-        list[str] | None,
+        Names,
         typer.Option(
             help="MODEL/MODE/PRECISION, such as pytorch/compile/bf16; repeatable (default: sfavivit and "
             "OpenVINO in fp32 and int8; plain PyTorch eager and compiled, in fp32 and bf16; Hugging Face's "
@@ -140,7 +129,7 @@ def rows(
     """Return the rows; ``samples`` are seconds of a clip, one a round, none where it was too slow to run."""
     found = []
     for peer, fact in facts.items():
-        seconds = samples[peer] or [float(fact.predicted_seconds or 0)]
+        seconds = np.array(samples[peer] or [fact.predicted_seconds or 0.0])
         case: Case = {
             **peer._asdict(),
             "size": settings.size,
@@ -149,13 +138,13 @@ def rows(
             "predicted": not samples[peer],
         }
         figures = {
-            "throughput": Figure("frames/s", "higher", tuple(fact.frames / s for s in seconds)),
+            "throughput": Figure("frames/s", "higher", tuple(fact.frames / seconds)),
             "clip": seconds_figure(*seconds),
-            f"{LONG_FRAMES} frames": seconds_figure(*(LONG_FRAMES / fact.frames * s for s in seconds)),
+            f"{LONG_FRAMES} frames": seconds_figure(*(LONG_FRAMES / fact.frames * seconds)),
         }
         if peer.same_weights:
-            tubelets = tuple(fact.frames / tubelet_frames / s for s in seconds)
-            figures["tubelets"] = Figure("tubelets/s", "higher", tubelets)
+            tubelets = fact.frames / tubelet_frames / seconds
+            figures["tubelets"] = Figure("tubelets/s", "higher", tuple(tubelets))
         if (difference := logit_difference(facts, peer)) is not None:
             figures["logits off by"] = Figure("", "lower", (difference,))
         if peer.model == OURS:
@@ -172,6 +161,6 @@ def _ratios(peer: Peer, facts: dict[Peer, Facts], samples: dict[Peer, list[float
         if group:
             best = min(group, key=lambda other: median(samples[other]) / facts[other].frames)
             scale = facts[peer].frames / facts[best].frames
-            pairs = zip(samples[best], samples[peer], strict=True)
-            figures[name] = Figure("x", "higher", tuple(scale * theirs / own for theirs, own in pairs))
+            faster = scale * np.divide(samples[best], samples[peer])
+            figures[name] = Figure("x", "higher", tuple(faster))
     return figures

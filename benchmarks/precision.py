@@ -1,8 +1,4 @@
-"""Answers of the demo model at each precision, on its held-out videos.
-
-The first window of each video counts, from the same frames. ``same top-1``: videos with the answer of fp32,
-right or wrong.
-"""
+"""Answers of the demo model at each precision, on its held-out videos."""
 
 from __future__ import annotations
 
@@ -13,17 +9,16 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from benchmarks.command_options import DEMO_MODEL, Out
 from benchmarks.figures import RESULTS, Figure, Row, report
 from benchmarks.measuring import cosines
+from benchmarks.videos import read_chunks
 from examples.motions.videos import write_held_out
 from export.exporter import ExportOptions, export_model
 from export.source import read_source
 from sfavivit import Recognizer
 from sfavivit.repository.manifest import Precision, Repository
-from sfavivit.video.reader import VideoReader
 from training.progress import work_bar
 
 PRECISIONS: tuple[Precision, ...] = ("fp16", "int8")
@@ -37,13 +32,13 @@ def command(
     """Measure the top-1 accuracy of the demo model at fp32, fp16 and int8 on its held-out videos."""
     lowest, right, same = (defaultdict[str, list[float]](list) for _ in range(3))
     exact = Recognizer.load(repository)
-    (head,) = exact.heads
+    (head,), window_frames = exact.heads, exact.manifest.dimensions.max_frames
     with TemporaryDirectory() as scratch, work_bar("held-out videos", videos) as done:
         folder = Path(scratch)
         models = {"fp32": exact, **{name: _exported(repository, folder / name, name) for name in PRECISIONS}}
         for index in range(videos):
             label = write_held_out(folder / "held_out.mp4", index)
-            frames = _frames(exact, folder / "held_out.mp4")
+            frames = next(read_chunks(folder / "held_out.mp4", exact.manifest.sampling, window_frames))
             features = {name: model.features(frames) for name, model in models.items()}
             best = {
                 name: int(model.logits(features[name], head)[""].argmax()) for name, model in models.items()
@@ -72,10 +67,3 @@ def _exported(repository: Path, target: Path, precision: Precision) -> Recognize
     options = ExportOptions(fps=sampling.fps, shortest_side=sampling.shortest_side, precision=precision)
     export_model(source.model, source.labels, target, options)
     return Recognizer.load(target)
-
-
-def _frames(recognizer: Recognizer, video: Path) -> NDArray[np.uint8]:
-    """Return the frames of the first window."""
-    manifest = recognizer.manifest
-    with VideoReader(video, manifest.sampling, chunk_frames=manifest.dimensions.max_frames) as reader:
-        return next(iter(reader))

@@ -1,9 +1,4 @@
-"""Mean cost of scoring a video: from the video, from the feature store, with a second head, in many views.
-
-Scores that must be equal are compared. ``times faster``: compared with the first row. ``tubelets`` and
-``windows``: those that go through the spatial and the temporal half for a video. Many views, which take long,
-are measured on the first videos alone.
-"""
+"""Mean cost of scoring a video: from the video, from the feature store, with a second head, in many views."""
 
 from __future__ import annotations
 
@@ -22,7 +17,7 @@ from benchmarks.figures import RESULTS, Figure, Row, report
 from benchmarks.long import recomputed_logits
 from benchmarks.measuring import RecordingEngine
 from benchmarks.models import random_repository
-from benchmarks.videos import write_video
+from benchmarks.videos import read_chunks, write_video
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
 from sfavivit.engines.model import LoadedModel
@@ -33,7 +28,6 @@ from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.scoring.rows import Row as ScoreRow
 from sfavivit.scoring.scorer import score_items
 from sfavivit.types import Logits
-from sfavivit.video.reader import VideoReader
 
 CLIP_SECONDS = 10  # as in Kinetics
 VIEWS = Views(4, 3)
@@ -105,8 +99,8 @@ def _unshared_views(recognizer: Recognizer, item: VideoItem, head: str) -> Logit
     """Return the mean logits of all views, each from its own frames; clips of a crop share its decoding."""
     dims, views = recognizer.manifest.head(head).dimensions, []
     for crop in CROPS[VIEWS.crops]:
-        with VideoReader(item.video, recognizer.manifest.sampling, chunk_frames=64, crops=(crop,)) as reader:
-            frames = np.concatenate(list(reader))
+        chunks = read_chunks(item.video, recognizer.manifest.sampling, 64, (crop,))
+        frames = np.concatenate(list(chunks))
         windows = view_windows(-(-len(frames) // dims.tubelet_frames), dims.max_tubelets, VIEWS.clips)
         views.append(recomputed_logits(recognizer, frames, windows, head))
     return {"": np.concatenate(views).mean(axis=0)}

@@ -5,7 +5,6 @@ Both ways must give equal scores.
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ import typer
 
 from benchmarks.command_options import DEMO_MODEL, ModelRepository, Out, Rounds
 from benchmarks.figures import RESULTS, Figure, Row, report, seconds_figure
-from benchmarks.measuring import ratios, timed
+from benchmarks.measuring import Meter, ratios, run_in_turn
 from benchmarks.videos import write_video
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
@@ -29,6 +28,7 @@ from sfavivit.scoring.rows import Row as ScoreRow
 from sfavivit.scoring.scorer import score_items
 
 SEGMENT_SECONDS = (1.0, 8.0)  # about as long as the actions of EPIC-Kitchens
+DECODED, STORED, SLICED = "each segment decoded", "the whole video stored", "each segment a slice"
 
 
 def command(
@@ -45,32 +45,29 @@ def command(
     """Compare decoding segments of a long video with slicing its stored features."""
     recognizer = Recognizer.load(repository)
     plain = ScoreOptions(ClassifyOptions(recognizer.heads), align_to_tubelets=True)
-    decoding, storing, slicing = [], [], []
+    meters = {name: Meter() for name in (DECODED, STORED, SLICED)}
     with TemporaryDirectory() as folder:
         video = str(write_video(Path(folder) / "video.mp4", seconds))
         items = _segments(video, seconds, count)
         for number in range(rounds):
             store = FeatureStore(Path(folder) / f"store {number}")
-            decoded, took = _scored(recognizer, items, plain)
-            decoding.append(took)
-            storing.append(timed(partial(_fill, recognizer, video, store)))
-            sliced, took = _scored(recognizer, items, replace(plain, store=str(store.root)))
-            slicing.append(took)
-            for one, other in zip(decoded, sliced, strict=True):
-                np.testing.assert_array_equal(one["logits"], other["logits"])
-    both = np.add(storing, slicing).tolist()
-    faster = {"times faster": ratios(decoding, slicing), "storing included": ratios(decoding, both)}
+            works = {
+                DECODED: partial(_scored, recognizer, items, plain),
+                STORED: partial(_fill, recognizer, video, store),
+                SLICED: partial(_scored, recognizer, items, replace(plain, store=str(store.root))),
+            }
+            (rows,) = run_in_turn(works, meters, rounds=1)
+            for decoded, sliced in zip(rows[DECODED], rows[SLICED], strict=True):
+                np.testing.assert_array_equal(decoded["logits"], sliced["logits"])
+    decoding, storing, slicing = (meters[name].wall for name in (DECODED, STORED, SLICED))
+    faster = {
+        "times faster": Figure("x", "higher", ratios(decoding, slicing)),
+        "storing included": Figure("x", "higher", ratios(decoding, np.add(storing, slicing))),
+    }
     case = {"video seconds": seconds, "segments": count}
-    rows = [
-        Row({**case, "what": "each segment decoded"}, {"time": seconds_figure(*decoding)}),
-        Row({**case, "what": "the whole video stored"}, {"time": seconds_figure(*storing)}),
-        Row(
-            {**case, "what": "each segment a slice"},
-            {"time": seconds_figure(*slicing)}
-            | {name: Figure("x", "higher", values) for name, values in faster.items()},
-        ),
-    ]
-    report("segments", rows, out)
+    figures = {name: {"time": seconds_figure(*meter.wall)} for name, meter in meters.items()}
+    figures[SLICED] |= faster
+    report("segments", [Row({**case, "what": name}, found) for name, found in figures.items()], out)
 
 
 def _segments(video: str, seconds: float, count: int) -> list[VideoItem]:
@@ -84,16 +81,13 @@ def _segments(video: str, seconds: float, count: int) -> list[VideoItem]:
     ]
 
 
-def _scored(
-    recognizer: Recognizer, items: list[VideoItem], options: ScoreOptions
-) -> tuple[list[ScoreRow], float]:
-    """Return the rows of all items, and the seconds that scoring took."""
-    start = time.perf_counter()
-    rows = [row for of_item in score_items(recognizer, items, options) for row in of_item]
-    return rows, time.perf_counter() - start
+def _scored(recognizer: Recognizer, items: list[VideoItem], options: ScoreOptions) -> list[ScoreRow]:
+    return [row for rows in score_items(recognizer, items, options) for row in rows]
 
 
-def _fill(recognizer: Recognizer, video: str, store: FeatureStore) -> None:
+def _fill(recognizer: Recognizer, video: str, store: FeatureStore) -> list[ScoreRow]:
+    """Store the features of the whole video; there are no rows yet."""
     with FeatureReader(recognizer.model, video, store=store) as source:
         for _ in source:
             pass
+    return []

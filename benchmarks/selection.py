@@ -1,8 +1,4 @@
-"""Time and accuracy of new heads that learn from selected tubelets, on the videos of ``new_head``.
-
-``whole windows``: top-1 on whole windows, as the head is served; ``selected tubelets``: on as many as it
-learned from, which the service does not do. Figures have a sample a seed.
-"""
+"""Time and accuracy of new heads that learn from selected tubelets, on the videos of ``new_head``."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.command_options import DEMO_MODEL, HeldOutVideos, ModelRepository, Out, TrainingVideos
+from benchmarks.command_options import DEMO_MODEL, HeldOutVideos, Ints, ModelRepository, Out, TrainingVideos
 from benchmarks.figures import RESULTS, Case, Figure, Row, report
 from benchmarks.measuring import timed
 from benchmarks.new_head import HELD_OUT_SEED, TRAINING_SEED, StoredVideos, write_videos
@@ -32,8 +28,7 @@ from training.head.train import train_head, training_steps
 
 def command(
     tubelets: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="Tubelets selected from a window; repeatable (default: 32, 16, 8)."),
+        Ints, typer.Option(min=1, help="Tubelets selected from a window; repeatable (default: 32, 16, 8).")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of heads of each kind, one a round.")] = 3,
     videos: TrainingVideos = 50,

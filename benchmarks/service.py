@@ -1,29 +1,15 @@
 """Throughput of the video service with 16 streams of frames, against the engine alone.
 
-Both make the same calls: chunks of one size through the spatial model, and the same windows through the
-temporal one (a stream's partial results are put off beyond its end). Rounds of both alternate, and ratios are
-taken within a round.
-
-Clients, service and engine share this machine's cores. When all cores are busy, the share of the engine's
-rate that the service can reach is bounded by the work that it and its clients add:
-
-    ceiling = CPU seconds of the engine alone / (CPU seconds of the engine alone + CPU seconds added)
-
-The added CPU seconds are measured in the same rounds, with an engine that computes nothing: streams to a
-service with such an engine, less sessions of such an engine alone. A share above the ceiling means that the
-engine alone left cores idle. Other load on the machine hardly changes CPU seconds: under such load, the
-figure ``share by CPU`` (CPU of the engine alone over that of service and clients) is more reliable than
-``share``. The clients' part falls away where they have machines of their own.
+docs/benchmarks.md has the method.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +22,9 @@ from benchmarks import empty_engine
 from benchmarks.command_options import DEMO_MODEL, ModelRepository, Name, Out, Rounds
 from benchmarks.empty_engine import EmptyEngine
 from benchmarks.figures import RESULTS, Better, Case, Figure, Row, report
+from benchmarks.measuring import Meter, run_in_turn
 from benchmarks.service_process import process_that_serves, service_process
+from benchmarks.videos import random_frames
 from serving.models import slots_in_process
 from serving.triton import TritonServer
 from sfavivit import Recognizer
@@ -59,43 +47,15 @@ def command(
     # The engine alone does all that a session does with the frames: spatial, temporal, windows. In the
     # process it has as many concurrent streams as suit it best; over Triton all of them, for its batches.
     at_once = slots_in_process(LoadedModel.load(repository))
-    rows = [_compare("onnxruntime", repository, str(repository), seconds, rounds, at_once=at_once)]
+    rows = [_compare(repository, str(repository), seconds, rounds, at_once=at_once)]
     with Path(os.devnull).open("w") as log, TritonServer(repository, log=log) as triton:
         assert triton.process is not None
         engine = psutil.Process(triton.process.pid)
-        rows.append(
-            _compare("triton", repository, triton.url, seconds, rounds, at_once=STREAMS, processes=[engine])
-        )
+        rows.append(_compare(repository, triton.url, seconds, rounds, at_once=STREAMS, processes=[engine]))
     report(name, rows, out)
 
 
-@dataclass
-class _Meter:
-    """Wall and CPU seconds of one kind of work, a sample a round; ``processes`` include their children."""
-
-    processes: Sequence[psutil.Process]
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    client_cpu: list[float] = field(default_factory=list)
-
-    def round(self, work: Callable[[], int], windows: int) -> None:
-        """Measure ``work``, which must return ``windows``, the number of windows answered."""
-        processes = [p for root in self.processes for p in (root, *root.children(recursive=True))]
-        client, cpu, wall = time.process_time(), _cpu_seconds(processes), time.perf_counter()
-        answered = work()
-        self.wall.append(time.perf_counter() - wall)
-        self.client_cpu.append(time.process_time() - client)
-        self.cpu.append(_cpu_seconds(processes) - cpu + self.client_cpu[-1])
-        assert answered == windows, f"{answered} windows were answered instead of {windows}"
-
-    def forget(self) -> None:
-        """Drop the samples, which were a warm-up."""
-        for seconds in (self.wall, self.cpu, self.client_cpu):
-            seconds.clear()
-
-
 def _compare(
-    engine: str,
     repository: Path,
     location: str,
     seconds: float,
@@ -107,9 +67,9 @@ def _compare(
     """Measure engine, service and empty service in turn."""
     recognizer = Recognizer.load(location)
     sampling, dims = recognizer.manifest.sampling, recognizer.manifest.dimensions
-    shape = (round(seconds * sampling.fps), dims.image_size, dims.image_size, 3)
-    frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    source = "--engine" if location.startswith("triton://") else "--repository"
+    frames = random_frames(round(seconds * sampling.fps), dims.image_size)
+    over_triton = location.startswith("triton://")
+    source = "--engine" if over_triton else "--repository"
     with ExitStack() as stack:
         service = stack.enter_context(service_process(source, location))
         empty = stack.enter_context(process_that_serves(empty_engine.__name__, repository))
@@ -119,29 +79,35 @@ def _compare(
         callers = stack.enter_context(ThreadPoolExecutor(at_once))
         clients = stack.enter_context(ThreadPoolExecutor(STREAMS))
         idle = Recognizer(LoadedModel(recognizer.model.catalog, EmptyEngine(recognizer.model.catalog)))
-        windows = STREAMS * _alone(recognizer, frames)  # also a warm-up
-        alone, served = _Meter(processes), _Meter([*processes, service.process])
-        session, transport = _Meter([]), _Meter([empty.process])
-        for meter, one in ((served, client), (transport, empty_client)):
-            meter.round(lambda one=one: _together(clients, _served, one, frames), windows)  # type: ignore[misc]
-            meter.forget()
-        for _ in range(rounds):
-            alone.round(lambda: _together(callers, _alone, recognizer, frames), windows)
-            served.round(lambda: _together(clients, _served, client, frames), windows)
-            session.round(lambda: _together(callers, _alone, idle, frames), windows)
-            transport.round(lambda: _together(clients, _served, empty_client, frames), windows)
+        works = {
+            "alone": partial(_together, callers, _alone, recognizer, frames),
+            "served": partial(_together, clients, _served, client, frames),
+            "session": partial(_together, callers, _alone, idle, frames),
+            "transport": partial(_together, clients, _served, empty_client, frames),
+        }
+        windows = STREAMS * _alone(recognizer, frames)
+        for name in ("served", "transport"):  # a warm-up, as the line above is for the engine alone
+            assert works[name]() == windows
+        meters = {
+            "alone": Meter(processes),
+            "served": Meter([*processes, service.process]),
+            "session": Meter(),
+            "transport": Meter([empty.process]),
+        }
+        for answered in run_in_turn(works, meters, rounds):
+            assert set(answered.values()) == {windows}, f"not {windows} windows were answered: {answered}"
     sent = STREAMS * len(frames)
-    meters = {"alone": alone, "served": served, "session": session, "transport": transport}
+    engine = "triton" if over_triton else "onnxruntime"
     case: Case = {"engine": engine, "streams": STREAMS, "seconds a stream": seconds}
     return Row(case, _figures(meters, sent, sent / recognizer.model.chunk_frames))
 
 
-def _figures(meters: Mapping[str, _Meter], frames: int, chunks: float) -> dict[str, Figure]:
+def _figures(meters: Mapping[str, Meter], frames: int, chunks: float) -> dict[str, Figure]:
     """Return the figures, a sample a round; ``frames`` and ``chunks`` are those of a round."""
     alone, service = (frames / np.array(meters[name].wall) for name in ("alone", "served"))
     cpu = {name: 1000 / chunks * np.array(meter.cpu) for name, meter in meters.items()}
     added = cpu["transport"] - cpu["session"]
-    by_clients = 1000 / chunks * np.array(meters["transport"].client_cpu)
+    by_clients = 1000 / chunks * np.array(meters["transport"].own_cpu)
     figures: dict[str, tuple[str, Better, NDArray[np.float64]]] = {
         "alone": ("frames/s", "higher", alone),
         "service": ("frames/s", "higher", service),
@@ -154,10 +120,6 @@ def _figures(meters: Mapping[str, _Meter], frames: int, chunks: float) -> dict[s
         "of that, by clients": ("ms/chunk", "lower", by_clients),
     }
     return {name: Figure(unit, better, tuple(values)) for name, (unit, better, values) in figures.items()}
-
-
-def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 def _together(pool: ThreadPoolExecutor, work: Callable[..., int], *arguments: Any) -> int:

@@ -1,13 +1,7 @@
-"""A recorded screen: still frames between two slides, computed once or at every engine call.
-
-Slides are pictures of a test pattern, each held for a while, in H.264. The encoder refreshes its picture now
-and then, so a slide is not always the same to the last bit. Both ways start from the same frames in memory
-and must come to the same bits.
-"""
+"""A recorded screen: still frames between two slides, computed once or at every engine call."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,12 +13,11 @@ import typer
 
 from benchmarks.command_options import Out, Rounds, Size, SpatialPrecision
 from benchmarks.figures import RESULTS, Figure, Row, report, seconds_figure
-from benchmarks.measuring import ratios
+from benchmarks.measuring import Meter, ratios, run_in_turn
 from benchmarks.models import random_repository
-from benchmarks.videos import RATE, write_video
+from benchmarks.videos import RATE, read_chunks, write_video
 from sfavivit import Recognizer
 from sfavivit.types import Features, Frames
-from sfavivit.video.reader import VideoReader
 
 PICTURE = "640x360"
 EVERY_CALL, CHANGED_CALLS = "every call computed", "what moves computed"
@@ -43,31 +36,26 @@ def command(
         recognizer = Recognizer.load(random_repository(Path(folder) / "models", size, precision))
         held = f"fps=1/{slide_seconds:g},fps={RATE}"
         video = write_video(Path(folder) / "slides.mp4", seconds, PICTURE, look=held)
-        with VideoReader(
-            video, recognizer.manifest.sampling, chunk_frames=recognizer.model.chunk_frames
-        ) as reader:
-            frames = np.concatenate(list(reader))
+        chunks = read_chunks(video, recognizer.manifest.sampling, recognizer.model.chunk_frames)
+        frames = np.concatenate(list(chunks))
     ways: dict[str, Callable[[], Features]] = {
         EVERY_CALL: partial(_every_call, recognizer, frames),
         CHANGED_CALLS: partial(recognizer.features, frames),
     }
     expected = _every_call(recognizer, frames)
-    took: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(rounds):
-        for way, compute in ways.items():
-            start = time.perf_counter()
-            features = compute()
-            took[way].append(time.perf_counter() - start)
-            np.testing.assert_array_equal(features, expected)
-    faster = ratios(took[EVERY_CALL], took[CHANGED_CALLS])
+    meters = {way: Meter() for way in ways}
+    for features in run_in_turn(ways, meters, rounds):
+        for found in features.values():
+            np.testing.assert_array_equal(found, expected)
+    faster = ratios(meters[EVERY_CALL].wall, meters[CHANGED_CALLS].wall)
     more = {
         EVERY_CALL: {"still": Figure("share of tubelets", "neither", (_still_share(recognizer, frames),))},
         CHANGED_CALLS: {"times faster": Figure("x", "higher", faster)},
     }
     case = {"video seconds": seconds, "slide seconds": slide_seconds}
     rows = [
-        Row({**case, "what": way}, {"time": seconds_figure(*samples), **more[way]})
-        for way, samples in took.items()
+        Row({**case, "what": way}, {"time": seconds_figure(*meter.wall), **more[way]})
+        for way, meter in meters.items()
     ]
     report("stills", rows, out)
 

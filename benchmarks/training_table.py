@@ -14,7 +14,7 @@ Stages that are there are not trained again: chains share their first stages, an
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -27,7 +27,7 @@ import torch
 import typer
 from pydantic import ValidationError
 
-from benchmarks.command_options import Out
+from benchmarks.command_options import Names, Out, check_known
 from benchmarks.figures import RESULTS, ROOT, Case, Figure, Row, report, seconds_figure
 from benchmarks.sign_videos import PICTURE_SIGNS, Clips, make_clips
 from benchmarks.training_variants import (
@@ -37,9 +37,9 @@ from benchmarks.training_variants import (
     SFA,
     Chain,
     Scale,
-    StageTraining,
     kind,
     recipe_of,
+    stage_training,
     train_image_model,
     variants,
     write_image_checkpoint,
@@ -62,8 +62,6 @@ POINT = 1.0  # of top-1, in %
 MIB = 1 << 20
 TOP1, NEAR_PEAK, COST, MEMORY = "top-1", "near-peak epoch", "cost", "peak memory"  # names of figures
 
-Say = Callable[[str], None]
-
 
 def command(
     work: Annotated[
@@ -75,8 +73,7 @@ def command(
     ] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of costs.")] = 5,
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="NAME=VALUE of benchmarks.training_variants.Scale; repeatable."),
+        Names, typer.Option("--set", help="NAME=VALUE of benchmarks.training_variants.Scale; repeatable.")
     ] = None,
     out: Out = RESULTS,
 ) -> None:
@@ -84,10 +81,10 @@ def command(
     scale = parse_scale(settings or [])
     table = TrainingTable(work, scale)
     if costs:
-        table.measure_costs(rounds, say)
+        table.measure_costs(rounds)
     else:
         for seed in table.seeds(seeds):
-            table.train(seed, say)
+            table.train(seed)
     options = "".join(f" --set {setting}" for setting in settings or [])
     passes = [f"python -m benchmarks training-table{options}{option}" for option in ("", " --costs")]
     folder = work if scale.validation else out
@@ -97,8 +94,7 @@ def command(
 def parse_scale(settings: list[str]) -> Scale:
     """Return the scale with these settings, each NAME=VALUE; raise ``UsageError`` for an invalid one."""
     values: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings)
-    if unknown := values.keys() - asdict(Scale()):
-        raise UsageError(f"unknown setting {min(unknown)!r}; choose one of {', '.join(asdict(Scale()))}")
+    check_known("setting", values, asdict(Scale()))
     try:
         return Scale(**values)
     except ValidationError as error:
@@ -140,16 +136,16 @@ class TrainingTable:
         first = FIRST_VALIDATION_SEED if self.scale.validation else 0
         return range(first, first + count)
 
-    def train(self, seed: int, say: Say) -> None:
+    def train(self, seed: int) -> None:
         """Train the image model and all variants with the weights and clips of ``seed``."""
         torch.set_num_threads(THREADS)
         training, held_out = self.clips()
-        self._train_image_model(seed, say)
+        self._train_image_model(seed)
         for chain in self.variants.values():
             for length in range(1, len(chain) + 1):
-                self._train_stage(chain[:length], seed, training, held_out, say)
+                self._train_stage(chain[:length], seed, training, held_out)
 
-    def _train_image_model(self, seed: int, say: Say) -> None:
+    def _train_image_model(self, seed: int) -> None:
         folder = self._seed_folder(seed) / IMAGE
         if (folder / IMAGE_TOP1).exists():
             return
@@ -159,7 +155,7 @@ class TrainingTable:
         atomic_write(folder / IMAGE_TOP1, json.dumps(top1).encode())
         say(f"seed {seed}, {IMAGE}: top-1 {top1:.1%}")
 
-    def _train_stage(self, chain: Chain, seed: int, training: Clips, held_out: Clips, say: Say) -> None:
+    def _train_stage(self, chain: Chain, seed: int, training: Clips, held_out: Clips) -> None:
         folder = self._folder(chain, seed)
         if (folder / EPOCHS).exists():
             return
@@ -167,9 +163,10 @@ class TrainingTable:
         previous = load_checkpoint(self._folder(chain[:-1], seed) / MODEL) if len(chain) > 1 else None
         image_checkpoint = self._seed_folder(seed) / IMAGE / MODEL
         recipe = recipe_of(self.scale, seed)
-        stage = StageTraining(recipe, chain[-1], previous, training, image_checkpoint)
-        rows = [stage.epoch(number, held_out) for number in range(stage.epochs)]
-        save_checkpoint(stage.model, folder / MODEL)
+        model = stage_model(recipe, chain[-1], previous, image_checkpoint)
+        run = stage_training(recipe, chain[-1], model, training)
+        rows = [run.epoch(number, held_out) for number in range(run.epochs)]
+        save_checkpoint(model, folder / MODEL)
         atomic_write(folder / EPOCHS, json.dumps([row._asdict() for row in rows]).encode())
         say(
             f"seed {seed}, {folder.name}: top-1 {rows[-1].top1:.1%}, near-peak epoch {near_peak_epoch(rows)} "
@@ -192,7 +189,7 @@ class TrainingTable:
         files = sorted(self.work.glob(f"seed-*/{self._folder(chain, 0).name}/{EPOCHS}"))
         return [[EpochRow(**row) for row in json.loads(file.read_text())] for file in files]
 
-    def measure_costs(self, rounds: int, say: Say) -> None:
+    def measure_costs(self, rounds: int) -> None:
         """Measure an epoch of every kind of stage, in turn, each in a process; replaces former costs."""
         self.clips()
         kinds = {kind(stage): stage for chain in self.variants.values() for stage in chain}
@@ -222,7 +219,8 @@ def epoch_cost(table: TrainingTable, stage: StageConfig) -> tuple[float, int]:
     previous = stage_model(recipe, first, None, None) if stage.needs_previous else None
     training, held_out = table.clips()
     resident = Clips(np.array(training.frames), training.labels)
-    row = StageTraining(recipe, _from_random(stage), previous, resident).epoch(0, held_out)
+    model = stage_model(recipe, _from_random(stage), previous, None)
+    row = stage_training(recipe, stage, model, resident).epoch(0, held_out)
     return row.seconds, row.peak_memory_bytes
 
 
@@ -247,12 +245,16 @@ def table_rows(table: TrainingTable) -> list[Row]:
     stages.
     """
     costs = table.costs()
-    rows = {
-        name: Row({"variant": name, "stages": _stages(chain)}, _figures(chain, table.epochs(chain), costs))
-        for name, chain in table.variants.items()
-    }
-    figures = {name: row.figures for name, row in rows.items()}
-    return [_image_row(table), *rows.values(), *(_claim_row(claim) for claim in claims(figures))]
+    figures = {name: _figures(chain, table.epochs(chain), costs) for name, chain in table.variants.items()}
+    rows = [_image_row(table)]
+    for name, chain in table.variants.items():
+        stages = ", ".join(f"{stage.frames} frames x {stage.epochs}" for stage in chain)
+        rows.append(Row({"variant": name, "stages": stages}, figures[name]))
+    for claim in claims(figures):
+        measured = Figure(claim.unit, "neither", (claim.measured,))
+        holds = Figure("", "neither", (float(claim.holds),))
+        rows.append(Row({"claim": claim.text}, {"measured": measured, "holds": holds}))
+    return rows
 
 
 def _image_row(table: TrainingTable) -> Row:
@@ -271,10 +273,6 @@ def _top1_figures(top1: Sequence[float]) -> dict[str, Figure]:
     }
 
 
-def _stages(chain: Chain) -> str:
-    return ", ".join(f"{stage.frames} frames x {stage.epochs}" for stage in chain)
-
-
 def _figures(
     chain: Chain, seeds: Sequence[Sequence[EpochRow]], costs: Mapping[str, Cost]
 ) -> dict[str, Figure]:
@@ -285,17 +283,15 @@ def _figures(
         figures[NEAR_PEAK] = Figure("", "lower", tuple(peaks))
     if costs:
         seconds = [costs[kind(stage)].seconds for stage in chain]
-        memory = zip(*(costs[kind(stage)].memory_bytes for stage in chain), strict=True)
+        memory = np.max([costs[kind(stage)].memory_bytes for stage in chain], axis=0) / MIB
         epochs = [stage.epochs or 0 for stage in chain]
-        totals = [sum(map(float.__mul__, once, map(float, epochs))) for once in zip(*seconds, strict=True)]
+        totals = np.dot(epochs, seconds).tolist()
         figures["epoch"] = seconds_figure(*seconds[-1])
         figures[COST] = seconds_figure(*totals)
-        figures[MEMORY] = Figure("MiB", "lower", tuple(max(once) / MIB for once in memory))
-        saved = [(epochs[-1] - peak) * median(seconds[-1]) for peak in peaks]
-        if saved:
-            figures["cost to near-peak"] = Figure(
-                "s", "lower", tuple(median(totals) - value for value in saved)
-            )
+        figures[MEMORY] = Figure("MiB", "lower", tuple(memory))
+        if peaks:
+            saved = [(epochs[-1] - peak) * median(seconds[-1]) for peak in peaks]
+            figures["cost to near-peak"] = seconds_figure(*(median(totals) - value for value in saved))
     return figures
 
 
@@ -329,9 +325,3 @@ def _comparable(first: Mapping[str, Figure], second: Mapping[str, Figure]) -> bo
 
 def _mean(figures: Mapping[str, Figure], name: str) -> float:
     return fmean(figures[name].samples)
-
-
-def _claim_row(claim: Claim) -> Row:
-    case: Case = {"claim": claim.text}
-    measured = Figure(claim.unit, "neither", (claim.measured,))
-    return Row(case, {"measured": measured, "holds": Figure("", "neither", (float(claim.holds),))})

@@ -7,20 +7,15 @@
     SFA B, C                       8 frames (a third of the epochs; all) ─► 128 frames
     SFA D                          8 frames (a third) ─► 32 frames (as many) ─► 128 frames
 
-All start from an image model, trained here on pictures of other signs, except the last variant: SFA C from
-random weights.
-
-Trainer, learner and stages are those of ``training``; only the frames come out of memory, since a small model
-would wait for the decoder otherwise. The 8 and 32 frames are consecutive, at a random place of the video, as
-``python -m training`` takes them. Top-1 is that of the middle frames of held-out videos.
+docs/benchmarks.md has the method.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -40,7 +35,6 @@ from training.history import EpochRow
 from training.loss import ClipLoss, batch_result
 from training.memory import peak_memory_bytes, reset_peaks
 from training.optimiser import epoch_schedule
-from training.stages import stage_model
 from training.trainer import StepResult, Trainer
 
 Chain = tuple[StageConfig, ...]
@@ -54,7 +48,6 @@ SHORT_FRAMES, MIDDLE_FRAMES = 8, 32
 BATCH_SIZE = 8
 WEIGHT_DECAY = 0.05
 IMAGE_BATCH_SIZE, IMAGE_LEARNING_RATE = 64, 0.001
-FIRST_FRAME = slice(0, 1)
 MODEL = ModelConfig(
     size="tiny", hidden_size=64, patch_size=16, spatial_layers=2, temporal_layers=2, outputs={"": len(ORDERS)}
 )
@@ -69,11 +62,6 @@ class Scale:
     rate on 8 frames, of the whole model on 128 frames, and beside a frozen half. ``pictures``,
     ``image_epochs``: of the image model. ``validation``: judge by the videos and seeds that these settings
     were chosen with, rather than by held-out ones.
-
-    The rates are the best in top-1, then in the near-peak epoch, with a seed or two each: of a whole model on
-    128 frames, among 0.0005, 0.001 and 0.002, at which it learned nothing; on 8 frames, among 0.0003 and
-    0.001, which cost SFA C three points; beside a frozen half, among 0.001, 0.003 and 0.006, which all led to
-    100%. They were chosen for models that start from images.
     """
 
     training: Annotated[int, Field(ge=8)] = 400
@@ -91,11 +79,25 @@ class Scale:
 def variants(scale: Scale) -> dict[str, Chain]:
     """Return the variants: name -> stages."""
     epochs, third = scale.epochs, max(1, scale.short_epochs // 3)
-    short = _first("short", SHORT_FRAMES, scale.short_epochs, scale.short_rate)
+    full = StageConfig(
+        name="full",
+        frames=FRAMES,
+        spatial="image",
+        temporal="random",
+        epochs=epochs,
+        learning_rate=scale.full_rate,
+    )
+    frozen = full.model_copy(update={"name": "frozen", "frozen": True, "learning_rate": scale.frozen_rate})
+    short = full.model_copy(
+        update={
+            "name": "short",
+            "frames": SHORT_FRAMES,
+            "epochs": scale.short_epochs,
+            "learning_rate": scale.short_rate,
+        }
+    )
     brief = short.model_copy(update={"name": "brief", "epochs": third})
     random = short.model_copy(update={"name": "random", "spatial": "random"})
-    full = _first("full", FRAMES, epochs, scale.full_rate)
-    frozen = _first("frozen", FRAMES, epochs, scale.frozen_rate, frozen=True)
     long = StageConfig(
         name="long", frames=FRAMES, frozen=True, adapter=True, epochs=epochs, learning_rate=scale.frozen_rate
     )
@@ -111,18 +113,6 @@ def variants(scale: Scale) -> dict[str, Chain]:
         "SFA D": (brief, middle, long),
         WITHOUT_IMAGES: (random, long),
     }
-
-
-def _first(name: str, frames: int, epochs: int, rate: float, *, frozen: bool = False) -> StageConfig:
-    return StageConfig(
-        name=name,
-        frames=frames,
-        spatial="image",
-        temporal="random",
-        frozen=frozen,
-        epochs=epochs,
-        learning_rate=rate,
-    )
 
 
 def kind(stage: StageConfig) -> str:
@@ -156,28 +146,20 @@ def _adamw(learning_rate: float, epochs: int, batch_size: int) -> OptimiserConfi
     )
 
 
-class StageTraining:
-    """One stage of a chain on clips in memory: ``training.stage_run`` without its decoder and its files.
+class ClipTraining:
+    """Training of ``learner`` on clips in memory: ``training.stage_run`` without its decoder and its files.
 
-    ``image_checkpoint``: for a stage whose spatial half starts from one.
+    ``frames``: of the consecutive frames that are learned from, at a random place of each clip. ``seed``: of
+    order and places.
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        stage: StageConfig,
-        previous: SfaVivit | None,
-        clips: Clips,
-        image_checkpoint: Path | None = None,
+        self, learner: nn.Module, config: OptimiserConfig, clips: Clips, frames: int, seed: int
     ) -> None:
-        self._recipe, self._stage, self._clips = recipe, stage, clips
-        self.model = stage_model(recipe, stage, previous, image_checkpoint).train()
-        config = recipe.optimiser_of(stage)
         self.epochs = config.epochs
+        self._clips, self._frames, self._seed = clips, frames, seed
         schedule = epoch_schedule(config, len(clips.labels) // config.batch_size)
-        self._trainer = Trainer(
-            make_fabric(), ClipLoss(self.model, recipe.regularisation), config, schedule, seed=recipe.seed
-        )
+        self._trainer = Trainer(make_fabric(), learner, config, schedule, seed=seed)
 
     def epoch(self, number: int, held_out: Clips) -> EpochRow:
         """Train epoch ``number``, from 0, and measure it.
@@ -190,9 +172,11 @@ class StageTraining:
         steps = list(self._trainer.steps([batch] for batch in self.batches(number)))
         seconds = time.perf_counter() - start
         memory = peak_memory_bytes() - before
-        middle = _consecutive(self._stage.frames, at=0.5)
+        size = 4 * self._trainer.config.batch_size
+        examples = range(len(held_out.labels))
         loss, top1, _ = self._trainer.evaluate(
-            _in_order(held_out, 4 * self._recipe.optimiser.batch_size, middle)
+            ClipBatch([_clip(held_out, example, self._frames, at=0.5) for example in examples[k : k + size]])
+            for k in examples[::size]
         )
         return EpochRow(
             epoch=number + 1,
@@ -210,36 +194,28 @@ class StageTraining:
 
     def batches(self, epoch: int) -> Iterator[ClipBatch]:
         """Yield the batches of an epoch, with the frames that ``training.clips.TrainingClips`` takes."""
-        recipe = self._recipe
-        share = Share(recipe.optimiser.batch_size)
-        for places in training_micro_batches(len(self._clips.labels), share, seed=recipe.seed, epoch=epoch):
-            yield ClipBatch([_clip(self._clips, place.example, self._frames(place)) for place in places])
+        share = Share(self._trainer.config.batch_size)
+        for places in training_micro_batches(len(self._clips.labels), share, seed=self._seed, epoch=epoch):
+            yield ClipBatch([self._random_clip(place) for place in places])
 
-    def _frames(self, place: Place) -> slice:
-        rng = np.random.default_rng((self._recipe.seed, 1, place.epoch, place.example))
+    def _random_clip(self, place: Place) -> Clip:
+        rng = np.random.default_rng((self._seed, 1, place.epoch, place.example))
         rng.random()  # ``TrainingClips`` draws whether to crop at random first
-        return _consecutive(self._stage.frames, at=rng.random())
+        return _clip(self._clips, place.example, self._frames, at=rng.random())
 
 
-def _consecutive(frames: int, *, at: float) -> slice:
-    """Return so many consecutive frames of a video, at 0 (its start) to 1 (its end)."""
-    start = round(at * (FRAMES - frames))
-    return slice(start, start + frames)
-
-
-def _in_order(clips: Clips, size: int, frames: slice) -> Iterator[ClipBatch]:
-    """Yield all examples in batches of ``size``."""
-    for start in range(0, len(clips.labels), size):
-        yield _batch(clips, range(start, min(start + size, len(clips.labels))), frames)
-
-
-def _batch(clips: Clips, examples: Iterable[int], frames: slice) -> ClipBatch:
-    return ClipBatch([_clip(clips, example, frames) for example in examples])
-
-
-def _clip(clips: Clips, example: int, frames: slice) -> Clip:
-    pixels: Any = torch.from_numpy(np.array(clips.frames[example, frames]))
+def _clip(clips: Clips, example: int, frames: int, *, at: float) -> Clip:
+    """Return so many consecutive frames of an example, at 0 (its start) to 1 (its end)."""
+    video = clips.frames[example]
+    start = round(at * (len(video) - frames))
+    pixels = torch.from_numpy(np.array(video[start : start + frames]))
     return Clip(pixels, {"": int(clips.labels[example])}, 1.0, valid=True, broken=())
+
+
+def stage_training(recipe: Recipe, stage: StageConfig, model: SfaVivit, clips: Clips) -> ClipTraining:
+    """Return the training of ``model`` in one stage of a chain."""
+    learner = ClipLoss(model.train(), recipe.regularisation)
+    return ClipTraining(learner, recipe.optimiser_of(stage), clips, stage.frames, recipe.seed)
 
 
 class ImageModel(nn.Module):
@@ -259,19 +235,13 @@ class ImageModel(nn.Module):
 
 def train_image_model(seed: int, pictures: int, epochs: int) -> tuple[ImageModel, float]:
     """Return a model with the weights and pictures of ``seed``, and its top-1 on held-out pictures."""
-    training, held_out = picture_sets(seed, pictures)
-    config = _adamw(IMAGE_LEARNING_RATE, epochs, IMAGE_BATCH_SIZE)
+    clips, held_out = picture_sets(seed, pictures)
     torch.manual_seed(seed)
     model = ImageModel()
-    schedule = epoch_schedule(config, pictures // IMAGE_BATCH_SIZE)
-    trainer = Trainer(make_fabric(), model, config, schedule, seed=seed)
-    for epoch in range(epochs):
-        parts = training_micro_batches(pictures, Share(IMAGE_BATCH_SIZE), seed=seed, epoch=epoch)
-        batches = (_batch(training, (place.example for place in places), FIRST_FRAME) for places in parts)
-        for _ in trainer.steps([batch] for batch in batches):
-            pass
-    measured = trainer.evaluate(_in_order(held_out, IMAGE_BATCH_SIZE, FIRST_FRAME))
-    return model, measured.accuracy
+    config = _adamw(IMAGE_LEARNING_RATE, epochs, IMAGE_BATCH_SIZE)
+    training = ClipTraining(model, config, clips, 1, seed)
+    *_, last = (training.epoch(number, held_out) for number in range(epochs))
+    return model, last.top1
 
 
 def write_image_checkpoint(model: ImageModel, path: Path) -> None:

@@ -1,12 +1,18 @@
-"""Videos to measure with, made by ffmpeg."""
+"""Videos to measure with, made by ffmpeg, and their frames."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.errors import UsageError
+from sfavivit.types import Frames
 from sfavivit.video.ffmpeg import find_ffmpeg
+from sfavivit.video.reader import VideoReader
 
 RATE = 25  # frames a second
 REPEAT_SECONDS = 20
@@ -34,6 +40,19 @@ def write_video(
     run_ffmpeg("-stream_loop", repeats, "-i", repeated, "-c", "copy", path)
     repeated.unlink()
     return path
+
+
+def read_chunks(
+    video: Path | str, sampling: Sampling, chunk_frames: int, crops: Sequence[Crop] = CENTER
+) -> Iterator[Frames]:
+    """Yield the frames of a video in chunks uint8 [chunk_frames, H, W, 3]; the last may be shorter."""
+    with VideoReader(video, sampling, chunk_frames=chunk_frames, crops=crops) as reader:
+        yield from reader
+
+
+def random_frames(count: int, side: int, seed: int = 0) -> Frames:
+    """Return noise, uint8 [count, side, side, 3]."""
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)
 
 
 def run_ffmpeg(*arguments: str | Path) -> None:

@@ -11,18 +11,15 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 from PIL import Image
-from typer.testing import CliRunner
 
-from benchmarks import latency, limit, load, peers, plots
-from benchmarks.__main__ import app
-from benchmarks.charts import demo_answer, page
-from benchmarks.figures import RESULTS, ROOT, Figure, Result, Row, read_result, report
+from benchmarks import latency, limit, load, peers
+from benchmarks.charts import CHARTS, demo_answer, page, plot
+from benchmarks.figures import RESULTS, ROOT, Figure, Result, Row, read_result, report, table
 from benchmarks.limit import Kernel
 from benchmarks.peer_process import Facts, Peer, Settings
-from benchmarks.plots import plot
-from benchmarks.tables import table
 from sfavivit.config import named_dimensions
 from sfavivit.errors import UsageError
+from tests.benchmarks.support import invoke, refusal
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 
@@ -69,7 +66,7 @@ def test_page() -> None:
 
 def drawn(name: str, rows: Sequence[Row]) -> Axes:
     axes = Picture().subplots()
-    plots.CHARTS[name](axes, rows)
+    CHARTS[name](axes, rows)
     return axes
 
 
@@ -120,7 +117,7 @@ def test_load() -> None:
 def test_latency() -> None:
     rows = []
     for frames, total in ((8, 1.0), (16, 2.2)):
-        rounds = latency._Rounds([{}])
+        rounds = latency._Samples()
         rounds.add("clip", {"decode": [0.1], "total": [total]}, 9.0)
         rounds.add("2 streams", {"queue": [0.1], "total": [1.3]}, 9.0)
         rows += latency._rows(latency.Setting("onnxruntime", "int8", "B", frames, 8), rounds)
@@ -154,7 +151,7 @@ def test_charts_are_the_same_bytes_whatever_the_user_has_configured() -> None:
 
 
 def test_committed_page_is_that_of_the_committed_results(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["charts", "--out", str(tmp_path)])
+    done = invoke("charts", "--out", tmp_path)
     assert done.exit_code == 0, done.exception
     assert PAGE.read_text() == (tmp_path / PAGE.name).read_text(), "run python -m benchmarks charts"
     written = {picture.name for picture in tmp_path.glob("*.png")}
@@ -168,11 +165,9 @@ def test_the_picture_of_the_readme() -> None:
 
 def test_results_that_cannot_be_shown(tmp_path: Path) -> None:
     report("b", [Row({"what": "x"}, {"time": seconds(1, 2)})], tmp_path, command="python -m benchmarks b")
-    missing = CliRunner().invoke(app, ["charts", "--results", str(tmp_path), "--out", str(tmp_path)])
-    assert isinstance(missing.exception, UsageError) and "'peers', which does not exist" in str(
-        missing.exception
-    )
+    missing = refusal("charts", "--results", tmp_path, "--out", tmp_path)
+    assert isinstance(missing, UsageError) and "'peers', which does not exist" in str(missing)
     (tmp_path / "other.json").write_text('{"benchmark": "other", "rows": [{"value": 1}]}')
-    other = CliRunner().invoke(app, ["charts", "--results", str(tmp_path), "--out", str(tmp_path)])
-    assert isinstance(other.exception, UsageError) and "other.json: not a result" in str(other.exception)
+    other = refusal("charts", "--results", tmp_path, "--out", tmp_path)
+    assert isinstance(other, UsageError) and "other.json: not a result" in str(other)
     assert not list(tmp_path.glob("*.md"))

@@ -13,13 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from typer.testing import CliRunner
-from typer.testing import Result as TyperResult
 
-from benchmarks.__main__ import app
 from benchmarks.compare import Verdict, compare
 from benchmarks.figures import ROOT, Better, Figure, Result, Row, dump_result, read_result, report
 from sfavivit.errors import UsageError
+from tests.benchmarks.support import invoke
 
 
 def result_of(samples: Sequence[float], better: Better = "lower", **figures: Figure) -> Result:
@@ -103,10 +101,6 @@ def test_a_figure_has_samples_that_are_numbers(samples: list[float], tmp_path: P
         read_result(tmp_path / "b.json")
 
 
-def run(*arguments: str | Path) -> TyperResult:
-    return CliRunner().invoke(app, [*map(str, arguments)])
-
-
 def test_command(tmp_path: Path) -> None:
     rows = [Row({"size": size}, {"time": Figure("s", "lower", (1.0, 1.1))}) for size in ("tiny", "[red]B")]
     slower = [rows[0], Row(rows[1].case, {"time": Figure("s", "lower", (2.0, 2.1))})]
@@ -117,20 +111,20 @@ def test_command(tmp_path: Path) -> None:
     other_machine = {**fields["machine"], "cores": 96, "python": "4.0"}
     (tmp_path / "other.json").write_text(json.dumps({**fields, "machine": other_machine}))
 
-    shown = run("compare", old, new)
+    shown = invoke("compare", old, new)
     assert shown.exit_code == 0
     assert "1 same, 1 worse" in shown.stdout and "[red]B" in shown.stdout and "1.952" in shown.stdout
-    assert run("compare", old, new, "--fail-on-worse").exit_code == 1
-    assert run("compare", new, old, "--fail-on-worse").exit_code == 0
-    assert run("compare", old, new, "--fail-on-worse", "--noise", "1.5").exit_code == 0
+    assert invoke("compare", old, new, "--fail-on-worse").exit_code == 1
+    assert invoke("compare", new, old, "--fail-on-worse").exit_code == 0
+    assert invoke("compare", old, new, "--fail-on-worse", "--noise", "1.5").exit_code == 0
 
-    answer = json.loads(run("compare", old, tmp_path / "other.json", "--json").stdout)
+    answer = json.loads(invoke("compare", old, tmp_path / "other.json", "--json").stdout)
     assert answer["differences"]["cores"] == [fields["machine"]["cores"], 96]
     assert answer["differences"]["python"] == [fields["machine"]["python"], "4.0"]
     assert "different machines" in answer["warning"]
     assert [change["verdict"] for change in answer["changes"]] == ["same", "worse"]
     assert answer["changes"][1]["case"] == {"size": "[red]B"}
-    assert json.loads(run("compare", old, new, "--json").stdout)["warning"] is None
+    assert json.loads(invoke("compare", old, new, "--json").stdout)["warning"] is None
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b'{"benchmark": 3}', b"\xff\xfe", b'{"rows": [[]]}'])

@@ -8,17 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from benchmarks import cold, decode, latency, long, memory, pipeline, segments
-from benchmarks.__main__ import app
-from benchmarks.figures import Row, read_result
+from benchmarks.figures import Row
 from benchmarks.latency import Setting, percentiles
 from benchmarks.models import random_repository
-from benchmarks.videos import write_video
+from benchmarks.videos import read_chunks, write_video
 from sfavivit import Recognizer
-from sfavivit.errors import SfaVivitError
-from sfavivit.video.reader import VideoReader
+from tests.benchmarks.support import rows_of
 
 ROUNDS = 2
 
@@ -83,7 +80,7 @@ def test_a_percentile_needs_enough_values() -> None:
 
 def test_each_tubelet_once_answers_as_every_window_recomputed(tmp_path: Path) -> None:
     long.command([0, 0.5, 0.75], 2.0, ROUNDS, frames=8, out=tmp_path)  # 25 frames: 13 tubelets
-    rows = read_result(tmp_path / "long.json").rows
+    rows = rows_of(tmp_path, "long")
     assert [(row.case["overlap"], value(row, "windows")) for row in rows if row.case["way"] == long.ONCE] == [
         (0, 4),
         (0.5, 6),
@@ -106,7 +103,7 @@ def test_other_answers_are_not_measured(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_cold_process(repository: Path, tmp_path: Path) -> None:
     cold.command(repository, 1, tmp_path)
-    found = read_result(tmp_path / "cold.json").rows
+    found = rows_of(tmp_path, "cold")
     rows = {row.case["what"]: row.figures["time"].samples for row in found}
     assert list(rows) == [cold.COMMAND, *(f"of which: {p}" for p in ("imports", "load", "decode", "rest"))]
     assert all(took > 0 for (took,) in rows.values())
@@ -124,7 +121,7 @@ def test_classify_against_its_parts(repository: Path, tmp_path: Path) -> None:
 def test_peak_memory(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "SHORT_SECONDS", 2)
     memory.command(models, [1, 2], [8], rounds=1, out=tmp_path)
-    rows = read_result(tmp_path / "memory.json").rows
+    rows = rows_of(tmp_path, "memory")
     assert [tuple(row.case.values()) for row in rows] == [
         ("video_seconds", 1),
         ("video_seconds", 2),
@@ -152,48 +149,16 @@ def test_the_peak_is_that_of_the_program() -> None:
 
 
 def test_a_video_that_repeats_itself(recognizer: Recognizer, tmp_path: Path) -> None:
-    with VideoReader(
-        write_video(tmp_path / "long.mp4", 40, "32x32"),
-        recognizer.manifest.sampling,
-        chunk_frames=recognizer.model.chunk_frames,
-    ) as reader:
-        frames = np.concatenate(list(reader)).astype(int)
-    assert len(frames) == 40 * recognizer.manifest.sampling.fps
+    video, sampling = write_video(tmp_path / "long.mp4", 40, "32x32"), recognizer.manifest.sampling
+    frames = np.concatenate(list(read_chunks(video, sampling, 16))).astype(int)
+    assert len(frames) == 40 * sampling.fps
     assert np.abs(frames[:250] - frames[250:]).max() < 8
-
-
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        (["latency", "--engine", "warp"], "warp"),
-        (["latency", "--precision", "fp7"], "fp7"),
-        (["latency", "--size", "XXL"], "XXL"),
-        (["latency", "--frames", "256"], "20.48 s"),
-        (
-            ["latency", "--size", "tiny", "--frames", "8", "--engine", "tensorrt", "--precision", "fp32"],
-            "none of",
-        ),
-        (["long", "--overlap", "0.3", "--seconds", "1", "--frames", "8"], "0.3"),
-        (["memory", "--seconds", "25", "--frames", "8"], "25"),
-        (["latency", "--device", "cuda", "--engine", "triton"], "triton"),
-        (["latency", "--device", "cuda", "--precision", "int8"], "int8"),
-        (["latency", "--device", "cuda", "--frames", "8"], "--frames"),
-        (["cold", "--repository", "nowhere"], "nowhere"),
-        (["pipeline", "--size", "XXL"], "XXL"),
-    ],
-)
-def test_a_wrong_option_is_one_line(arguments: list[str], word: str, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)])
-    assert isinstance(result.exception, SfaVivitError), result.output
-    assert word in str(result.exception)
-    assert "\n" not in str(result.exception)
-    assert not list(tmp_path.iterdir())
 
 
 def test_segments_are_slices(models: Path, tmp_path: Path) -> None:
     """The benchmark itself compares their scores."""
     segments.command(models, 12, 3, ROUNDS, tmp_path)
-    decoded, stored, sliced = read_result(tmp_path / "segments.json").rows
+    decoded, stored, sliced = rows_of(tmp_path, "segments")
     assert [len(row.figures["time"].samples) for row in (decoded, stored, sliced)] == [ROUNDS] * 3
     ratios = np.divide(decoded.figures["time"].samples, sliced.figures["time"].samples)
     assert sliced.figures["times faster"].samples == pytest.approx(ratios, rel=1e-4)  # of six digits
@@ -203,6 +168,6 @@ def test_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "PICTURES", {"64x64": 1e5})
     monkeypatch.setattr(decode, "VIDEO_SECONDS", 2.0)
     decode.command(ROUNDS, tmp_path)
-    (row,) = read_result(tmp_path / "decode.json").rows
+    (row,) = rows_of(tmp_path, "decode")
     assert len(row.figures["decode CPU"].samples) == ROUNDS
     assert all(row.figures[name].median > 0 for name in ("decode CPU", "speed", "bit rate"))

@@ -10,10 +10,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from benchmarks import latency_cuda
-from benchmarks.__main__ import app
 from benchmarks.latency_cuda import (
     VARIANTS,
     Opened,
@@ -28,9 +26,10 @@ from benchmarks.latency_cuda import (
 from benchmarks.measuring import cosines
 from benchmarks.models import random_model, spatial_operations
 from sfavivit.config import named_dimensions
-from sfavivit.errors import EngineError, UsageError, codes_of
+from sfavivit.errors import EngineError, codes_of
 from sfavivit.types import Features, Frames
 from tests import gpu
+from tests.benchmarks.support import refusal
 from tests.conftest import build_model, random_frames
 from tests.fake_tensorrt import FakeTensorRt, installed
 
@@ -44,6 +43,13 @@ def no_torch_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def torch_cuda() -> None:
+    """Skip a test, or fail it where a GPU must be, if PyTorch sees none."""
+    if not torch.cuda.is_available():
+        gpu.without("PyTorch sees no GPU")
+
+
+@pytest.fixture
 def fake(no_torch_cuda: None) -> Iterator[FakeTensorRt]:
     with installed() as stand_ins:
         yield stand_ins
@@ -51,23 +57,15 @@ def fake(no_torch_cuda: None) -> Iterator[FakeTensorRt]:
 
 def test_without_a_gpu_there_is_one_line_and_no_result(fake: FakeTensorRt, tmp_path: Path) -> None:
     fake.has_gpu = False
-    result = CliRunner().invoke(app, ["latency", "--device", "cuda", "--out", str(tmp_path)])
-    assert isinstance(result.exception, EngineError)
-    assert codes_of(result.exception).exit_code == 1
-    assert "no NVIDIA GPU" in str(result.exception)
-    assert "\n" not in str(result.exception)
+    error = refusal("latency", "--device", "cuda", "--out", tmp_path)
+    assert isinstance(error, EngineError)
+    assert codes_of(error).exit_code == 1
+    assert "no NVIDIA GPU" in str(error)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_gpu_has_its_name_without_pytorch(fake: FakeTensorRt) -> None:
     assert gpu_name() == "Fake H1"
-
-
-@pytest.mark.parametrize("option", [("--engine", "tpu"), ("--size", "huge")])
-def test_what_is_unknown_is_refused_before_a_gpu_is_looked_for(option: tuple[str, str]) -> None:
-    result = CliRunner().invoke(app, ["latency", "--device", "cuda", *option])
-    assert isinstance(result.exception, UsageError)
-    assert repr(option[1]) in str(result.exception)
 
 
 def test_choice_of_engines() -> None:
@@ -199,10 +197,9 @@ def test_an_engine_that_breaks_in_a_run_is_left_out(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("torch_cuda")
 @pytest.mark.parametrize("variant", choose(["torch"], []), ids=str)
 def test_pytorch_on_the_gpu(variant: Variant, tmp_path: Path) -> None:
-    if not torch.cuda.is_available():
-        gpu.without("PyTorch sees no GPU")
     model = random_model("tiny").spatial
     opened = open_variants([variant], "tiny", model, [2, 3], tmp_path, pytest.fail)
     assert opened[variant].cosine > 0.999
@@ -210,9 +207,8 @@ def test_pytorch_on_the_gpu(variant: Variant, tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("torch_cuda")
 def test_a_recorded_graph_sees_new_frames() -> None:
-    if not torch.cuda.is_available():
-        gpu.without("PyTorch sees no GPU")
     spatial = build_model().spatial
     eager, graph = (torch_run(spatial, mode, torch.float16, "cuda") for mode in ("eager", "graph"))
     for seed in range(3):
@@ -221,9 +217,8 @@ def test_a_recorded_graph_sees_new_frames() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("torch_cuda")
 def test_the_ceiling_of_the_gpu() -> None:
-    if not torch.cuda.is_available():
-        gpu.without("PyTorch sees no GPU")
     rate = latency_cuda.matrix_rate("bf16")
     assert rate
     assert rate > 1e12

@@ -6,13 +6,13 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks import outliers
-from benchmarks.figures import read_result
+from tests.benchmarks.support import rows_of
 
 
 def test_every_model_in_every_way(tmp_path: Path) -> None:
     """The smallest model is too narrow to gain from rotation; that it helps is tested in test_rotation."""
     outliers.command("tiny", 2, 2, tmp_path)
-    rows = read_result(tmp_path / "outliers.json").rows
+    rows = rows_of(tmp_path, "outliers")
     settings = ("model", "frames", "basis", "weights")
     cases = [tuple(row.case[name] for name in settings) for row in rows]
     groups = product(outliers.MODELS, ("video", "noise, gradient"))

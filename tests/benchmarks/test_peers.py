@@ -15,11 +15,9 @@ import onnxruntime as ort
 import pytest
 import torch
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
 from benchmarks import limit
-from benchmarks.__main__ import app
-from benchmarks.figures import Row, read_result
+from benchmarks.figures import Row
 from benchmarks.limit import kernels
 from benchmarks.models import (
     counted_operations,
@@ -35,6 +33,7 @@ from sfavivit.config import named_dimensions
 from sfavivit.errors import EngineError, RepositoryError, UsageError
 from sfavivit.models.vivit import SpatialTransformer
 from sfavivit.repository.manifest import Repository
+from tests.benchmarks.support import rows_of
 from tests.conftest import random_frames
 
 FRAMES = 16
@@ -166,15 +165,6 @@ def test_no_such_peer(name: str) -> None:
         Peer.parse(name)
 
 
-@pytest.mark.parametrize(
-    "options", [["--size", "huge"], ["--size", "R50-B"], ["--size", "tiny", "--frames", "7"]]
-)
-def test_options_that_cannot_be(options: list[str], tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["peers", *options, "--out", str(tmp_path)])
-    assert isinstance(result.exception, UsageError)
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("size", ["tiny", "B", "H", "R-tiny", "R50-L"])
 def test_operations_are_those_that_pytorch_counts(size: str) -> None:
     dims = named_dimensions(size, {"": 1})
@@ -215,7 +205,7 @@ def test_operations_of_our_graph_are_those_it_runs(repository: Path, tmp_path: P
 
 def test_the_limit_of_this_machine(tmp_path: Path) -> None:
     limit.command("tiny", ["fp32"], chunk_tubelets=3, rounds=2, out=tmp_path)
-    found = read_result(tmp_path / "limit.json").rows
+    found = rows_of(tmp_path, "limit")
     by_kind: dict[Any, list[Row]] = defaultdict(list)
     for row in found:
         assert (row.case["size"], row.case["chunk tubelets"]) == ("tiny", 3)
@@ -239,12 +229,6 @@ def test_the_limit_of_this_machine(tmp_path: Path) -> None:
 
 def _median(row: Row) -> float:
     return row.figures["all layers"].median
-
-
-def test_a_precision_that_the_cpu_does_not_run() -> None:
-    result = CliRunner().invoke(app, ["limit", "--size", "tiny", "--precision", "fp64"])
-    assert isinstance(result.exception, UsageError)
-    assert "'fp64'" in str(result.exception)
 
 
 def test_every_kernel_multiplies() -> None:

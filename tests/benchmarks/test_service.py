@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.service import _figures, _Meter
+from benchmarks.measuring import Meter
+from benchmarks.service import _figures
 from benchmarks.service_process import process_that_serves
 from sfavivit.errors import ServiceError
 from sfavivit.protocol.client import VideoRecognitionClient
@@ -14,10 +15,10 @@ from sfavivit.protocol.client import VideoRecognitionClient
 
 def test_figures_of_each_round() -> None:
     meters = {
-        "alone": _Meter([], wall=[2, 4], cpu=[3, 5]),
-        "served": _Meter([], wall=[4, 5], cpu=[6, 8]),
-        "session": _Meter([], wall=[1, 1], cpu=[0.5, 1]),
-        "transport": _Meter([], wall=[1, 1], cpu=[1.5, 2], client_cpu=[0.25, 0.5]),
+        "alone": Meter([], wall=[2, 4], cpu=[3, 5]),
+        "served": Meter([], wall=[4, 5], cpu=[6, 8]),
+        "session": Meter([], wall=[1, 1], cpu=[0.5, 1]),
+        "transport": Meter([], wall=[1, 1], cpu=[1.5, 2], own_cpu=[0.25, 0.5]),
     }
     figures = _figures(meters, frames=40, chunks=10)
     assert {name: figure.samples for name, figure in figures.items()} == {

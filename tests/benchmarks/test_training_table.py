@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from benchmarks import training_table as module
-from benchmarks.__main__ import app
 from benchmarks.figures import Figure, read_result
 from benchmarks.sign_videos import (
     HELD_OUT_PICTURES,
@@ -37,9 +35,10 @@ from benchmarks.training_table import TrainingTable, claims, table_rows
 from benchmarks.training_variants import (
     LONG_FULL,
     WITHOUT_IMAGES,
+    ClipTraining,
     Scale,
-    StageTraining,
     recipe_of,
+    stage_training,
     train_image_model,
     variants,
     write_image_checkpoint,
@@ -48,6 +47,7 @@ from sfavivit.datasets import VideoItem
 from sfavivit.errors import UsageError
 from sfavivit.models.checkpoints import initialise_spatial, load_checkpoint
 from sfavivit.models.vivit import SfaVivit
+from tests.benchmarks.support import invoke
 from tests.training.support import one_thread
 from training.batches import Share, training_micro_batches
 from training.classes import Example
@@ -69,10 +69,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ignore(line: str) -> None:
-    """No progress."""
-
-
 def assert_same_spatial_half(one: SfaVivit, other: SfaVivit) -> None:
     expected = other.spatial.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in one.spatial.state_dict().items())
@@ -85,24 +81,24 @@ def trained(folder: Path) -> dict[str, int]:
 def test_a_killed_run_keeps_what_was_finished_and_the_table_is_complete(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table, epoch, calls = TrainingTable(work, SMALL), StageTraining.epoch, []
+    table, epoch, calls = TrainingTable(work, SMALL), ClipTraining.epoch, []
 
     def dies(*arguments: Any) -> Any:
         calls.append(arguments)
-        if len(calls) == 4:
+        if len(calls) == 5:  # the first is the image model's
             raise KeyboardInterrupt
         return epoch(*arguments)
 
-    monkeypatch.setattr(StageTraining, "epoch", dies)
+    monkeypatch.setattr(ClipTraining, "epoch", dies)
     with pytest.raises(KeyboardInterrupt):
-        table.train(0, ignore)
+        table.train(0)
     before = trained(work)
     assert set(before) == {"short", "full", "frozen"}
     image = work / "seed-0" / "image" / "model.safetensors"
     written = image.stat().st_mtime_ns
     assert not table_rows(table)[4].figures, "nothing of it is known yet"
 
-    TrainingTable(work, SMALL).train(0, ignore)
+    TrainingTable(work, SMALL).train(0)
     after = trained(work)
     assert set(after) == STAGES
     assert {name: after[name] for name in before} == before
@@ -138,7 +134,7 @@ def test_costs_of_a_kind_of_stage_are_measured_once_for_all_variants(work: Path,
     assert table.costs() == {}
     chains = variants(SMALL)
     table.variants = {name: chains[name][:1] for name in ("SFA B", "SFA C", "SFA D")}
-    table.measure_costs(1, ignore)
+    table.measure_costs(1)
     (costs,) = table.costs().values()
     assert list(table.costs()) == ["8 frames"]
     assert len(costs.seconds) == len(costs.memory_bytes) == 1
@@ -164,8 +160,7 @@ def test_settings_are_chosen_with_other_videos_and_seeds_than_are_reported(tmp_p
 def test_the_command_writes_a_result_that_can_be_read(work: Path, tmp_path: Path) -> None:
     values = ("training=8", "held_out=6", "epochs=1", "short_epochs=1", "pictures=64", "image_epochs=1")
     scale = [word for value in values for word in ("--set", value)]
-    options = ["--work", str(work), "--seeds", "0", "--out", str(tmp_path), *scale]
-    done = CliRunner().invoke(app, ["training-table", *options])
+    done = invoke("training-table", "--work", work, "--seeds", "0", "--out", tmp_path, *scale)
     assert done.exit_code == 0, done.output
     result = read_result(tmp_path / "training_table.json")
     assert len(result.rows) >= 9
@@ -197,7 +192,8 @@ def test_frames_are_those_that_the_trainer_takes_from_the_files(work: Path, tmp_
         write_example(path, number, module.TRAINING_SEED)
         examples.append(Example(VideoItem(path.stem, str(path), {}), {"": number % len(ORDERS)}))
     files = TrainingClips(examples, recipe, stage.frames)
-    (batch,) = StageTraining(recipe, stage, None, clips).batches(epoch=5)
+    model = stage_model(recipe, stage, None, None)
+    (batch,) = stage_training(recipe, stage, model, clips).batches(epoch=5)
     (places,) = training_micro_batches(8, Share(8), seed=3, epoch=5)
     for place, frames, label in zip(places, batch.frames, batch.labels[""], strict=True):
         expected = files[place]

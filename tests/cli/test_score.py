@@ -19,7 +19,7 @@ from rich.console import Console
 from typer.main import get_command
 
 from benchmarks import resume
-from benchmarks.broken_videos import BREAKAGES, make_corpus
+from benchmarks.resume import BREAKAGES, make_corpus
 from sfavivit.cli.main import app
 from sfavivit.cli.progress import JobMonitor
 from sfavivit.errors import SfaVivitError, codes_of
