@@ -137,7 +137,7 @@ def hugging_face(name: str, size: str) -> nn.Module:
         UsageError: an unknown size.
     """
     if not has_transformers():
-        raise EngineError(f"peer {name!r} needs a package that is missing: pip install 'sfavivit[peers]'")
+        raise EngineError(f"peer {name!r} needs a package that is missing: pip install 'sfavivit[bench]'")
     import transformers as hf  # noqa: PLC0415 - optional
 
     dims = named_dimensions(size, {"": CLASSES})
@@ -180,7 +180,7 @@ class OpenVinoEngine:
 
     def __init__(self, repository: Repository, precision: str, threads: int, chunk_tubelets: int) -> None:
         if not has_openvino():
-            raise EngineError("peer 'openvino' lacks its packages: pip install 'sfavivit[peers]'")
+            raise EngineError("peer 'openvino' lacks its packages: pip install 'sfavivit[bench]'")
         import openvino  # noqa: PLC0415 - optional
 
         manifest, core = repository.manifest, openvino.Core()
