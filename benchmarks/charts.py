@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from io import BytesIO, StringIO
+from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import Annotated
@@ -14,18 +13,13 @@ import typer
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
-from rich.console import Console
 
-from benchmarks.command_options import DEMO_MODEL
 from benchmarks.figures import RESULTS, ROOT, Figure, Result, Row, label, number, read_result, table
-from sfavivit.cli.render import recognition_view
 from sfavivit.errors import UsageError
-from sfavivit.inference.recognizer import Recognizer
 from sfavivit.reports.files import write_file
 
 PLACEHOLDER = re.compile(r"\{(source|table) (\w+)(?:: ([^|}]*\w))?(?: \| ([^}]*))?\}")
 """``{source RESULT}`` or ``{table RESULT: FIGURE; FIGURE | SETTING=VALUE, SETTING=VALUE}``."""
-COLUMNS = 88  # of the terminal in the README
 
 Series = dict[str, list[tuple[float, Figure]]]
 """Name of a line -> its points: a place on the x axis, and the figure there."""
@@ -34,30 +28,13 @@ Series = dict[str, list[tuple[float, Figure]]]
 def command(
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
     out: Annotated[Path, typer.Option(help="Folder for benchmarks.md and its charts.")] = ROOT / "docs",
-    demo: Annotated[
-        bool, typer.Option("--demo", help="Only draw OUT/demo.svg, the demo model's answer in the README.")
-    ] = False,
 ) -> None:
     """Write docs/benchmarks.md and its charts from the results."""
-    if demo:
-        write_file(out / "demo.svg", demo_answer("docs/motions.mp4").encode())
-        return
     found = {path.stem: read_result(path) for path in sorted(results.glob("*.json"))}
     template = (Path(__file__).parent / "page.md").read_text()
     write_file(out / "benchmarks.md", page(template, found).encode())
     for name in CHARTS:
         write_file(out / f"benchmark_{name}.png", plot(name, found[name]))
-
-
-def demo_answer(video: str) -> str:
-    """Classify ``video``, a path in the checkout; return what the terminal shows as SVG without fonts."""
-    console = Console(
-        record=True, width=COLUMNS, file=StringIO(), force_terminal=True, color_system="truecolor"
-    )
-    answer = replace(Recognizer.load(DEMO_MODEL).classify(ROOT / video), video=video)
-    console.print(recognition_view(answer, COLUMNS))
-    svg = console.export_svg(title=f"sfavivit classify {video}")
-    return re.sub(r"@font-face \{.*?\}\n?", "", svg, flags=re.DOTALL)
 
 
 def page(template: str, results: Mapping[str, Result]) -> str:

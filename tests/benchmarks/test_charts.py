@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Picture
 from PIL import Image
 
 from benchmarks import latency, limit, load, peers
-from benchmarks.charts import CHARTS, demo_answer, page, plot
+from benchmarks.charts import CHARTS, page, plot
 from benchmarks.figures import RESULTS, ROOT, Figure, Result, Row, read_result, report, table
 from benchmarks.limit import Kernel
 from benchmarks.peer_process import Facts, Peer, Settings
@@ -156,11 +156,6 @@ def test_committed_page_is_that_of_the_committed_results(tmp_path: Path) -> None
     assert PAGE.read_text() == (tmp_path / PAGE.name).read_text(), "run python -m benchmarks charts"
     written = {picture.name for picture in tmp_path.glob("*.png")}
     assert written == {picture.name for picture in PAGE.parent.glob("benchmark_*.png")}
-
-
-def test_the_picture_of_the_readme() -> None:
-    svg = demo_answer("docs/motions.mp4")
-    assert svg.startswith("<svg") and "docs/motions.mp4" in svg and "@font-face" not in svg
 
 
 def test_results_that_cannot_be_shown(tmp_path: Path) -> None:
