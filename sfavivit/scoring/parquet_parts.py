@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
@@ -21,7 +20,6 @@ from sfavivit.utils.text import one_line
 PART_NAME = re.compile(r"part-(\d+of\d+)-(\d+)\.parquet")
 ROWS_FOLDER = "rows"
 """Folder of the parts alone, so that other programs can read it as one Parquet data set."""
-COMPRESSION = "zstd"
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -57,7 +55,7 @@ def part_files(folder: Path) -> list[Path]:
 def write_part(path: Path, rows: pa.Table) -> None:
     """Write a part, every page with a checksum. Raises as ``write_file``."""
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression=COMPRESSION, write_page_checksum=True)
+    pq.write_table(rows, sink, compression="zstd", write_page_checksum=True)
     write_file(path, sink.getvalue().to_pybytes())
 
 
@@ -110,9 +108,7 @@ class PartWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.flush()
 
     def add(self, rows: list[Row]) -> None:
