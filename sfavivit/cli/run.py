@@ -15,7 +15,7 @@ DEBUG_VARIABLE = "SFAVIVIT_DEBUG"
 
 
 def debugging() -> bool:
-    """Whether the user asked for tracebacks and the messages of other libraries."""
+    """Return whether the user asked for tracebacks and the messages of other libraries."""
     return bool(os.environ.get(DEBUG_VARIABLE))
 
 

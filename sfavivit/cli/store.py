@@ -14,7 +14,6 @@ import typer
 from sfavivit.cli.options import err, out
 from sfavivit.cli.progress import progress_bar
 from sfavivit.cli.render import store_view
-from sfavivit.engines import TRITON_SCHEME, open_models
 from sfavivit.features.maintenance import (
     DAY_SECONDS,
     Keep,
@@ -26,7 +25,7 @@ from sfavivit.features.maintenance import (
     to_prune,
 )
 from sfavivit.features.store import FeatureStore
-from sfavivit.repository.manifest import Repository
+from sfavivit.scoring.job_options import ModelLocation
 from sfavivit.utils.text import printable
 
 store_app = typer.Typer(no_args_is_help=True, help="Check, measure and prune a feature store.")
@@ -45,15 +44,15 @@ def verify(
         for place in found:
             reason = fault(place)
             advance()
-            entries += place.kind == "entry"
+            is_entry = place.kind == "entry"
+            entries += is_entry
             if reason is None:
                 continue
-            if place.kind == "entry":
-                damaged += 1
-            removed = delete and place.kind == "entry" and _is_file(place)
-            if removed:
+            damaged += is_entry
+            if delete and is_entry and _is_file(place):
                 remove(place)
-            _print_finding(place, reason + (" (removed)" if removed else ""))
+                reason += " (removed)"
+            print(printable(f"{'damaged' if is_entry else place.kind}: {place.path}: {reason}"), flush=True)
     print(f"{entries} entries, {damaged} damaged")
     raise typer.Exit(1 if damaged else 0)
 
@@ -91,8 +90,9 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
 ) -> None:
     """Remove entries, and the temporary files that killed writers have left."""
+    models = frozenset(ModelLocation(name).catalog().manifest.spatial_sha256 for name in keep_model or ())
     keep = Keep(
-        frozenset(map(_spatial_sha256, keep_model)) if keep_model else None,
+        models or None,
         None if older_than is None else older_than * DAY_SECONDS,
         max_bytes,
     )
@@ -110,20 +110,9 @@ def prune(
     print(f"{len(doomed) - leftovers} entries and {leftovers} leftovers {removed}, {size / 1e6:.1f} MB")
 
 
-def _spatial_sha256(repository: str) -> str:
-    if repository.startswith(TRITON_SCHEME):
-        return open_models(repository, None)[0].manifest.spatial_sha256
-    return Repository.load(repository).manifest.spatial_sha256
-
-
 def _is_file(place: Place) -> bool:
-    """Whether it is a file or a link; only people should remove whole folders."""
+    """Return whether it is a file or a link; only people should remove whole folders."""
     return place.path.is_symlink() or not place.path.is_dir()
-
-
-def _print_finding(place: Place, reason: str) -> None:
-    kind = "damaged" if place.kind == "entry" else place.kind
-    print(printable(f"{kind}: {place.path}: {reason}"), flush=True)
 
 
 @contextmanager

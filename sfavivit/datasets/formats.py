@@ -59,24 +59,19 @@ def _manifest(row: Row, folder: VideoFolder) -> VideoItem:
     return VideoItem(name, folder.path(video), labels, start, end)
 
 
-def _kinetics_csv(row: Row, folder: VideoFolder) -> VideoItem:
-    return _kinetics(row, folder, row["time_start"], row["time_end"], str(row.get("split") or ""))
-
-
 def _kinetics_json(row: Row, folder: VideoFolder) -> VideoItem:
     match row["annotations"]:
         case {"segment": [start, end], **rest}:
-            label = {"label": rest.get("label")}
-            return _kinetics({**row, **label}, folder, start, end, str(row.get("subset") or ""))
+            columns = {"label": rest.get("label"), "time_start": start, "time_end": end}
+            return _kinetics({**row, **columns, "split": row.get("subset")}, folder)
         case other:
             raise ValueError(f"annotations must hold a segment [start, end], got {other!r:.80}")
 
 
-def _kinetics(row: Row, folder: VideoFolder, start: object, end: object, split: str) -> VideoItem:
+def _kinetics(row: Row, folder: VideoFolder) -> VideoItem:
     """Return the clip named after its video and times, or else that segment of the whole video."""
-    video, labels = _text(row, "youtube_id"), _labels(row, {"": "label"})
-    span = {"time_start": start, "time_end": end}
-    start_seconds, end_seconds = _given_seconds(span, "time_start"), _given_seconds(span, "time_end")
+    video, labels, split = _text(row, "youtube_id"), _labels(row, {"": "label"}), row.get("split")
+    start_seconds, end_seconds = _given_seconds(row, "time_start"), _given_seconds(row, "time_end")
     VideoSegment(video, start_seconds, end_seconds)
     name = f"{video}_{round(start_seconds):06d}_{round(end_seconds):06d}"
     label = str(labels.get("", ""))
@@ -123,7 +118,7 @@ _EPIC_COLUMNS = frozenset({"participant_id", "video_id", "start_timestamp", "sto
 
 FORMATS = (
     Format("manifest", frozenset({"video"}), _manifest),
-    Format("Kinetics CSV", frozenset({"youtube_id", "time_start", "time_end"}), _kinetics_csv),
+    Format("Kinetics CSV", frozenset({"youtube_id", "time_start", "time_end"}), _kinetics),
     Format("Kinetics JSON", frozenset({"youtube_id", "annotations"}), _kinetics_json),
     Format("Moments in Time", frozenset({"path", "label", "agree", "disagree"}), _moments, only=True),
     Format("Something-Something v2", frozenset({"id", "template"}), _something),

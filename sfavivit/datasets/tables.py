@@ -189,7 +189,7 @@ def _text_lines(stream: BinaryIO, name: str) -> Iterator[str]:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether text is free of lone surrogates, which undecodable file names and JSON escapes can have."""
+    """Return whether text has no lone surrogates, as undecodable file names and JSON escapes can have."""
     try:
         text.encode()
     except UnicodeEncodeError:

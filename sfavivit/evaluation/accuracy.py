@@ -53,12 +53,14 @@ class _Output:
     """Counts of one output; ``confusion`` is int64 [C, C], truth by prediction."""
 
     labels: Sequence[str]
-    names: ClassNames
-    confusion: NDArray[np.int64]
     top_5: int = 0
     unlabelled: int = 0
     unknown: int = 0
     unknown_names: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.names = ClassNames(self.labels)
+        self.confusion = np.zeros((len(self.labels), len(self.labels)), np.int64)
 
     def add(self, truth: str | int | None, logits: NDArray[np.float32]) -> int | None:
         """Count a video; returns the index of its true class, where the list and the head have one."""
@@ -106,10 +108,7 @@ class Evaluation:
     """
 
     def __init__(self, labels: Mapping[str, Sequence[str]]) -> None:
-        self._outputs = {
-            output: _Output(names, ClassNames(names), np.zeros((len(names), len(names)), np.int64))
-            for output, names in labels.items()
-        }
+        self._outputs = {output: _Output(names) for output, names in labels.items()}
         self._has_action = {"verb", "noun"} <= labels.keys()
         self._videos = self._actions = self._actions_top_1 = self._actions_top_5 = 0
 
@@ -129,11 +128,8 @@ class Evaluation:
         classes = {
             output: counts.add(truth.get(output), logits[output]) for output, counts in self._outputs.items()
         }
-        if (
-            self._has_action
-            and (verb := classes["verb"]) is not None
-            and (noun := classes["noun"]) is not None
-        ):
+        verb, noun = classes.get("verb"), classes.get("noun")
+        if verb is not None and noun is not None:
             verbs, nouns = logits["verb"], logits["noun"]
             self._actions += 1
             self._actions_top_1 += bool(verbs.argmax() == verb and nouns.argmax() == noun)

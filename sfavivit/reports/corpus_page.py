@@ -139,16 +139,15 @@ class _Corpus:
 
     def add(self, table: pa.Table) -> None:
         """Add a Parquet part, in which the rows of a video lie together."""
-        strips = _strips(table["timeline"].combine_chunks())
+        rows = table.drop_columns("timeline").to_pylist()
         last = None
-        for row in _rows(table):
+        for row, (slots, names) in zip(rows, _strips(table["timeline"].combine_chunks()), strict=True):
             if row["id"] != last:
                 last = row["id"]
                 self._add_video(row)
             columns = self.outputs[row["head"], row["output"]]
             if row["labels"]:
                 columns.counts[row["labels"][0]] += 1
-            slots, names = next(strips)
             if self._videos <= MAX_VIDEOS:
                 columns.best.append(columns.code(row["labels"][0]) if row["labels"] else NO_LABEL)
                 columns.percents.append(round(100 * row["confidences"][0]) if row["labels"] else 0)
@@ -181,12 +180,6 @@ class _Corpus:
             self._notes[len(self._names)] = ["", printable(row["warning"])]
         self._names.append(printable(row["id"]))
         self._durations.append(round(row["duration_seconds"] or 0.0, 1))
-
-
-def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    columns = {name: table[name].to_pylist() for name in table.column_names if name != "timeline"}
-    for values in zip(*columns.values(), strict=True):
-        yield dict(zip(columns, values, strict=True))
 
 
 def _strips(timelines: pa.ListArray) -> Iterator[tuple[list[int], list[str]]]:

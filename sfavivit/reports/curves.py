@@ -91,7 +91,11 @@ class CurveRecorder:
         self._builders: dict[tuple[str, str], CurveBuilder] = {}
 
     def __call__(self, scores: WindowScores) -> None:
-        window = Window(round(self._tubelets(scores.start_seconds)), self._stop(scores.end_seconds))
+        start, stop = (
+            (seconds - self._start_seconds) / self._tubelet_seconds
+            for seconds in (scores.start_seconds, scores.end_seconds)
+        )
+        window = Window(round(start), math.ceil(stop - 1e-3))  # a last tubelet that is not full counts
         for output, logits in scores.logits.items():
             builder = self._builders.setdefault((scores.head, output), CurveBuilder(len(logits)))
             builder.add(window, softmax(logits))
@@ -115,13 +119,6 @@ class CurveRecorder:
             lane_of[best],
             left_out,
         )
-
-    def _tubelets(self, seconds: float) -> float:
-        return (seconds - self._start_seconds) / self._tubelet_seconds
-
-    def _stop(self, seconds: float) -> int:
-        """Return the end in tubelets; a last tubelet that is not full counts."""
-        return math.ceil(self._tubelets(seconds) - 1e-3)
 
 
 def _shown_classes(best: NDArray[np.intp], result: OutputResult) -> tuple[list[int], int]:

@@ -24,7 +24,7 @@ _VTT_ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 def check_export(path: Path, videos: int) -> None:
-    """Raise ``UsageError`` when ``path`` cannot become an export of that many videos."""
+    """Check the path of an export of ``videos`` videos. Raises ``UsageError`` when it cannot become one."""
     check_target(path, "--export", SUFFIXES)
     if videos != 1 and path.suffix.lower() in _SUBTITLES:
         raise UsageError(

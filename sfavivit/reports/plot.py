@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfavivit.errors import UsageError
 from sfavivit.reports.curves import OutputCurves
 from sfavivit.reports.files import write_file
 from sfavivit.reports.video_report import OutputReport, VideoReport
@@ -30,14 +29,6 @@ DPI = 144
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b0558b", "#c98700", "#3c9fd6", "#8a7d00", "#6b7280")
 MAX_TICKS = 10
 _STEPS_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
-
-
-def require_matplotlib() -> None:
-    """Raise ``UsageError`` where matplotlib is missing."""
-    try:
-        import matplotlib.figure  # noqa: F401, PLC0415 - an extra
-    except ImportError:
-        raise UsageError("--plot needs matplotlib: pip install 'sfavivit[score]'") from None
 
 
 def write_plot(path: Path, reports: Sequence[VideoReport]) -> None:

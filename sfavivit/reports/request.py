@@ -8,9 +8,8 @@ from pathlib import Path
 
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.reports.export import check_export, write_export
-from sfavivit.reports.files import PAGE_SUFFIXES, check_target
-from sfavivit.reports.plot import SUFFIXES, require_matplotlib, write_plot
-from sfavivit.reports.thumbnails import require_pillow
+from sfavivit.reports.files import PAGE_SUFFIXES, check_target, require
+from sfavivit.reports.plot import SUFFIXES, write_plot
 from sfavivit.reports.video_page import write_report
 from sfavivit.reports.video_report import VideoReport
 from sfavivit.video.reader import Limits
@@ -28,15 +27,15 @@ class ReportRequest:
         return bool(self.report or self.plot or self.exports)
 
     def check(self, videos: int) -> None:
-        """Raise ``UsageError`` when any file cannot be written for that many videos."""
+        """Check that the files can be written for that many videos. Raises ``UsageError`` if not."""
         for export in self.exports:
             check_export(export, videos)
         if self.plot:
             check_target(self.plot, "--plot", SUFFIXES)
-            require_matplotlib()
+            require("matplotlib", "matplotlib.figure", "--plot")
         if self.report:
             check_target(self.report, "--report", PAGE_SUFFIXES)
-            require_pillow()
+            require("pillow", "PIL.Image", "--report")
 
     def write(self, reports: Sequence[VideoReport], recognizer: Recognizer, limits: Limits) -> None:
         """Write all files. Raises ``UsageError`` when the disk is full or a folder has been removed."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfavivit.config import Sampling
-from sfavivit.errors import SfaVivitError, UsageError
+from sfavivit.errors import SfaVivitError
 from sfavivit.video.reader import Limits, VideoReader
 from sfavivit.video.source import Source, VideoSegment
 
@@ -24,11 +24,7 @@ def thumbnails(video: Source, start_seconds: float, duration_seconds: float, lim
 
     Decodes the video once more, in the same sandbox. The list is empty when that fails, since a report is
     complete without thumbnails.
-
-    Raises:
-        UsageError: pillow is not installed.
     """
-    require_pillow()
     count = min(COUNT, max(1, round(2 * duration_seconds)))
     fps = max(count / duration_seconds, _MIN_FPS)
     sampling = Sampling(fps=fps, shortest_side=SIDE, crop_size=SIDE)
@@ -40,14 +36,6 @@ def thumbnails(video: Source, start_seconds: float, duration_seconds: float, lim
             return [_jpeg(frame) for frame in next(reader, [])]
     except SfaVivitError:
         return []
-
-
-def require_pillow() -> None:
-    """Raise ``UsageError`` where pillow is missing."""
-    try:
-        import PIL.Image  # noqa: F401, PLC0415 - an extra
-    except ImportError:
-        raise UsageError("a report needs pillow for its thumbnails: pip install 'sfavivit[score]'") from None
 
 
 def _jpeg(frame: NDArray[np.uint8]) -> str:

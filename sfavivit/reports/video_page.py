@@ -44,7 +44,7 @@ def write_report(path: Path, reports: Sequence[VideoReport], recognizer: Recogni
     """Write the page for ``reports``, in their order.
 
     Raises:
-        UsageError: pillow is not installed, or the file cannot be written.
+        UsageError: the file cannot be written.
     """
     attachments: dict[str, bytes] = {}
     videos = []
@@ -84,7 +84,8 @@ def _video_fields(report: VideoReport, limits: Limits) -> dict[str, Any]:
         problem = {"kind": error.kind, "message": printable(str(error))} if error else None
         return {"name": name, "error": problem}
     answer = report.answer
-    start = _start_seconds(report)
+    # The segment of the video that was classified may begin later than the video.
+    start = next((output.curves.start_seconds for output in report.outputs if output.curves), 0.0)
     return {
         "name": name,
         "start": start,
@@ -97,11 +98,6 @@ def _video_fields(report: VideoReport, limits: Limits) -> dict[str, Any]:
         "thumbnails": thumbnails(report.video, start, answer.duration_seconds, limits),
         "outputs": [_output_fields(output) for output in report.outputs],
     }
-
-
-def _start_seconds(report: VideoReport) -> float:
-    """Return the start of the segment of the video that was classified."""
-    return next((output.curves.start_seconds for output in report.outputs if output.curves), 0.0)
 
 
 def _output_fields(output: OutputReport) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sfavivit.utils.text import output_title
 
 @dataclass(frozen=True)
 class OutputReport:
-    """One output of one head; ``curves`` is None where the answer has no timeline."""
+    """Report on an output of a head; ``curves`` is None where the answer has no timeline."""
 
     head: str
     output: str
@@ -28,7 +28,7 @@ class OutputReport:
 
 @dataclass(frozen=True)
 class VideoReport:
-    """One video: an answer, or an error and no outputs."""
+    """Report on a video: its answer, or an error and no outputs."""
 
     video: str
     answer: Recognition | None = None

@@ -45,6 +45,7 @@ _REMOVING: Record = {"removing_parts": True}
 class JobFolder:
     """Folder to which this process may write the parts of one shard while ``opened`` lasts."""
 
+    record: Record
     output: Output
 
     @property
@@ -65,7 +66,7 @@ class JobFolder:
             ScoringError: another job runs on the shard, or on the folder whose rows are to be removed; the
                 folder cannot be read or written.
         """
-        folder, path, shard = cls(output), output.folder, output.shard
+        folder, path, shard = cls(record, output), output.folder, output.shard
         with ExitStack() as stack:
             with writing(path):
                 (path / ROWS_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ class JobFolder:
                 own = stack.enter_context((path / f"lock-{shard}").open("a+"))
                 alone = _lock(whole, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if alone:
-                folder._prepare(record)
+                folder._prepare()
                 with writing(path):
                     _write_count(whole, shard.count)
             elif output.restart or output.retry_errors:
@@ -82,7 +83,7 @@ class JobFolder:
                 _lock(whole, fcntl.LOCK_SH)  # waits while another job prepares the folder
                 if not _lock(own, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     raise ScoringError(f"{path}: another job is running on shard {shard}; wait until it ends")
-            folder._check(record, _read_count(whole))
+            folder._check(_read_count(whole))
             yield folder
 
     def outcomes(self) -> dict[str, str | None]:
@@ -100,13 +101,6 @@ class JobFolder:
             outcomes |= found
         return outcomes
 
-    def record(self) -> Record:
-        """Return the record of the job. Raises ``ScoringError`` when job.json is missing."""
-        record = self._record()
-        if record is None:
-            raise ScoringError(f"{self.path} has lost its {JOB_NAME}; restore it, or name another folder")
-        return record
-
     def writer(self) -> PartWriter:
         """Return a writer of this shard's next parts."""
         shard = str(self.output.shard)
@@ -117,45 +111,45 @@ class JobFolder:
             self.path, shard, first, videos=self.output.part_videos, seconds=self.output.part_seconds
         )
 
-    def _prepare(self, record: Record) -> None:
+    def _prepare(self) -> None:
         """Remove rows as asked and write the record, while no other job has the folder."""
         with writing(self.path):
             for folder in (self.path, self.path / ROWS_FOLDER):
                 for leftover in folder.glob(".*.tmp"):
                     leftover.unlink()
-        old = _REMOVING if self.output.restart else self._record()
+        old = _REMOVING if self.output.restart else self._read_record()
         if old == _REMOVING:
             self._remove_parts()
         elif part_files(self.path):
-            self._compare(old, record)
+            self._compare(old)
         if self.output.retry_errors:
             self._remove_errors()
-        if self._record() != record:
-            text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        if self._read_record() != self.record:
+            text = json.dumps(self.record, indent=2, ensure_ascii=False) + "\n"
             write_file(self.path / JOB_NAME, text.encode())
 
-    def _check(self, record: Record, shards: int) -> None:
-        """Raise unless this job fits the folder and the jobs that run on it."""
-        self._compare(self._record(), record)
+    def _check(self, shards: int) -> None:
+        """Check that this job fits the folder and the jobs that run on it."""
+        self._compare(self._read_record())
         if shards != self.output.shard.count:
             raise UsageError(
                 f"{self.path}: the running jobs split the list into {shards} shards, "
                 f"not {self.output.shard.count}"
             )
 
-    def _compare(self, old: Record | None, new: Record) -> None:
+    def _compare(self, old: Record | None) -> None:
         if old is None:
             raise UsageError(
                 f"{self.path} has parts but no {JOB_NAME}: restore it, name another folder, or remove the "
                 "rows with --restart"
             )
-        if changed := differences(old, new):
+        if changed := differences(old, self.record):
             raise UsageError(
                 f"{self.path} has rows of another job: {'; '.join(changed[:3])}; name another folder, or "
                 "remove the rows with --restart"
             )
 
-    def _record(self) -> Record | None:
+    def _read_record(self) -> Record | None:
         file = self.path / JOB_NAME
         try:
             with file.open("rb") as stream:

@@ -20,7 +20,6 @@ from sfavivit.scoring.stop import StopSignals
 Executor = Callable[[Sequence[VideoItem]], Generator[list[Row], None, None]]
 """Yields the rows of each item, in any order, and an empty list now and then while nothing has come."""
 
-
 OnProgress = Callable[["JobProgress"], None]
 
 

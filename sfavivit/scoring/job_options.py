@@ -82,7 +82,7 @@ class Shard:
         return f"{self.index}of{self.count}"
 
     def holds(self, video_id: str) -> bool:
-        """Whether the video is in this shard."""
+        """Return whether the video is in this shard."""
         digest = hashlib.sha256(video_id.encode(errors="surrogateescape")).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.index - 1
 

@@ -30,7 +30,7 @@ class Machines(NamedTuple):
 
     @property
     def default_workers(self) -> int:
-        """One worker for every two cores."""
+        """Number of workers to start: one for every two cores."""
         return max(1, self.cores // 2)
 
     def cores_each(self, workers: int) -> int:
@@ -78,21 +78,17 @@ def _connected(ray: ModuleType, address: str, debug: bool) -> Machines:
             logging_level=logging.INFO if debug else logging.CRITICAL,
             **(own if address == LOCAL else {}),
         )
-        return _machines(ray)
+        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cores = [int(machine.get("CPU", 0)) for machine in resources]
+        return Machines(sum(cores), max(cores), int(sum(machine.get("GPU", 0) for machine in resources)))
     except Exception as error:  # Ray raises many kinds, with no base in common
         raise ScoringError(
             f"no Ray cluster at {address!r}: {one_line(error)}; if it wants a token, set RAY_AUTH_MODE=token"
         ) from error
 
 
-def _machines(ray: ModuleType) -> Machines:
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cores = [int(resources.get("CPU", 0)) for resources in machines]
-    return Machines(sum(cores), max(cores), int(sum(resources.get("GPU", 0) for resources in machines)))
-
-
 def _check_reachable(address: str) -> None:
-    """Raise unless the address accepts connections: Ray itself would end this process."""
+    """Check that the address accepts connections: otherwise Ray itself would end this process."""
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdecimal():
         raise UsageError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +16,8 @@ from sfavivit.scoring.parquet_parts import part_files, read_part, write_file
 
 _COLUMNS = ["id", "head", "output", "truth", "logits", "error_kind"]
 
-
-class _Scored(NamedTuple):
-    """True labels and logits float32 [C] of one video by output, for one head."""
-
-    truth: dict[str, str]
-    logits: dict[str, NDArray[np.float32]]
+_Truth = dict[str, str]
+_Logits = dict[str, NDArray[np.float32]]
 
 
 def evaluate(folder: JobFolder) -> dict[str, Any] | None:
@@ -33,13 +29,12 @@ def evaluate(folder: JobFolder) -> dict[str, Any] | None:
     Raises:
         ScoringError: a part cannot be read, or the folder cannot be written.
     """
-    heads = folder.record()["heads"]
-    evaluations = {head: Evaluation(entry["labels"]) for head, entry in heads.items()}
+    evaluations = {head: Evaluation(entry["labels"]) for head, entry in folder.record["heads"].items()}
     labelled: set[str] = set()
     for part in part_files(folder.path):
-        for head, scored in _videos(read_part(part, _COLUMNS)):
-            evaluations[head].add(scored.truth, scored.logits)
-            if scored.truth:
+        for head, truth, logits in _videos(read_part(part, _COLUMNS)):
+            evaluations[head].add(truth, logits)
+            if truth:
                 labelled.add(head)
     if not labelled:
         return None
@@ -50,16 +45,16 @@ def evaluate(folder: JobFolder) -> dict[str, Any] | None:
     return metrics
 
 
-def _videos(table: pa.Table) -> Iterator[tuple[str, _Scored]]:
-    """Yield every head and video of a part."""
+def _videos(table: pa.Table) -> Iterator[tuple[str, _Truth, _Logits]]:
+    """Yield head, true labels and logits float32 [C] by output, for every head and video of a part."""
     table = table.filter(table["error_kind"].is_null()).combine_chunks()
     logits = table["logits"].combine_chunks()
     values, ends = logits.values.to_numpy(), logits.offsets.to_numpy()
-    scored: dict[tuple[str, str], _Scored] = {}
+    scored: dict[tuple[str, str], tuple[_Truth, _Logits]] = {}
     columns = (table[name].to_pylist() for name in ("id", "head", "output", "truth"))
     for row, (video, head, output, truth) in enumerate(zip(*columns, strict=True)):
-        entry = scored.setdefault((video, head), _Scored({}, {}))
-        entry.logits[output] = values[ends[row] : ends[row + 1]]
+        truths, by_output = scored.setdefault((video, head), ({}, {}))
+        by_output[output] = values[ends[row] : ends[row + 1]]
         if truth is not None:
-            entry.truth[output] = truth
-    return ((head, entry) for (_, head), entry in scored.items())
+            truths[output] = truth
+    return ((head, *entry) for (_, head), entry in scored.items())

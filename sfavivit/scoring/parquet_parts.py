@@ -6,8 +6,8 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
@@ -21,7 +21,6 @@ from sfavivit.utils.text import one_line
 PART_NAME = re.compile(r"part-(\d+of\d+)-(\d+)\.parquet")
 ROWS_FOLDER = "rows"
 """Folder of the parts alone, so that other programs can read it as one Parquet data set."""
-COMPRESSION = "zstd"
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -57,7 +56,7 @@ def part_files(folder: Path) -> list[Path]:
 def write_part(path: Path, rows: pa.Table) -> None:
     """Write a part, every page with a checksum. Raises as ``write_file``."""
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression=COMPRESSION, write_page_checksum=True)
+    pq.write_table(rows, sink, compression="zstd", write_page_checksum=True)
     write_file(path, sink.getvalue().to_pybytes())
 
 
@@ -80,55 +79,44 @@ def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
         ) from error
 
 
+@dataclass
 class PartWriter:
     """Collects rows and writes them as a part after ``videos`` videos, or ``seconds`` after the first.
 
     Leaving the context writes the rest. Rows whose part could not be written are dropped, never written
-    twice. ``first`` is the number of the first part.
+    twice. ``number`` is that of the next part.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        shard: str,
-        first: int,
-        *,
-        videos: int,
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._folder = folder
-        self._shard = shard
-        self._number = first
-        self._max_videos = videos
-        self._max_seconds = seconds
-        self._clock = clock
-        self._rows: list[Row] = []
-        self._videos = 0
-        self._since = 0.0
+    folder: Path
+    shard: str
+    number: int
+    videos: int
+    seconds: float
+    clock: Callable[[], float] = time.monotonic
+    _rows: list[Row] = field(default_factory=list, init=False)
+    _videos: int = field(default=0, init=False)
+    _since: float = field(default=0.0, init=False)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.flush()
 
     def add(self, rows: list[Row]) -> None:
         """Add all rows of one video, or none, to let time pass. Raises ``ScoringError``."""
         if rows:
-            self._since = self._since if self._rows else self._clock()
+            self._since = self._since if self._rows else self.clock()
             self._rows += rows
             self._videos += 1
-        late = self._rows and self._clock() - self._since >= self._max_seconds
-        if late or self._videos >= self._max_videos:
+        late = self._rows and self.clock() - self._since >= self.seconds
+        if late or self._videos >= self.videos:
             self.flush()
 
     def flush(self) -> None:
         """Write the rows collected so far durably. Raises ``ScoringError``."""
         rows, self._rows, self._videos = self._rows, [], 0
         if rows:
-            path = self._folder / ROWS_FOLDER / f"part-{self._shard}-{self._number:06d}.parquet"
+            path = self.folder / ROWS_FOLDER / f"part-{self.shard}-{self.number:06d}.parquet"
             write_part(path, pa.Table.from_pylist(rows, SCHEMA))
-            self._number += 1
+            self.number += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from itertools import chain
 
 from sfavivit.datasets import VideoItem
 from sfavivit.datasets.fetch import open_video
@@ -15,13 +15,6 @@ from sfavivit.inference.recognizer import Recognizer
 from sfavivit.scoring.job_options import ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
 from sfavivit.video.source import VideoSegment
-
-
-class _PendingVideo(NamedTuple):
-    """A video that is being opened in the background: downloaded if need be, hashed, decoding begun."""
-
-    item: VideoItem
-    source: Future[FeatureReader]
 
 
 def score_items(
@@ -38,38 +31,34 @@ def score_items(
         FeatureStoreError: the store cannot be used.
         EngineError: the engine failed.
     """
-    options.classify.resolve(recognizer.manifest)
+    manifest = recognizer.manifest
+    options.classify.resolve(manifest)
     builder = RowBuilder(recognizer.model.catalog, options.classify.heads)
     store = options.open_store()
-
-    manifest = recognizer.manifest
     rate = tubelet_rate(manifest.sampling, manifest.dimensions.tubelet_frames)
 
-    def open_source(item: VideoItem) -> FeatureReader:
+    def open_source(item: VideoItem) -> FeatureReader:  # downloads if need be, hashes, and begins to decode
         aligned = align_to_tubelets(item, rate) if options.align_to_tubelets else item
         video = open_video(item.video, options.fetch_bytes)
         segment = VideoSegment(video, aligned.start_seconds, aligned.end_seconds)
         crops = options.classify.crops
         return FeatureReader(recognizer.model, segment, options.limits, crops=crops, store=store)
 
-    def score(pending: _PendingVideo) -> list[Row]:
+    def score(item: VideoItem, opened: Future[FeatureReader]) -> list[Row]:
         try:
-            with pending.source.result() as source:
+            with opened.result() as source:
                 answer = recognizer.recognize(source, options.classify)
         except (VideoError, InvalidInputError) as error:
-            return builder.error(pending.item, error)
-        return builder.answer(pending.item, answer)
+            return builder.error(item, error)
+        return builder.answer(item, answer)
 
-    upcoming: _PendingVideo | None = None
+    upcoming: tuple[VideoItem, Future[FeatureReader]] | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="sfavivit-open") as opener:
         try:
-            for item in items:
-                present, upcoming = upcoming, _PendingVideo(item, opener.submit(open_source, item))
+            for item in chain(items, [None]):
+                present, upcoming = upcoming, (item, opener.submit(open_source, item)) if item else None
                 if present:
-                    yield score(present)
-            if upcoming:
-                present, upcoming = upcoming, None
-                yield score(present)
+                    yield score(*present)
         finally:
-            if upcoming and not upcoming.source.cancel() and not upcoming.source.exception():
-                upcoming.source.result().close()
+            if upcoming and not upcoming[1].cancel() and not upcoming[1].exception():
+                upcoming[1].result().close()

@@ -55,7 +55,8 @@ def score_in_workers(
     Raises:
         EngineError: workers die before they have loaded the models, or one after another.
     """
-    pool = _WorkerPool(items, models, RowBuilder(catalog, options.classify.heads), options, workers)
+    builder = RowBuilder(catalog, options.classify.heads)
+    pool = _WorkerPool(deque(items), models, builder, options, workers)
     try:
         yield from pool.run()
     finally:
@@ -100,61 +101,54 @@ class _Worker:
         return self.reported or reason
 
 
+@dataclass
 class _WorkerPool:
-    """Up to ``size`` workers, replaced as they die, until all items are done."""
+    """Up to ``size`` workers, replaced as they die, until no videos are waiting."""
 
-    def __init__(
-        self,
-        items: Sequence[VideoItem],
-        models: ModelLocation,
-        builder: RowBuilder,
-        options: ScoreOptions,
-        size: int,
-    ) -> None:
-        self._waiting = deque(items)
-        self._retries: deque[VideoItem] = deque()
-        self._models = models
-        self._builder = builder
-        self._options = options
-        self._size = size
-        self._workers: dict[Connection, _Worker] = {}
-        self._deaths = 0
+    waiting: deque[VideoItem]
+    models: ModelLocation
+    builder: RowBuilder
+    options: ScoreOptions
+    size: int
+    retries: deque[VideoItem] = field(default_factory=deque)
+    workers: dict[Connection, _Worker] = field(default_factory=dict)
+    deaths: int = 0
 
     def run(self) -> Generator[list[Row], None, None]:
         """Yield as ``score_in_workers``."""
-        while self._waiting or self._retries or self._workers:
+        while self.waiting or self.retries or self.workers:
             self._spawn()
-            pipes = wait(list(self._workers), TICK_SECONDS)
+            pipes = wait(list(self.workers), TICK_SECONDS)
             if not pipes:
                 yield []
             for pipe in pipes:
                 assert isinstance(pipe, Connection)
-                yield from self._receive(self._workers[pipe])
+                yield from self._receive(self.workers[pipe])
 
     def close(self) -> None:
         """Kill the workers that are left; their decoders die with them."""
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             worker.process.kill()
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             worker.process.join()
             worker.pipe.close()
-        self._workers.clear()
+        self.workers.clear()
 
     def _spawn(self) -> None:
         """Start workers while videos wait that no starting worker will take, and there is room for them."""
-        starting = sum(not worker.ready and not worker.retried for worker in self._workers.values())
-        while len(self._workers) < self._size and (self._retries or len(self._waiting) > starting):
-            retried = self._retries.popleft() if self._retries else None
+        starting = sum(not worker.ready and not worker.retried for worker in self.workers.values())
+        while len(self.workers) < self.size and (self.retries or len(self.waiting) > starting):
+            retried = self.retries.popleft() if self.retries else None
             starting += not retried
             pipe, other = multiprocessing.Pipe()
             context = multiprocessing.get_context("spawn")
             process = context.Process(
-                target=work, args=(other, self._models, self._options), name="sfavivit-score", daemon=True
+                target=work, args=(other, self.models, self.options), name="sfavivit-score", daemon=True
             )
             with _signals_blocked():
                 process.start()
             other.close()
-            self._workers[pipe] = _Worker(process, pipe, retried)
+            self.workers[pipe] = _Worker(process, pipe, retried)
 
     def _receive(self, worker: _Worker) -> Generator[list[Row], None, None]:
         """Handle one message of a worker: None when it is ready, rows, an error, or the end of its pipe."""
@@ -172,7 +166,7 @@ class _WorkerPool:
             for _ in range(MAX_IN_FLIGHT):
                 self._send_next(worker)
         else:
-            self._deaths = 0
+            self.deaths = 0
             worker.in_flight.popleft()
             yield message
             self._send_next(worker)
@@ -183,11 +177,11 @@ class _WorkerPool:
         if worker.retried:
             worker.send(None if worker.in_flight else worker.retried)
         else:
-            worker.send(self._waiting.popleft() if self._waiting else None)
+            worker.send(self.waiting.popleft() if self.waiting else None)
 
     def _reap(self, worker: _Worker) -> Generator[list[Row], None, None]:
         """Remove a worker that has ended; the videos it had are tried again, or become errors."""
-        del self._workers[worker.pipe]
+        del self.workers[worker.pipe]
         worker.pipe.close()
         reason = worker.exit_reason()
         if not worker.ready:
@@ -196,17 +190,17 @@ class _WorkerPool:
             )
         if not worker.in_flight:
             return
-        self._deaths += 1
-        if self._deaths >= MAX_DEATHS:
+        self.deaths += 1
+        if self.deaths >= MAX_DEATHS:
             raise EngineError(
-                f"{self._deaths} workers ended one after another, the last by {reason}; if memory is short, "
+                f"{self.deaths} workers ended one after another, the last by {reason}; if memory is short, "
                 "use fewer workers"
             )
         if worker.retried:
             error = WorkerDiedError(f"{worker.retried.video!r}: ended two workers, the second by {reason}")
-            yield self._builder.error(worker.retried, error)
+            yield self.builder.error(worker.retried, error)
         else:
-            self._retries += worker.in_flight
+            self.retries += worker.in_flight
 
 
 @contextmanager

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(300)  # processes by the dozen, perhaps on a bu
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every kind of broken video among good ones."""
+    """A list with every kind of broken video among good ones."""
     return make_corpus(tmp_path_factory.mktemp("corpus") / "videos", 18, len(BREAKAGES))
 
 
@@ -104,7 +104,7 @@ def test_standard_input_and_a_folder(repository: Path, corpus: Path, tmp_path: P
 
 
 def failure(*arguments: str | Path) -> SfaVivitError:
-    """What the command raises, in this process."""
+    """Run the command in this process; returns the error that it raises."""
     with pytest.raises(SfaVivitError) as caught:
         get_command(app).main(["score", *map(str, arguments)], standalone_mode=False)
     assert "\n" not in str(caught.value)
@@ -208,7 +208,7 @@ def test_a_signal_ends_the_job_in_good_order(
 
 
 def decoding(pid: int, video: Path, tree: list[psutil.Process]) -> bool:
-    """Whether a worker has asked its decoder for this video; ``tree`` is then all processes there are."""
+    """Return whether a worker decodes this video now; ``tree`` becomes all processes there are."""
     tree[:] = psutil.Process(pid).children(recursive=True)
     for process in tree:
         with suppress(OSError):
@@ -227,7 +227,7 @@ def test_killed_and_resumed(repository: Path, tmp_path: Path) -> None:
 
 
 def test_a_bar_for_terminals(repository: Path, corpus: Path, tmp_path: Path) -> None:
-    """Drawn on stderr and wiped; stdout stays the summary alone."""
+    """The bar is drawn on stderr and wiped; stdout stays the summary alone."""
     videos = tmp_path / "videos.csv"
     videos.write_text(f"video\n{min(corpus.parent.glob('original*.mp4'))}\n/nowhere.mp4\n")
     where = ("--out", tmp_path / "out", "--repository", repository, "--workers", "1")

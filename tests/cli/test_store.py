@@ -27,6 +27,10 @@ def key(number: int, model: str = KEY.spatial_sha256) -> FeatureKey:
     return replace(KEY, video_sha256=f"{number:064x}", spatial_sha256=model)
 
 
+def path_of(store: FeatureStore, number: int) -> Path:
+    return store.path(key(number).digest)
+
+
 def age(path: Path, seconds: float) -> None:
     at = time.time() - seconds
     os.utime(path, (at, at), follow_symlinks=False)
@@ -38,7 +42,7 @@ def store(tmp_path: Path) -> FeatureStore:
     store = FeatureStore(tmp_path / "store")
     for number in range(10):
         store.put(key(number), features(seed=number))
-        age(store.path(key(number).digest), number * DAY)
+        age(path_of(store, number), number * DAY)
     return store
 
 
@@ -49,12 +53,12 @@ def left(store: FeatureStore) -> set[int]:
 def test_verify_lists_what_is_wrong(store: FeatureStore) -> None:
     damaged = {}
     for number, name in enumerate(["half", "folder with content", "fifo", "link to a copy"]):
-        path = damaged[name] = store.path(key(number).digest)
+        path = damaged[name] = path_of(store, number)
         DAMAGES[name](path)
-    shutil.copy(store.path(key(9).digest), store.path(key(8).digest))
+    shutil.copy(path_of(store, 9), path_of(store, 8))
     (store.root / "note\n.txt").touch()
-    (store.path(key(9).digest).parent / "thumbs.db").touch()
-    writing, leftover = (store.path(key(9).digest).parent / f".{c * 16}.tmp" for c in "ab")
+    (path_of(store, 9).parent / "thumbs.db").touch()
+    writing, leftover = (path_of(store, 9).parent / f".{c * 16}.tmp" for c in "ab")
     writing.touch()
     leftover.touch()
     age(leftover, 2 * LEFT_OVER_SECONDS)
@@ -63,7 +67,7 @@ def test_verify_lists_what_is_wrong(store: FeatureStore) -> None:
     *lines, last = done.stdout.splitlines()
     assert last == "10 entries, 5 damaged"
     found = {line.split(": ")[1]: line for line in lines}
-    for path in [*damaged.values(), store.path(key(8).digest)]:
+    for path in [*damaged.values(), path_of(store, 8)]:
         assert found.pop(str(path)).startswith("damaged: ")
     assert found.pop(str(leftover)).startswith("leftover: ")
     copy = next(path for path in found if path.endswith(".copy"))
@@ -73,8 +77,8 @@ def test_verify_lists_what_is_wrong(store: FeatureStore) -> None:
 
 
 def test_verify_can_remove_what_is_damaged(store: FeatureStore) -> None:
-    DAMAGES["half"](store.path(key(1).digest))
-    DAMAGES["folder with content"](store.path(key(2).digest))
+    DAMAGES["half"](path_of(store, 1))
+    DAMAGES["folder with content"](path_of(store, 2))
     (store.root / "note.txt").touch()
     done = run("store", "verify", store.root, "--delete")
     assert done.returncode == 1
@@ -82,7 +86,7 @@ def test_verify_can_remove_what_is_damaged(store: FeatureStore) -> None:
     again = run("store", "verify", store.root)
     assert again.stdout.splitlines()[-1] == "9 entries, 1 damaged"  # a folder is for people to remove
     assert (store.root / "note.txt").exists()
-    assert (store.path(key(2).digest) / "precious").exists()
+    assert (path_of(store, 2) / "precious").exists()
 
 
 def test_a_store_in_order(store: FeatureStore) -> None:
@@ -93,7 +97,7 @@ def test_a_store_in_order(store: FeatureStore) -> None:
 def test_stats(store: FeatureStore) -> None:
     store.put(replace(key(3), start_seconds=1.0), features(20))
     store.put(key(3, "a" * 64), features(30))
-    DAMAGES["half a header"](store.path(key(5).digest))
+    DAMAGES["half a header"](path_of(store, 5))
     (store.root / "note.txt").touch()
     found = json.loads(run("store", "stats", store.root, "--json").stdout)
     sizes = [path.stat().st_size for path in store.root.glob("??/*") if path.stat().st_size > 100]
@@ -104,10 +108,8 @@ def test_stats(store: FeatureStore) -> None:
         "tubelets": 9 * 5 + 20 + 30,
         "video_seconds": pytest.approx((9 * 9 + 39 + 59) / 12.5),
     }
-    assert {model: usage["entries"] for model, usage in found["models"].items()} == {
-        "2" * 64: 10,
-        "a" * 64: 1,
-    }
+    entries = {model: usage["entries"] for model, usage in found["models"].items()}
+    assert entries == {"2" * 64: 10, "a" * 64: 1}
     assert found["others"] == {"foreign": 1}
     assert found["newest"] - found["oldest"] == pytest.approx(9 * DAY, abs=60)
     shown = run("store", "stats", store.root).stdout
@@ -123,12 +125,12 @@ def test_prune_by_age(store: FeatureStore) -> None:
     assert done.returncode == 0
     assert done.stdout.startswith("5 entries and 0 leftovers removed")
     assert dry.stdout.splitlines()[-1].startswith("5 entries and 0 leftovers would be removed")
-    assert set(dry.stdout.splitlines()[:-1]) == {str(store.path(key(k).digest)) for k in range(5, 10)}
+    assert set(dry.stdout.splitlines()[:-1]) == {str(path_of(store, k)) for k in range(5, 10)}
 
 
 @pytest.mark.parametrize(("entries", "kept"), [(0, 0), (3, 3), (3.9, 3), (10, 10), (99, 10)])
 def test_prune_by_size_takes_the_oldest(store: FeatureStore, entries: float, kept: int) -> None:
-    size = store.path(key(0).digest).stat().st_size
+    size = path_of(store, 0).stat().st_size
     assert {path.stat().st_size for path in store.root.glob("??/*")} == {size}
     for place in to_prune(places(store), Keep(max_bytes=int(entries * size))):
         remove(place)
@@ -138,19 +140,17 @@ def test_prune_by_size_takes_the_oldest(store: FeatureStore, entries: float, kep
 def test_prune_by_model(store: FeatureStore, repository: Path) -> None:
     mine = Repository.load(repository).manifest.spatial_sha256
     store.put(key(1, mine), features())
-    DAMAGES["half a header"](store.path(key(7).digest))
+    DAMAGES["half a header"](path_of(store, 7))
     done = run("store", "prune", store.root, "--keep-model", repository)
     assert done.stdout.startswith("9 entries")
     assert left(store) == set()
     assert store.get(key(1, mine))
-    assert store.path(key(7).digest).exists()
+    assert path_of(store, 7).exists()
 
 
 def test_prune_alone_sweeps_what_killed_writers_left(store: FeatureStore) -> None:
-    old, new, foreign = (
-        store.path(key(9).digest).parent / name
-        for name in (f".{'a' * 16}.tmp", f".{'b' * 16}.tmp", ".vimrc.tmp")
-    )
+    names = (f".{'a' * 16}.tmp", f".{'b' * 16}.tmp", ".vimrc.tmp")
+    old, new, foreign = (path_of(store, 9).parent / name for name in names)
     for path in (old, new, foreign):
         path.touch()
     for path in (old, foreign):
@@ -163,20 +163,20 @@ def test_prune_alone_sweeps_what_killed_writers_left(store: FeatureStore) -> Non
 
 def test_prune_spares_folders_and_what_was_written_meanwhile(store: FeatureStore) -> None:
     found = {place.path: place for place in places(store)}
-    rewritten, gone = (store.path(key(k).digest) for k in (7, 8))
+    rewritten, gone = (path_of(store, k) for k in (7, 8))
     store.put(key(7), features(seed=7))
     gone.unlink()
     for path in (rewritten, gone):
         remove(found[path])
     assert left(store) == set(range(10)) - {8}
-    DAMAGES["folder with content"](store.path(key(9).digest))
+    DAMAGES["folder with content"](path_of(store, 9))
     assert run("store", "prune", store.root, "--older-than", "0").returncode == 0
-    assert (store.path(key(9).digest) / "precious").exists()
+    assert (path_of(store, 9) / "precious").exists()
 
 
 def test_entries_that_go_while_they_are_counted(store: FeatureStore) -> None:
     found = places(store)
-    store.path(key(0).digest).unlink()
+    path_of(store, 0).unlink()
     assert (stats(found).total.entries, stats(found).damaged) == (9, 0)
 
 

@@ -63,7 +63,7 @@ def test_videos_from_elsewhere(
 
 
 def test_a_list_from_elsewhere(web: str, memory: Any, tmp_path: Path) -> None:
-    """Its relative videos lie beside it; what cannot be fetched is an error of the list."""
+    """Relative videos of a list lie beside it; what cannot be fetched is an error of the list."""
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "a.csv").write_text("video,label\nb/c.mp4,x\n/d.mp4,y\nmemory://e.mp4,z\n")
     videos = [f"{web}/lists/b/c.mp4", "/d.mp4", "memory://e.mp4"]

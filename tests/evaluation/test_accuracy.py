@@ -30,6 +30,13 @@ LETTERS = "abcdefghijk"
 SCORES = st.integers(-4, 4).map(lambda quarter: quarter / 4)
 
 
+def one_video(labels: Sequence[str] = "ab", truth: int = 0) -> Evaluation:
+    """An evaluation of one output that counted one video, which was recognised."""
+    evaluation = Evaluation({"": labels})
+    evaluation.add({"": truth}, {"": one_hot(len(labels), truth)})
+    return evaluation
+
+
 class Video(NamedTuple):
     truth: int | None
     logits: Logits
@@ -197,9 +204,8 @@ def read_csv(path: Path) -> list[list[str]]:
 def test_files_say_what_was_counted(tmp_path: Path) -> None:
     evaluation = Evaluation({"verb": ["cut, slowly", "open"], "noun": ["pan", "tap", "lid"]})
     for verb, noun, best_verb, best_noun in [(0, 1, 0, 2), (0, 1, 1, 1), (1, 1, 1, 0)]:
-        evaluation.add(
-            {"verb": verb, "noun": noun}, {"verb": one_hot(2, best_verb), "noun": one_hot(3, best_noun)}
-        )
+        logits = {"verb": one_hot(2, best_verb), "noun": one_hot(3, best_noun)}
+        evaluation.add({"verb": verb, "noun": noun}, logits)
     files = evaluation.write(tmp_path, "long")
     kinds = ["confusion_long_{}.csv", "per_class_long_{}.csv", "confusion_long_{}.png"]
     assert files == [tmp_path / kind.format(output) for output in ("verb", "noun") for kind in kinds]
@@ -221,8 +227,7 @@ def test_files_say_what_was_counted(tmp_path: Path) -> None:
 
 def test_no_field_of_a_table_is_a_formula(tmp_path: Path) -> None:
     """Label files come from anywhere, and tables are opened in spreadsheets."""
-    evaluation = Evaluation({"": ["=1+2", "@SUM(A1)", "-open", "plain - text"]})
-    evaluation.add({"": 2}, {"": one_hot(4, 2)})
+    evaluation = one_video(["=1+2", "@SUM(A1)", "-open", "plain - text"], truth=2)
     confusion, per_class = map(read_csv, evaluation.write(tmp_path, "x")[:2])
     shown = ["'=1+2", "'@SUM(A1)", "'-open", "plain - text"]
     assert confusion[0][1:] == [row[0] for row in confusion[1:]] == [row[0] for row in per_class[1:]] == shown
@@ -236,10 +241,8 @@ def test_nothing_evaluated_nothing_written(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    evaluation = Evaluation({"": "ab"})
-    evaluation.add({"": 0}, {"": one_hot(2)})
     with pytest.raises(UsageError, match="confusion_x.csv' cannot be written: No such file"):
-        evaluation.write(tmp_path / "none", "x")
+        one_video().write(tmp_path / "none", "x")
 
 
 def picture_of(tmp_path: Path, confusion: NDArray[np.int64], labels: Sequence[str]) -> NDArray[np.float32]:
@@ -288,10 +291,8 @@ def test_the_picture_has_only_classes_that_occur(tmp_path: Path) -> None:
 
 def test_without_matplotlib_the_tables_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    evaluation = Evaluation({"": "ab"})
-    evaluation.add({"": 0}, {"": one_hot(2)})
     with pytest.raises(UsageError, match="matplotlib"):
-        evaluation.write(tmp_path, "x")
+        one_video().write(tmp_path, "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion_x.csv", "per_class_x.csv"]
 
 

@@ -47,7 +47,7 @@ def test_an_answer(repository: Path, tmp_path: Path) -> None:
 
 
 def test_a_refusal(repository: Path, tmp_path: Path) -> None:
-    """Half of them ended with an internal error of gRPC's instead."""
+    """Without ``ServedStatus`` half of the calls end with an internal error of gRPC's instead."""
     (tmp_path / "tokens").write_text(TOKEN)
     with running_service(repository, security=Security(token_file=tmp_path / "tokens")) as server:
         answers = asyncio.run(last_answers(address_of(server), b"", Query()))

@@ -68,7 +68,7 @@ def visit(browser: Browser, file: Path, *, width: int = 1200, height: int = 900)
 
 
 def wait_until(page: Page, expression: str, milliseconds: int = 10_000) -> None:
-    """Until a JavaScript expression holds. Playwright's own way needs a page that may evaluate strings."""
+    """Wait until a JavaScript expression holds; Playwright's own way would have to evaluate strings."""
     page.evaluate(
         f"""async () => {{
             const end = performance.now() + {milliseconds};

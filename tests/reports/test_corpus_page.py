@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from sfavivit.errors import UsageError
 from sfavivit.reports import corpus_page
@@ -88,81 +88,82 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def shown(browser: Browser, job: Path) -> Iterator[Page]:
+    with visit(browser, job / "report.html") as visited:
+        yield visited.page
+
+
 def numbers(fits: str) -> list[int]:
     """Numbers of the videos for which an expression of ``n`` holds."""
     return [n for n in range(VIDEOS) if eval(fits, {}, {"n": n})]
 
 
-def test_counts_metrics_and_the_confusion_matrix(browser: Browser, job: Path) -> None:
+def test_counts_metrics_and_the_confusion_matrix(shown: Page) -> None:
     broken, damaged = len(numbers("n % 7 == 0")), len(numbers("n % 7 and n % 9 == 0"))
     hours = sum(numbers("n % 7")) / 3600
-    with visit(browser, job / "report.html") as visited:
-        shown = visited.page
-        expect(shown.locator("#tiles strong")).to_have_text(
-            [str(VIDEOS), str(VIDEOS - broken), str(broken), str(damaged), f"{hours:.2f}"]
-        )
-        expect(shown.locator("#errors li")).to_have_text([f"decode{broken}"])
-        odd = len(numbers("n % 7 and n % 2"))
-        counts = {"wash <b>up": odd, "Cut": VIDEOS - broken - odd}
-        most = sorted(counts, key=lambda label: -counts[label])
-        expect(shown.locator("#common li")).to_have_text([f"{label}{counts[label]}" for label in most])
-        expect(shown.locator("#metrics div")).to_have_text(
-            ["h videos1,051", "h verb top1100.0%", "h action top175.5%"]
-        )
-        shown.locator("#picture-details summary").click()
-        assert shown.evaluate("document.getElementById('picture').naturalWidth") == 8
-        shown.locator("#output").select_option(label="h / noun")
-        expect(shown.locator("#picture-details")).to_be_hidden()
+    expect(shown.locator("#tiles strong")).to_have_text(
+        [str(VIDEOS), str(VIDEOS - broken), str(broken), str(damaged), f"{hours:.2f}"]
+    )
+    expect(shown.locator("#errors li")).to_have_text([f"decode{broken}"])
+    odd = len(numbers("n % 7 and n % 2"))
+    counts = {"wash <b>up": odd, "Cut": VIDEOS - broken - odd}
+    most = sorted(counts, key=lambda label: -counts[label])
+    expect(shown.locator("#common li")).to_have_text([f"{label}{counts[label]}" for label in most])
+    expect(shown.locator("#metrics div")).to_have_text(
+        ["h videos1,051", "h verb top1100.0%", "h action top175.5%"]
+    )
+    shown.locator("#picture-details summary").click()
+    assert shown.evaluate("document.getElementById('picture').naturalWidth") == 8
+    shown.locator("#output").select_option(label="h / noun")
+    expect(shown.locator("#picture-details")).to_be_hidden()
 
 
-def test_filter_search_sort_and_pages(browser: Browser, job: Path) -> None:
-    with visit(browser, job / "report.html") as visited:
-        shown = visited.page
-        names = shown.locator("#table tbody td:first-child")
+def test_filter_search_sort_and_pages(shown: Page) -> None:
+    names = shown.locator("#table tbody td:first-child")
 
-        def expect_rows(found: list[int]) -> None:
-            expect(shown.locator("#found")).to_have_text(f"{len(found)} of {VIDEOS}")
-            expect(names).to_contain_text([f"v{number:03d}.mp4" for number in found[:PAGE_ROWS]])
-            expect(names).to_have_count(min(PAGE_ROWS, len(found)))
+    def expect_rows(found: list[int]) -> None:
+        expect(shown.locator("#found")).to_have_text(f"{len(found)} of {VIDEOS}")
+        expect(names).to_contain_text([f"v{number:03d}.mp4" for number in found[:PAGE_ROWS]])
+        expect(names).to_have_count(min(PAGE_ROWS, len(found)))
 
-        expect_rows(numbers("True"))
-        shown.locator("#next").click()
-        shown.locator("#next").click()
-        expect(shown.locator("#page")).to_have_text("51 to 60 of 60")
-        expect(shown.locator("#next")).to_be_disabled()
-        for value, fits in {
-            "wrong": "n % 7 and n % 5 == 0",
-            "failed": "n % 7 == 0",
-            "damaged": "n % 7 and n % 9 == 0",
-        }.items():
-            shown.locator("#filter").select_option(value)
-            expect_rows(numbers(fits))
-        expect(names.first).to_contain_text("broken near second 1")
-        shown.locator("#filter").select_option("all")
-        shown.locator("#search").fill("</SCRIPT> day/v01")
-        expect_rows([14])
-        shown.locator("#search").fill("wash")
-        expect_rows(numbers("n % 7 and (n % 2 or n % 5 == 0)"))
-        shown.locator("#search").fill("")
-        shown.get_by_role("button", name="Confidence").click()
-        expect_rows(numbers("n % 7")[::-1] + numbers("n % 7 == 0"))
-        expect(shown.locator('th[data-key="percent"]')).to_have_attribute("aria-sort", "descending")
-        assert shown.locator("tbody i, tbody b").count() == 0, "labels and errors are text"
+    expect_rows(numbers("True"))
+    shown.locator("#next").click()
+    shown.locator("#next").click()
+    expect(shown.locator("#page")).to_have_text("51 to 60 of 60")
+    expect(shown.locator("#next")).to_be_disabled()
+    for value, fits in {
+        "wrong": "n % 7 and n % 5 == 0",
+        "failed": "n % 7 == 0",
+        "damaged": "n % 7 and n % 9 == 0",
+    }.items():
+        shown.locator("#filter").select_option(value)
+        expect_rows(numbers(fits))
+    expect(names.first).to_contain_text("broken near second 1")
+    shown.locator("#filter").select_option("all")
+    shown.locator("#search").fill("</SCRIPT> day/v01")
+    expect_rows([14])
+    shown.locator("#search").fill("wash")
+    expect_rows(numbers("n % 7 and (n % 2 or n % 5 == 0)"))
+    shown.locator("#search").fill("")
+    shown.get_by_role("button", name="Confidence").click()
+    expect_rows(numbers("n % 7")[::-1] + numbers("n % 7 == 0"))
+    expect(shown.locator('th[data-key="percent"]')).to_have_attribute("aria-sort", "descending")
+    assert shown.locator("tbody i, tbody b").count() == 0, "labels and errors are text"
 
 
-def test_strips_show_the_timeline(browser: Browser, job: Path) -> None:
-    with visit(browser, job / "report.html") as visited:
-        strip = visited.page.locator("#table tbody tr").nth(1).locator("svg")
-        expect(strip).to_have_attribute("aria-label", "wash <b>up, then Cut")
-        widths = strip.locator("rect").evaluate_all("all => all.map(rect => rect.width.baseVal.value)")
-        colours = strip.locator("rect").evaluate_all("all => all.map(rect => getComputedStyle(rect).fill)")
-        bars = visited.page.locator("#common li").evaluate_all(
-            "all => all.map(li => getComputedStyle(li.querySelector('i')).backgroundColor)"
-        )
-        names = visited.page.locator("#common li span:first-child").all_inner_texts()
-        legend = dict(zip(names, bars, strict=True))
-        assert colours == [legend["wash <b>up"], legend["Cut"]] and colours[0] != colours[1]
-        assert widths == [STRIP_SLOTS * 3 / 4, STRIP_SLOTS / 4]
+def test_strips_show_the_timeline(shown: Page) -> None:
+    strip = shown.locator("#table tbody tr").nth(1).locator("svg")
+    expect(strip).to_have_attribute("aria-label", "wash <b>up, then Cut")
+    widths = strip.locator("rect").evaluate_all("all => all.map(rect => rect.width.baseVal.value)")
+    colours = strip.locator("rect").evaluate_all("all => all.map(rect => getComputedStyle(rect).fill)")
+    bars = shown.locator("#common li").evaluate_all(
+        "all => all.map(li => getComputedStyle(li.querySelector('i')).backgroundColor)"
+    )
+    names = shown.locator("#common li span:first-child").all_inner_texts()
+    legend = dict(zip(names, bars, strict=True))
+    assert colours == [legend["wash <b>up"], legend["Cut"]] and colours[0] != colours[1]
+    assert widths == [STRIP_SLOTS * 3 / 4, STRIP_SLOTS / 4]
 
 
 def test_nothing_is_wider_than_a_phone(browser: Browser, job: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_bin_is_the_mean_over_its_tubelets_and_their_windows(
 
 
 def test_lanes_are_those_of_the_timeline(recognizer: Recognizer, tmp_path: Path) -> None:
-    """Where a lane wins is where the timeline, which is made elsewhere, says that its label is."""
+    """A lane wins where the timeline, which is made elsewhere, has its label."""
     video = encode(tmp_path / "a.mp4", random_frames(301, seed=3).repeat(2, 1).repeat(2, 2))
     recorder = recorder_for(recognizer)
     answer = recognizer.classify(video, ClassifyOptions(top_k=2), on_window=recorder)
@@ -73,7 +73,7 @@ def test_lanes_are_those_of_the_timeline(recognizer: Recognizer, tmp_path: Path)
 
 
 def test_a_long_video_of_many_labels_has_a_bound() -> None:
-    """Twelve hours in which 100 labels win, the first of them for longest."""
+    """In twelve hours 100 labels win, the first of them for longest."""
     classes, hours = 100, 12
     recorder = CurveRecorder(0.16)
     rng = np.random.default_rng(0)

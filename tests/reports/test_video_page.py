@@ -6,7 +6,7 @@ import base64
 import json
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ AT_TIME = "Math.abs(document.getElementById('video').currentTime - {}) < 0.05"
 
 @pytest.fixture(scope="module")
 def hostile_recognizer(recognizer: Recognizer) -> Recognizer:
-    """Every label is hostile, and still one of its own."""
+    """A recognizer whose labels are all hostile, and still differ."""
     labels = {
         head: {output: tuple(f"{label} {HOSTILE}" for label in names) for output, names in outputs.items()}
         for head, outputs in recognizer.model.labels.items()
@@ -46,7 +46,7 @@ def hostile_recognizer(recognizer: Recognizer) -> Recognizer:
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve seconds whose labels change, under a name that must be quoted everywhere."""
+    """A video of 12 s whose labels change, under a name that must be quoted everywhere."""
     folder = tmp_path_factory.mktemp("video") / "a b"
     folder.mkdir()
     frames = random_frames(300, seed=19).repeat(4, 1).repeat(4, 2)
@@ -64,15 +64,22 @@ def report(recognizer: Recognizer, video: Path) -> VideoReport:
 
 
 @pytest.fixture
-def written(
-    recognizer: Recognizer, report: VideoReport, tmp_path: Path
-) -> Callable[..., Path]:  # of any reports
-    def write(*reports: VideoReport, recognizer: Recognizer = recognizer) -> Path:
+def written(recognizer: Recognizer, report: VideoReport, tmp_path: Path) -> Callable[..., Path]:
+    """Writes the page of some reports (none: of ``report``); returns its file."""
+
+    def write(*reports: VideoReport) -> Path:
         file = tmp_path / "report.html"
         write_report(file, reports or (report,), recognizer, Limits())
         return file
 
     return write
+
+
+@pytest.fixture
+def shown(browser: Browser, written: Callable[..., Path]) -> Iterator[Page]:
+    """The page of ``report``."""
+    with visit(browser, written()) as visited:
+        yield visited.page
 
 
 def label_at(report: VideoReport, seconds: float, output: int = 0) -> str:
@@ -88,37 +95,30 @@ def click_at(page: Page, seconds: float, report: VideoReport) -> None:
     page.locator("#surface").click(position={"x": share * box["width"], "y": box["height"] - 10})
 
 
-def test_lanes_click_to_seek_and_the_current_label(
-    browser: Browser, written: Callable[..., Path], report: VideoReport
-) -> None:
-    with visit(browser, written()) as visited:
-        shown = visited.page
-        curves = report.outputs[0].curves
-        assert curves is not None
-        names = shown.locator("#rows > .label:not(:empty)")
-        expect(names).to_have_text([lane.label for lane in curves.lanes])
-        expect(shown.locator(".lane")).to_have_count(len(curves.lanes))
-        expect(shown.locator(".strip img")).to_have_count(24)
-        wait_until(shown, "playable")
-        segments = report.outputs[0].result.timeline
-        assert len({segment.label for segment in segments}) >= 3
-        for segment in segments:
-            middle = (segment.start_seconds + segment.end_seconds) / 2
-            click_at(shown, middle, report)
-            wait_until(shown, AT_TIME.format(middle))
-            expect(shown.locator("#current-label")).to_have_text(segment.label)
-            expect(shown.locator("#rows > .label.on")).to_have_text(segment.label)
-            expect(shown.locator("#segments tr.on td").nth(2)).to_have_text(segment.label)
+def test_lanes_click_to_seek_and_the_current_label(shown: Page, report: VideoReport) -> None:
+    curves = report.outputs[0].curves
+    assert curves is not None
+    names = shown.locator("#rows > .label:not(:empty)")
+    expect(names).to_have_text([lane.label for lane in curves.lanes])
+    expect(shown.locator(".lane")).to_have_count(len(curves.lanes))
+    expect(shown.locator(".strip img")).to_have_count(24)
+    wait_until(shown, "playable")
+    segments = report.outputs[0].result.timeline
+    assert len({segment.label for segment in segments}) >= 3
+    for segment in segments:
+        middle = (segment.start_seconds + segment.end_seconds) / 2
+        click_at(shown, middle, report)
+        wait_until(shown, AT_TIME.format(middle))
+        expect(shown.locator("#current-label")).to_have_text(segment.label)
+        expect(shown.locator("#rows > .label.on")).to_have_text(segment.label)
+        expect(shown.locator("#segments tr.on td").nth(2)).to_have_text(segment.label)
 
 
-def test_heights_are_confidences(browser: Browser, written: Callable[..., Path], report: VideoReport) -> None:
+def test_heights_are_confidences(shown: Page, report: VideoReport) -> None:
     """The drawn outline of every lane, read back from its path."""
     curves = report.outputs[0].curves
     assert curves is not None
-    with visit(browser, written()) as visited:
-        paths = visited.page.eval_on_selector_all(
-            ".lane path.all", "all => all.map(path => path.getAttribute('d'))"
-        )
+    paths = shown.eval_on_selector_all(".lane path.all", "all => all.map(path => path.getAttribute('d'))")
     for lane, path in zip(curves.lanes, paths, strict=True):
         points = re.findall(r"L(\d+\.5) ([\d.]+)", path)
         assert [float(x) for x, _ in points] == [k + 0.5 for k in range(len(lane.confidences))]
@@ -126,28 +126,26 @@ def test_heights_are_confidences(browser: Browser, written: Callable[..., Path],
         np.testing.assert_allclose(drawn, lane.confidences, atol=0.5 / 255 + 1e-3)
 
 
-def test_keys_playback_and_hover(browser: Browser, written: Callable[..., Path], report: VideoReport) -> None:
-    with visit(browser, written()) as visited:
-        shown = visited.page
-        wait_until(shown, "playable")
-        keys = {"ArrowRight": 1, "Shift+ArrowRight": 11, "ArrowLeft": 10}
-        for key, seconds in keys.items():
-            shown.keyboard.press(key)
-            wait_until(shown, AT_TIME.format(seconds))
-        for _ in range(3):
-            shown.keyboard.press("Shift+ArrowLeft")
-        expect(shown.locator("#clock")).to_have_text("0:00.0")
-        second = report.outputs[0].result.timeline[1].start_seconds
-        shown.evaluate("player.playbackRate = 4")
-        shown.keyboard.press("Space")
-        wait_until(shown, f"player.currentTime > {second}", 60_000)
-        shown.keyboard.press("Space")
-        wait_until(shown, "player.paused")
-        label = label_at(report, shown.evaluate("player.currentTime"))
-        assert label != label_at(report, 0)
-        wait_until(shown, f"document.getElementById('current-label').textContent === {json.dumps(label)}")
-        shown.locator("#surface").hover(position={"x": 5, "y": 30})
-        expect(shown.locator("#tip")).to_contain_text(f"· {label_at(report, 0)} ·")
+def test_keys_playback_and_hover(shown: Page, report: VideoReport) -> None:
+    wait_until(shown, "playable")
+    keys = {"ArrowRight": 1, "Shift+ArrowRight": 11, "ArrowLeft": 10}
+    for key, seconds in keys.items():
+        shown.keyboard.press(key)
+        wait_until(shown, AT_TIME.format(seconds))
+    for _ in range(3):
+        shown.keyboard.press("Shift+ArrowLeft")
+    expect(shown.locator("#clock")).to_have_text("0:00.0")
+    second = report.outputs[0].result.timeline[1].start_seconds
+    shown.evaluate("player.playbackRate = 4")
+    shown.keyboard.press("Space")
+    wait_until(shown, f"player.currentTime > {second}", 60_000)
+    shown.keyboard.press("Space")
+    wait_until(shown, "player.paused")
+    label = label_at(report, shown.evaluate("player.currentTime"))
+    assert label != label_at(report, 0)
+    wait_until(shown, f"document.getElementById('current-label').textContent === {json.dumps(label)}")
+    shown.locator("#surface").hover(position={"x": 5, "y": 30})
+    expect(shown.locator("#tip")).to_contain_text(f"· {label_at(report, 0)} ·")
 
 
 def test_hostile_labels_and_names_are_text(
@@ -221,7 +219,7 @@ def test_a_video_that_no_browser_plays_still_has_a_timeline(
 
 
 def test_the_page_may_not_use_the_network(browser: Browser, written: Callable[..., Path]) -> None:
-    """Nor run a script that is not its own, should one get in."""
+    """A script that is not its own does not run, should one get in."""
     with socket.create_server(("127.0.0.1", 0)) as server, visit(browser, written()) as visited:
         denied = visited.page.evaluate(
             """async (address) => {

@@ -7,8 +7,8 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
-from sfavivit.errors import EngineError, ScoringError, UsageError
+from sfavivit.errors import EngineError, ScoringError, SfaVivitError, UsageError
 from sfavivit.inference.options import ClassifyOptions, Views
+from sfavivit.inference.results import LabelScore, Segment
 from sfavivit.scoring.folder import JobFolder
 from sfavivit.scoring.job import JobProgress, run_job
 from sfavivit.scoring.job_options import Output, ScoreOptions, Shard
@@ -43,7 +44,7 @@ def asking(options: ScoreOptions, **changes: Any) -> ScoreOptions:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Of 0.64 s to 1.92 s, the longest more than a window of both heads."""
+    """Three videos of 0.64 s to 1.92 s, the longest more than a window of both heads."""
     folder = tmp_path_factory.mktemp("videos")
     return [
         encode(folder / f"{k}.mp4", random_frames(16 * (k + 1), seed=k).repeat(4, 1).repeat(4, 2))
@@ -61,98 +62,99 @@ def items(videos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[
     return [*good, VideoItem("text", str(broken), {}), part, VideoItem("gone", "/nowhere.mp4", {}), late]
 
 
-@contextmanager
-def folder_of(recognizer: Recognizer, output: Output, options: ScoreOptions = BOTH) -> Iterator[JobFolder]:
-    with JobFolder.opened(record_of(recognizer.model.catalog, options), output) as folder:
-        yield folder
+@dataclass(frozen=True)
+class Job:
+    """A job on ``folder``, by default with both heads; ``output``: other fields of ``Output``."""
+
+    recognizer: Recognizer
+    folder: Path
+
+    def opened(self, options: ScoreOptions = BOTH, **output: Any) -> AbstractContextManager[JobFolder]:
+        record = record_of(self.recognizer.model.catalog, options)
+        return JobFolder.opened(record, Output(self.folder, **output))
+
+    def score(self, items: Sequence[VideoItem], options: ScoreOptions = BOTH, **output: Any) -> JobProgress:
+        with self.opened(options, **output) as folder:
+            return run_job(folder, items, partial(score_items, self.recognizer, options=options))
+
+    def rows(self) -> list[Row]:
+        return rows_in(self.folder)
 
 
-def score(
-    recognizer: Recognizer, items: Sequence[VideoItem], output: Output, options: ScoreOptions = BOTH
-) -> JobProgress:
-    with folder_of(recognizer, output, options) as folder:
-        return run_job(folder, items, partial(score_items, recognizer, options=options))
+@pytest.fixture
+def job(recognizer: Recognizer, tmp_path: Path) -> Job:
+    return Job(recognizer, tmp_path)
+
+
+def logits_in(folder: Path) -> dict[tuple[str, str, str], list[float]]:
+    return {(row["id"], row["head"], row["output"]): row["logits"] for row in rows_in(folder)}
 
 
 def videos_in(folder: Path) -> Counter[str]:
-    """How many parts each video is in."""
+    """Return the number of parts that each video is in."""
     return Counter(
         video for part in part_files(folder) for video in set(read_part(part, ["id"])["id"].to_pylist())
     )
 
 
-def test_rows_are_the_answers_of_classify(
-    recognizer: Recognizer, items: list[VideoItem], tmp_path: Path
-) -> None:
-    state = score(recognizer, items, Output(tmp_path))
+def test_rows_are_the_answers_of_classify(job: Job, items: list[VideoItem]) -> None:
+    state = job.score(items)
     assert (state.videos, state.before, state.done, state.failed) == (7, 0, 7, 3)
-    rows = {(row["id"], row["head"], row["output"]): row for row in rows_in(tmp_path)}
+    rows = {(row["id"], row["head"], row["output"]): row for row in job.rows()}
     outputs = [("default", ""), ("long", "verb"), ("long", "noun")]
     assert rows.keys() == {(item.id, *output) for item in items for output in outputs}
     for item in (items[0], items[2], items[4]):
-        answer = recognizer.classify(
+        answer = job.recognizer.classify(
             VideoSegment(item.video, start_seconds=item.start_seconds, end_seconds=item.end_seconds)
         )
         for head, output in outputs:
             row, result = rows[item.id, head, output], answer.heads[head][output]
             assert np.array_equal(np.float32(row["logits"]), result.logits)
-            assert list(zip(row["labels"], row["confidences"], strict=True)) == [
-                (score.label, score.confidence) for score in result.labels
-            ]
-            assert [tuple(segment.values()) for segment in row["timeline"]] == [
-                (s.start_seconds, s.end_seconds, s.label, s.confidence) for s in result.timeline
-            ]
-            assert (row["frames_used"], row["duration_seconds"]) == (
-                answer.frames_used,
-                answer.duration_seconds,
-            )
+            assert tuple(map(LabelScore, row["labels"], row["confidences"])) == result.labels
+            assert tuple(Segment(**segment) for segment in row["timeline"]) == result.timeline
+            measured = (answer.frames_used, answer.duration_seconds)
+            assert (row["frames_used"], row["duration_seconds"]) == measured
             assert row["total_seconds"] > 0 and row["spatial_seconds"] > 0 and row["error_kind"] is None
-            assert row["spatial_sha256"] == recognizer.manifest.spatial_sha256
+            assert row["spatial_sha256"] == job.recognizer.manifest.spatial_sha256
     assert [rows["v1", *output]["truth"] for output in outputs] == ["1", "class 1", None]
     kinds = {"text": "not_a_video", "gone": "not_found", "late": "invalid_input"}
     for video, kind in kinds.items():
         row = rows[video, "long", "noun"]
-        assert (row["error_kind"], row["logits"], row["timeline"], row["total_seconds"]) == (
-            kind,
-            [],
-            [],
-            None,
-        )
+        assert (row["error_kind"], row["total_seconds"]) == (kind, None)
+        assert row["logits"] == row["timeline"] == []
         assert row["error_message"] and "\n" not in row["error_message"]
     digests = {row["head_sha256"] for row in rows.values()}
     assert len(digests) == 2 and None not in digests
 
 
-def test_views_have_no_timeline(recognizer: Recognizer, items: list[VideoItem], tmp_path: Path) -> None:
+def test_views_have_no_timeline(job: Job, items: list[VideoItem]) -> None:
     options = asking(DEFAULT, views=Views(2, 3))
-    score(recognizer, items[2:3], Output(tmp_path), options)
-    (row,) = rows_in(tmp_path)
-    answer = recognizer.classify(items[2].video, ClassifyOptions(heads=("default",), views=Views(2, 3)))
+    job.score(items[2:3], options)
+    (row,) = job.rows()
+    answer = job.recognizer.classify(items[2].video, ClassifyOptions(heads=("default",), views=Views(2, 3)))
     assert np.array_equal(np.float32(row["logits"]), answer.heads["default"][""].logits)
     assert row["timeline"] == []
 
 
-def test_only_new_videos_are_scored(recognizer: Recognizer, items: list[VideoItem], tmp_path: Path) -> None:
+def test_only_new_videos_are_scored(job: Job, items: list[VideoItem]) -> None:
     asked: list[str] = []
 
     def executor(pending: Sequence[VideoItem]) -> Generator[list[Row], None, None]:
         asked.extend(item.id for item in pending)
-        yield from score_items(recognizer, pending, BOTH)
+        yield from score_items(job.recognizer, pending, BOTH)
 
     for count in (2, 4, 7, 7):
-        with folder_of(recognizer, Output(tmp_path)) as folder:
+        with job.opened() as folder:
             state = run_job(folder, items[:count], executor)
         assert state.done == count == len(asked)
     assert asked == [item.id for item in items]
     assert (state.before, state.failed) == (7, 3)
-    assert len(part_files(tmp_path)) == 3
-    assert set(videos_in(tmp_path).values()) == {1}
+    assert len(part_files(job.folder)) == 3
+    assert set(videos_in(job.folder).values()) == {1}
 
 
-def test_rows_of_another_job_are_refused_by_name(
-    recognizer: Recognizer, items: list[VideoItem], tmp_path: Path
-) -> None:
-    score(recognizer, items[:1], Output(tmp_path), asking(BOTH, top_k=3))
+def test_rows_of_another_job_are_refused_by_name(job: Job, items: list[VideoItem]) -> None:
+    job.score(items[:1], asking(BOTH, top_k=3))
     for options, difference in [
         (BOTH, r"top_k \(3 before, 5 now\)"),
         (asking(BOTH, top_k=3, views=Views(4, 3)), r"views \(none before, 4x3 now\)"),
@@ -160,46 +162,39 @@ def test_rows_of_another_job_are_refused_by_name(
         (asking(BOTH, top_k=3, stride_seconds=0.32), r"stride_seconds \(none before, 0.32 now\)"),
     ]:
         with pytest.raises(UsageError, match=difference):
-            score(recognizer, items[:1], Output(tmp_path), options)
-    assert len(rows_in(tmp_path)[0]["labels"]) == 3
-    score(recognizer, items[:1], Output(tmp_path, restart=True), BOTH)
-    assert len(rows_in(tmp_path)[0]["labels"]) == 5
+            job.score(items[:1], options)
+    assert len(job.rows()[0]["labels"]) == 3
+    job.score(items[:1], BOTH, restart=True)
+    assert len(job.rows()[0]["labels"]) == 5
 
 
-def test_a_record_without_rows_does_not_bind(
-    recognizer: Recognizer, items: list[VideoItem], tmp_path: Path
-) -> None:
-    score(recognizer, [], Output(tmp_path), DEFAULT)
-    score(recognizer, items[:1], Output(tmp_path), BOTH)
-    assert json.loads((tmp_path / "job.json").read_text())["heads"].keys() == {"default", "long"}
+def test_a_record_without_rows_does_not_bind(job: Job, items: list[VideoItem]) -> None:
+    job.score([], DEFAULT)
+    job.score(items[:1], BOTH)
+    assert json.loads((job.folder / "job.json").read_text())["heads"].keys() == {"default", "long"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '"job"'])
-def test_a_damaged_record_is_an_error(
-    recognizer: Recognizer, items: list[VideoItem], tmp_path: Path, text: str
-) -> None:
-    score(recognizer, items[:1], Output(tmp_path))
-    (tmp_path / "job.json").write_text(text)
+def test_a_damaged_record_is_an_error(job: Job, items: list[VideoItem], text: str) -> None:
+    job.score(items[:1])
+    (job.folder / "job.json").write_text(text)
     with pytest.raises(ScoringError, match=r"job.json is not the record of a job; restore it"):
-        score(recognizer, items[:1], Output(tmp_path))
-    (tmp_path / "job.json").unlink()
+        job.score(items[:1])
+    (job.folder / "job.json").unlink()
     with pytest.raises(UsageError, match=r"has parts but no job.json"):
-        score(recognizer, items[:1], Output(tmp_path))
-    score(recognizer, items[:1], Output(tmp_path, restart=True))
+        job.score(items[:1])
+    job.score(items[:1], restart=True)
 
 
-def test_errors_are_tried_again_when_asked(
-    recognizer: Recognizer, videos: list[Path], tmp_path: Path
-) -> None:
+def test_errors_are_tried_again_when_asked(job: Job, videos: list[Path], tmp_path: Path) -> None:
     late = tmp_path / "late.mp4"
     items = [VideoItem("a", str(videos[0]), {}), VideoItem("b", str(late), {}), VideoItem("c", "/no", {})]
-    out = tmp_path / "out"
-    assert score(recognizer, items, Output(out, part_videos=2)).failed == 2
+    assert job.score(items, part_videos=2).failed == 2
     shutil.copy(videos[1], late)
-    assert score(recognizer, items, Output(out)).failed == 2
-    state = score(recognizer, items, Output(out, retry_errors=True))
+    assert job.score(items).failed == 2
+    state = job.score(items, retry_errors=True)
     assert (state.before, state.done, state.failed) == (1, 3, 1)
-    assert videos_in(out) == Counter("abc")
+    assert videos_in(job.folder) == Counter("abc")
 
 
 class Killed(BaseException):
@@ -234,33 +229,30 @@ def test_killed_at_every_step(
     recognizer: Recognizer, items: list[VideoItem], tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a job was about to do when it was killed: nothing is lost or twice, old and new never mix."""
-    reference = tmp_path / "reference"
-    score(recognizer, items, Output(reference))
-    expected = {(row["id"], row["head"], row["output"]): row["logits"] for row in rows_in(reference)}
+    Job(recognizer, tmp_path / "reference").score(items)
+    expected = logits_in(tmp_path / "reference")
     rows = list(score_items(recognizer, items, BOTH))
 
-    def run(output: Output, mark: str) -> None:
+    def run(mark: str, **output: Any) -> None:
         def again(pending: Sequence[VideoItem]) -> Generator[list[Row], None, None]:
             wanted = {item.id for item in pending}
             for video in rows:
                 if video[0]["id"] in wanted:
                     yield [row | {"warning": mark} for row in video]
 
-        with folder_of(recognizer, output) as folder:
+        with Job(recognizer, out).opened(**output) as folder:
             run_job(folder, items, again)
 
     for step in range(1000):
         out = tmp_path / str(step)
         if what != "score":
-            run(Output(out, part_videos=3), "old")
-        output = Output(out, restart=what == "restart", retry_errors=what == "retry_errors", part_videos=2)
+            run("old", part_videos=3)
         with dying_at(monkeypatch, step) as taken:
-            run(output, "new")
+            run("new", part_videos=2, **({} if what == "score" else {what: True}))
         assert set(videos_in(out).values()) <= {1}
-        run(Output(out), "new")
+        run("new")
         assert videos_in(out) == Counter(item.id for item in items)
-        found = {(row["id"], row["head"], row["output"]): row["logits"] for row in rows_in(out)}
-        assert found == expected
+        assert logits_in(out) == expected
         if what == "restart":
             assert len({row["warning"] for row in rows_in(out)}) == 1
         assert not list(out.glob(".*"))
@@ -269,11 +261,11 @@ def test_killed_at_every_step(
     assert step > 10
 
 
-def test_shards_share_the_list(recognizer: Recognizer, items: list[VideoItem], tmp_path: Path) -> None:
+def test_shards_share_the_list(job: Job, items: list[VideoItem]) -> None:
     for index in (1, 2, 3):
-        score(recognizer, items, Output(tmp_path, Shard(index, 3)))
-    assert videos_in(tmp_path) == Counter(item.id for item in items)
-    assert score(recognizer, items, Output(tmp_path)).before == len(items)
+        job.score(items, shard=Shard(index, 3))
+    assert videos_in(job.folder) == Counter(item.id for item in items)
+    assert job.score(items).before == len(items)
 
 
 @given(st.text(), st.integers(1, 50))
@@ -293,44 +285,40 @@ def test_wrong_shards(text: str) -> None:
     assert str(Shard.parse("2/4")) == "2of4"
 
 
-def test_who_may_write(recognizer: Recognizer, tmp_path: Path) -> None:
-    with folder_of(recognizer, Output(tmp_path, Shard(1, 4))):
-        with folder_of(recognizer, Output(tmp_path, Shard(2, 4))):
+def test_who_may_write(job: Job) -> None:
+    with job.opened(shard=Shard(1, 4)):
+        with job.opened(shard=Shard(2, 4)):
             pass
-        for output, message in [
-            (Output(tmp_path, Shard(1, 4)), "another job is running on shard 1of4"),
-            (Output(tmp_path, Shard(2, 4), restart=True), "end it before rows are removed"),
-            (Output(tmp_path, Shard(2, 4), retry_errors=True), "end it before rows are removed"),
-        ]:
-            with pytest.raises(ScoringError, match=message), folder_of(recognizer, output):
+        cases: list[tuple[type[SfaVivitError], str, dict[str, Any]]] = [
+            (ScoringError, "another job is running on shard 1of4", {"shard": Shard(1, 4)}),
+            (ScoringError, "end it before rows", {"shard": Shard(2, 4), "restart": True}),
+            (ScoringError, "end it before rows", {"shard": Shard(2, 4), "retry_errors": True}),
+            (UsageError, "split the list into 4 shards, not 3", {"shard": Shard(2, 3)}),
+            (UsageError, "split the list into 4 shards, not 1", {}),
+            (UsageError, "another job: heads.long", {"shard": Shard(2, 4), "options": DEFAULT}),
+        ]
+        for error, message, output in cases:
+            with pytest.raises(error, match=message), job.opened(**output):
                 pass
-        for output, message in [
-            (Output(tmp_path, Shard(2, 3)), "split the list into 4 shards, not 3"),
-            (Output(tmp_path), "split the list into 4 shards, not 1"),
-        ]:
-            with pytest.raises(UsageError, match=message), folder_of(recognizer, output):
-                pass
-        other = folder_of(recognizer, Output(tmp_path, Shard(2, 4)), DEFAULT)
-        with pytest.raises(UsageError, match="another job: heads.long"), other:
-            pass
-    with folder_of(recognizer, Output(tmp_path, Shard(2, 3))):
+    with job.opened(shard=Shard(2, 3)):
         pass
 
 
-def test_names_that_are_not_utf8(recognizer: Recognizer, videos: list[Path], tmp_path: Path) -> None:
+def test_names_that_are_not_utf8(job: Job, videos: list[Path]) -> None:
     name = os.fsdecode(b"\xff\xfe.mp4")
-    item = VideoItem(name, str(tmp_path / name), {})
+    item = VideoItem(name, str(job.folder / name), {})
     shutil.copy(videos[0], item.video)
     for before in (0, 1):
-        state = score(recognizer, [item], Output(tmp_path / "out"))
+        state = job.score([item])
         assert (state.before, state.done, state.failed) == (before, 1, 0)
-    assert {row["id"] for row in rows_in(tmp_path / "out")} == {"\\udcff\\udcfe.mp4"}
+    assert {row["id"] for row in job.rows()} == {"\\udcff\\udcfe.mp4"}
 
 
 def test_an_engine_that_fails_ends_the_job_and_keeps_what_is_done(
     repository: Path, items: list[VideoItem], tmp_path: Path
 ) -> None:
     recognizer = Recognizer.load(repository, chunk_tubelets=3)
+    job = Job(recognizer, tmp_path)
     inner = recognizer.model.engine
 
     class Failing:
@@ -347,11 +335,11 @@ def test_an_engine_that_fails_ends_the_job_and_keeps_what_is_done(
 
     recognizer.model.engine = Failing()
     with pytest.raises(EngineError, match="the server is away"):
-        score(recognizer, items, Output(tmp_path))
+        job.score(items)
     kept = videos_in(tmp_path)
     assert 0 < len(kept) < len(items)
     recognizer.model.engine = inner
-    assert score(recognizer, items, Output(tmp_path)).before == len(kept)
+    assert job.score(items).before == len(kept)
     assert videos_in(tmp_path) == Counter(item.id for item in items)
 
 
@@ -397,13 +385,11 @@ def test_a_part_that_cannot_be_written_is_not_written_later(
     assert list((tmp_path / "rows").iterdir()) == []
 
 
-def test_the_same_video_in_two_parts_is_found(
-    recognizer: Recognizer, items: list[VideoItem], tmp_path: Path
-) -> None:
-    score(recognizer, items[:1], Output(tmp_path))
-    shutil.copy(part_files(tmp_path)[0], tmp_path / "rows" / "part-1of2-000001.parquet")
+def test_the_same_video_in_two_parts_is_found(job: Job, items: list[VideoItem]) -> None:
+    job.score(items[:1])
+    shutil.copy(part_files(job.folder)[0], job.folder / "rows" / "part-1of2-000001.parquet")
     with pytest.raises(ScoringError, match="'v0' is in an earlier part too"):
-        score(recognizer, items[:1], Output(tmp_path))
+        job.score(items[:1])
 
 
 @settings(max_examples=150)

@@ -36,6 +36,7 @@ pytestmark = [
 ]
 
 WHITE = "4"
+MEASURED = ("decode_seconds", "spatial_seconds", "temporal_seconds", "total_seconds")
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +87,9 @@ def score(address: str, items: list[VideoItem], models: ModelLocation) -> dict[s
 
 
 def comparable(rows: list[Row]) -> list[Row]:
-    """Without what differs from run to run; logits as lists."""
-    measured = ("decode_seconds", "spatial_seconds", "temporal_seconds", "total_seconds")
+    """Return rows without what differs from run to run, and with logits as lists."""
     return [
-        {name: np.asarray(value).tolist() for name, value in row.items() if name not in measured}
+        {name: np.asarray(value).tolist() for name, value in row.items() if name not in MEASURED}
         for row in rows
     ]
 
@@ -101,32 +101,24 @@ def test_rows_are_those_of_one_machine_but_for_a_video_that_kills(
     white = encode(tmp_path / "white.mp4", np.full((40, 64, 64, 3), 255, np.uint8))
     (tmp_path / "text.mp4").write_text("this is no video")
     (tmp_path / "marks").mkdir()
-    paths = [
-        f"{videos}/0.mp4",
-        f"{server}/1.mp4",
-        f"file://{videos}/0.mp4",
-        f"{tmp_path}/text.mp4",
-        str(white),
-        f"{server}/nothing.mp4",
-        f"{videos}/1.mp4",
-        f"{videos}/1.mp4",
-    ]
+    kinds = {
+        f"{videos}/0.mp4": None,
+        f"{server}/1.mp4": None,
+        f"file://{videos}/0.mp4": None,
+        f"{tmp_path}/text.mp4": "not_a_video",
+        str(white): "worker_died",
+        f"{server}/nothing.mp4": "not_found",
+        f"{videos}/1.mp4": None,
+    }
+    paths = [*kinds, f"{videos}/1.mp4"]
     items = [VideoItem(str(k), path, {"": 3}, 0.1 if k == 7 else 0.0) for k, path in enumerate(paths)]
     recognizer = ModelLocation(str(repository), threads=1).load()
     expected = {rows[0]["id"]: comparable(rows) for rows in score_items(recognizer, items, BOTH)}
     models = TrappedModels(str(repository), threads=1, what="kill", marks=tmp_path / "marks")
     found = score(head[1], items, models)
+    assert [rows[0].get("error_kind") for _, rows in sorted(found.items())] == [*kinds.values(), None]
     killers, _ = found.pop(WHITE), expected.pop(WHITE)
     assert found == expected
-    assert [rows[0].get("error_kind") for _, rows in sorted(found.items())] == [
-        None,
-        None,
-        None,
-        "not_a_video",
-        "not_found",
-        None,
-        None,
-    ]
     assert len(killers) == 3 and {row["error_kind"] for row in killers} == {"worker_died"}
     assert f"{str(white)!r}: ended 2 workers" in killers[0]["error_message"]
     assert len(list((tmp_path / "marks").iterdir())) == 2
@@ -212,7 +204,7 @@ def test_a_job_and_an_actor_that_are_killed(
 
 
 def test_a_cluster_of_its_own_dies_with_the_job(repository: Path, listed: Path, tmp_path: Path) -> None:
-    """But for two agents of Ray, which do no work, and look for their cluster for a minute."""
+    """Two agents of Ray stay, which do no work, and look for their cluster for a minute."""
     out = tmp_path / "out"
     with subprocess.Popen(command(repository, listed, out, "local"), stdout=subprocess.DEVNULL) as job:
         wait_until(lambda: out.exists() and part_files(out), 200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,37 +11,39 @@ import pytest
 
 from sfavivit import Recognizer
 from sfavivit.datasets import VideoItem
-from sfavivit.engines.base import Engine
 from sfavivit.engines.model import LoadedModel
 from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.scoring.job_options import ScoreOptions
-from sfavivit.types import Features, Frames, Logits
+from sfavivit.types import Features, Logits
 from tests.conftest import random_frames
+from tests.counting_engine import CountingEngine
 from tests.scoring.support import BOTH, scored
 from tests.video_files import encode
 
 
-class Counting:
-    """An engine that counts the tubelets and windows it is given."""
+class Counting(CountingEngine):
+    """An engine that also counts the windows that each head is given."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.spatial_calls = 0
-        self.windows: dict[str, int] = {}
-
-    def spatial(self, frames: Frames) -> Features:
-        self.spatial_calls += 1
-        return self._engine.spatial(frames)
+    windows: Counter[str]
 
     def temporal(self, head: str, features: Features) -> Logits:
-        self.windows[head] = self.windows.get(head, 0) + len(features)
-        return self._engine.temporal(head, features)
+        self.windows[head] += len(features)
+        return super().temporal(head, features)
+
+    def reset(self) -> None:
+        self.frames, self.windows = [], Counter()
 
 
 @pytest.fixture
-def counting(recognizer: Recognizer) -> Recognizer:
-    model = LoadedModel(recognizer.model.catalog, Counting(recognizer.model.engine), chunk_tubelets=3)
-    return Recognizer(model)
+def engine(recognizer: Recognizer) -> Counting:
+    engine = Counting(recognizer.model.engine)
+    engine.reset()
+    return engine
+
+
+@pytest.fixture
+def counting(recognizer: Recognizer, engine: Counting) -> Recognizer:
+    return Recognizer(LoadedModel(recognizer.model.catalog, engine, chunk_tubelets=3))
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +56,14 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[VideoItem]:
     return [VideoItem(f"v{k}", str(file), {}) for k, file in enumerate(files)]
 
 
-def test_one_spatial_pass_serves_all_heads(counting: Recognizer, videos: list[VideoItem]) -> None:
-    engine = counting.model.engine
-    assert isinstance(engine, Counting)
+def test_one_spatial_pass_serves_all_heads(
+    engine: Counting, counting: Recognizer, videos: list[VideoItem]
+) -> None:
     calls = []
     for heads in (("default",), ("long",), ("default", "long")):
-        engine.spatial_calls, engine.windows = 0, {}
+        engine.reset()
         scored(counting, videos, ScoreOptions(ClassifyOptions(heads)))
-        calls.append((engine.spatial_calls, engine.windows))
+        calls.append((len(engine.frames), engine.windows))
     (one, default), (_, long), (both, windows) = calls
     assert one == both > len(videos)
     assert windows == default | long
@@ -68,25 +71,25 @@ def test_one_spatial_pass_serves_all_heads(counting: Recognizer, videos: list[Vi
 
 @pytest.mark.parametrize("views", [None, Views(2, 3)])
 def test_a_second_head_from_the_store_costs_its_temporal_pass_only(
-    counting: Recognizer, videos: list[VideoItem], tmp_path: Path, views: Views | None
+    engine: Counting, counting: Recognizer, videos: list[VideoItem], tmp_path: Path, views: Views | None
 ) -> None:
-    engine = counting.model.engine
-    assert isinstance(engine, Counting)
     options = ScoreOptions(ClassifyOptions(("long",), views=views))
     expected = scored(counting, videos, options)
     windows = engine.windows["long"]
     store = str(tmp_path / "store")
     scored(counting, videos, ScoreOptions(ClassifyOptions(("default",), views=views), store=store))
-    engine.spatial_calls, engine.windows = 0, {}
+    engine.reset()
     assert scored(counting, videos, replace(options, store=store)) == expected
-    assert (engine.spatial_calls, engine.windows) == (0, {"long": windows})
+    assert (len(engine.frames), engine.windows) == (0, {"long": windows})
 
 
 def test_damaged_entries_never_change_a_score(
-    counting: Recognizer, videos: list[VideoItem], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    engine: Counting,
+    counting: Recognizer,
+    videos: list[VideoItem],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    engine = counting.model.engine
-    assert isinstance(engine, Counting)
     options = replace(BOTH, store=str(tmp_path))
     expected = scored(counting, videos, BOTH)
     scored(counting, videos, options)
@@ -109,11 +112,11 @@ def test_damaged_entries_never_change_a_score(
 
     for damage in (truncate, flip, foreign, of_another_video, Path.unlink):
         damage(entries[1])
-        engine.spatial_calls = 0
+        engine.reset()
         caplog.clear()
         assert scored(counting, videos, options) == expected, damage
-        assert 0 < engine.spatial_calls < 10  # those of one video
+        assert 0 < len(engine.frames) < 10  # those of one video
         assert bool(caplog.records) == (damage is not Path.unlink)
-        engine.spatial_calls = 0
+        engine.reset()
         assert scored(counting, videos, options) == expected
-        assert engine.spatial_calls == 0
+        assert len(engine.frames) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -36,13 +37,25 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> list[VideoItem]:
     return [VideoItem(str(k), str(white if k == 4 else video), {}) for k in range(9)]
 
 
-def run(
-    repository: Path, items: list[VideoItem], what: str, marks: Path, count: int = 2
-) -> dict[str, list[Row]]:
-    """Rows by video; each video must come once."""
-    models = TrappedModels(str(repository), threads=1, what=what, marks=marks)
+Score = Callable[..., Generator[list[Row], None, None]]
+
+
+@pytest.fixture
+def score(repository: Path, items: list[VideoItem], tmp_path: Path) -> Score:
+    """Scoring with models that do ``what`` at the white video, and leave a file in ``tmp_path`` each time."""
+
+    def score(
+        what: str, videos: Sequence[VideoItem] = items, workers: int = 2
+    ) -> Generator[list[Row], None, None]:
+        models = TrappedModels(str(repository), threads=1, what=what, marks=tmp_path)
+        return score_in_workers(videos, models, models.catalog(), DEFAULT, workers=workers)
+
+    return score
+
+
+def by_video(rows_of: Generator[list[Row], None, None]) -> dict[str, list[Row]]:
+    """Return the rows by video; each video must come once."""
     found: dict[str, list[Row]] = {}
-    rows_of = score_in_workers(items, models, models.catalog(), DEFAULT, workers=count)
     with closing(rows_of):
         for rows in filter(None, rows_of):
             assert rows[0]["id"] not in found
@@ -55,9 +68,9 @@ def run(
     [("kill", r"signal 9 \(SIGKILL\)"), ("bug", "internal error: ZeroDivisionError: a bug of two lines")],
 )
 def test_a_video_that_ends_its_worker_twice_is_an_error(
-    repository: Path, items: list[VideoItem], tmp_path: Path, what: str, reason: str
+    score: Score, items: list[VideoItem], tmp_path: Path, what: str, reason: str
 ) -> None:
-    found = run(repository, items, what, tmp_path)
+    found = by_video(score(what))
     assert found.keys() == {item.id for item in items}
     assert Counter(rows[0].get("error_kind") for rows in found.values()) == {None: 8, "worker_died": 1}
     (row,) = found["4"]
@@ -66,32 +79,30 @@ def test_a_video_that_ends_its_worker_twice_is_an_error(
     assert len(list(tmp_path.iterdir())) == 2  # tried again once
 
 
-def test_a_worker_that_dies_is_replaced(repository: Path, items: list[VideoItem], tmp_path: Path) -> None:
-    found = run(repository, items, "kill once", tmp_path, count=1)
+def test_a_worker_that_dies_is_replaced(score: Score, items: list[VideoItem], tmp_path: Path) -> None:
+    found = by_video(score("kill once", workers=1))
     assert found.keys() == {item.id for item in items}
     assert not any("error_kind" in rows[0] for rows in found.values())
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_an_engine_that_fails_ends_the_job(repository: Path, items: list[VideoItem], tmp_path: Path) -> None:
+def test_an_engine_that_fails_ends_the_job(score: Score) -> None:
     with pytest.raises(EngineUnavailableError, match="Triton is away"):
-        run(repository, items, "away", tmp_path)
+        by_video(score("away"))
     assert not score_processes()
 
 
-def test_models_that_kill_whoever_loads_them(
-    repository: Path, items: list[VideoItem], tmp_path: Path
-) -> None:
+def test_models_that_kill_whoever_loads_them(score: Score) -> None:
     with pytest.raises(EngineError, match=r"while it loaded the models: signal 9 .* use fewer workers"):
-        run(repository, items, "kill at load", tmp_path)
+        by_video(score("kill at load"))
 
 
 def test_a_machine_that_kills_everything(
-    repository: Path, items: list[VideoItem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    score: Score, items: list[VideoItem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "MAX_DEATHS", 3)
     with pytest.raises(EngineError, match="3 workers ended one after another, the last by signal 9"):
-        run(repository, [items[4]] * 1 + [VideoItem("x", items[4].video, {})] * 5, "kill", tmp_path)
+        by_video(score("kill", [items[4], *[VideoItem("x", items[4].video, {})] * 5]))
 
 
 def test_wrong_options_are_raised_in_the_parent(repository: Path, items: list[VideoItem]) -> None:
@@ -111,11 +122,9 @@ def score_processes() -> list[psutil.Process]:
     ]
 
 
-def test_closing_leaves_nobody(repository: Path, items: list[VideoItem], tmp_path: Path) -> None:
-    """In the middle of videos, one of which would never end."""
-    models = TrappedModels(str(repository), threads=1, what="hang", marks=tmp_path)
-    rows_of = score_in_workers(items, models, models.catalog(), DEFAULT, workers=2)
-    with closing(rows_of):
+def test_closing_leaves_nobody(score: Score, tmp_path: Path) -> None:
+    """The job is closed in the middle of videos, one of which would never end."""
+    with closing(score("hang")) as rows_of:
         while not list(tmp_path.iterdir()):
             next(rows_of)
         wait_until(lambda: len(score_processes()) >= 2)  # the other worker may still be starting
@@ -123,15 +132,12 @@ def test_closing_leaves_nobody(repository: Path, items: list[VideoItem], tmp_pat
     assert not psutil.wait_procs(running, timeout=10)[1]
 
 
-def test_workers_and_decoders_die_with_the_parent(
-    repository: Path, items: list[VideoItem], tmp_path: Path
-) -> None:
+def test_workers_and_decoders_die_with_the_parent(score: Score, tmp_path: Path) -> None:
     """SIGKILL of the parent, while a worker hangs in a video."""
-    models = TrappedModels(str(repository), threads=1, what="hang", marks=tmp_path)
     pid = os.fork()
     if not pid:
         try:
-            for _ in score_in_workers(items, models, models.catalog(), DEFAULT, workers=2):
+            for _ in score("hang"):
                 pass
         finally:
             os._exit(0)
