@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -74,7 +74,7 @@ class VideoRecognitionServicer:
             check_range(query.start_seconds, query.end_seconds)
             session = job.session(query)
             async with self._upload(job, stream, config.content_size) as spool:
-                await job.run(_classify, job, session, spool, query)
+                await job.infer(_classify, job, session, spool, query)
             return pb.ClassifyResponse(result=_result(job, session, query))
 
     async def StreamingClassify(
@@ -143,10 +143,10 @@ class VideoRecognitionServicer:
             _, chunks = await stream.content("features")
             async for chunk in chunks:
                 job.start_clock()
-                await job.run(_score, job, session, features_of(chunk))
+                await job.infer(_score, job, session, features_of(chunk))
             if config.frames_used:
                 session.set_frame_count(config.frames_used)
-            await job.run(session.finish)
+            await job.infer(session.finish)
             return pb.ScoreFeaturesResponse(result=_result(job, session, query))
 
     @asynccontextmanager
@@ -183,22 +183,18 @@ class VideoRecognitionServicer:
 def _classify(job: Job, session: Session, spool: Spool, query: Query) -> None:
     for chunk in job.features(spool.source(), query):
         session.add_features(chunk)
-        job.engine.release()
     session.finish()
-    job.engine.release()
 
 
-def _features(job: Job, spool: Spool, query: Query) -> Iterator[Features]:
+def _features(job: Job, spool: Spool, query: Query) -> Generator[Features, None, None]:
     """Yield the features of a video in chunks that fit in a message."""
     for chunk in job.features(spool.source(), query):
-        job.engine.release()
         yield chunk.features
 
 
 def _score(job: Job, session: Session, features: Features) -> None:
     frames = len(features) * job.model.manifest.dimensions.tubelet_frames
     session.add_features(FeatureChunk(features, frames))
-    job.engine.release()
 
 
 def _result(job: Job, session: Session, query: Query) -> pb.RecognitionResult:

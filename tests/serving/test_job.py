@@ -1,0 +1,133 @@
+"""Engine slots of a request: none is held while it waits for a client or a decoder, whatever fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.job import Job
+from serving.scheduler import EngineScheduler
+from serving.streaming import answer_bytes, answer_frames
+from sfavivit import Recognizer
+from sfavivit.engines.base import Engine
+from sfavivit.errors import CancelledRequestError, EngineError
+from sfavivit.features.reader import FeatureReader
+from sfavivit.protocol.answers import Query
+from sfavivit.protocol.messages import frames_message
+from sfavivit.types import Features, Frames, Logits
+from sfavivit.video.reader import Limits
+from tests.conftest import random_frames
+from tests.serving.support import pieces
+
+QUERY = Query(("default",))
+SPATIAL, TEMPORAL = "spatial", "temporal"
+
+
+class FailingEngine:
+    """A real engine whose second call of one kind calls ``fail``."""
+
+    def __init__(self, engine: Engine, kind: str, fail: Callable[[], None]) -> None:
+        self._engine, self._kind, self._fail = engine, kind, fail
+        self._calls = 0
+
+    def spatial(self, frames: Frames) -> Features:
+        self._count(SPATIAL)
+        return self._engine.spatial(frames)
+
+    def temporal(self, head: str, features: Features) -> Logits:
+        self._count(TEMPORAL)
+        return self._engine.temporal(head, features)
+
+    def _count(self, kind: str) -> None:
+        self._calls += kind == self._kind
+        if self._calls == 2 and kind == self._kind:
+            self._fail()
+
+
+@pytest.fixture
+def scheduler() -> EngineScheduler:
+    return EngineScheduler(1)
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(3) as pool:
+        yield pool
+
+
+@pytest.fixture
+def held(scheduler: EngineScheduler, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Slots in use each time that a reader begins to wait for the end of its decoder."""
+    held, close = [], FeatureReader.close
+
+    def noted_close(reader: FeatureReader) -> None:
+        held.append(scheduler.running)
+        close(reader)
+
+    monkeypatch.setattr(FeatureReader, "close", noted_close)
+    return held
+
+
+async def arriving(items: list[Any]) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
+
+
+@pytest.mark.parametrize("kind", [SPATIAL, TEMPORAL])
+@pytest.mark.parametrize("cancelled", [False, True], ids=["error", "cancelled"])
+def test_a_failed_request_gives_its_slot_back_before_it_waits_for_its_decoder(
+    local: Recognizer,
+    scheduler: EngineScheduler,
+    pool: ThreadPoolExecutor,
+    videos: list[Path],
+    held: list[int],
+    kind: str,
+    cancelled: bool,
+) -> None:
+    def fail() -> None:
+        if not cancelled:
+            raise EngineError("the engine is broken")
+        job._cancelled.set()
+
+    model = local.model.with_engine(FailingEngine(local.model.engine, kind, fail))
+    job = Job(model, scheduler, pool, Limits())
+    session = job.session(QUERY)
+
+    async def answer() -> None:
+        answers = answer_bytes(job, session, QUERY, arriving(pieces(videos[4])), None)
+        async for _ in answers:
+            assert scheduler.running == 0
+
+    with pytest.raises(CancelledRequestError if cancelled else EngineError):
+        asyncio.run(answer())
+    assert held and not any(held)
+    assert scheduler.running == 0, "before the job is closed"
+
+
+@pytest.mark.parametrize("kind", ["content", "frames"])
+def test_no_slot_is_held_while_a_client_reads(
+    local: Recognizer, scheduler: EngineScheduler, pool: ThreadPoolExecutor, videos: list[Path], kind: str
+) -> None:
+    """Each answer may wait for the client as long as it likes."""
+    job = Job(local.model, scheduler, pool, Limits())
+    session = job.session(QUERY)
+
+    async def answer() -> int:
+        if kind == "content":
+            answers = answer_bytes(job, session, QUERY, arriving(pieces(videos[0])), 0.5)
+        else:
+            messages = [frames_message(random_frames(count)) for count in (1, 40, 7)]
+            answers = answer_frames(job, session, QUERY, arriving(messages), 0.5)
+        count = 0
+        async for _ in answers:
+            assert scheduler.running == 0
+            count += 1
+        return count
+
+    assert asyncio.run(answer()) > 3
+    assert scheduler.running == 0
