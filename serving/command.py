@@ -82,7 +82,7 @@ def serve(
     limit_stall_seconds: LimitStallOption = Limits.stall_seconds,
     limit_memory_mib: LimitMemoryOption = Limits.memory_bytes // MIB,
     idle_seconds: Annotated[
-        float, typer.Option(help="Maximum seconds between two messages of a client.")
+        float, typer.Option(help="Maximum seconds to wait until a client sends, or reads its answers.")
     ] = Settings.idle_seconds,
     min_bytes_per_second: Annotated[
         float, typer.Option(help="Minimum upload rate of a client while the service waits for it.")

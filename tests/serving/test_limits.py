@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import psutil
@@ -19,8 +19,10 @@ from serving.lifecycle import VideoServer
 from sfavivit.errors import DeadlineError, ServiceBusyError, SfaVivitError
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.client import VideoRecognitionClient
+from sfavivit.protocol.messages import frames_message
 from sfavivit.protocol.requests import streaming_config
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
+from sfavivit.protocol.v1.video_recognition_pb2_grpc import VideoRecognitionStub
 from tests.conftest import random_frames
 from tests.serving.support import (
     FASTSTART,
@@ -164,6 +166,27 @@ def test_a_client_that_falls_silent_is_given_up(client: VideoRecognitionClient, 
         list(client._stub.StreamingClassify(requests(), timeout=15))
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     silent.set()
+    assert idle(server)
+
+
+def test_a_client_that_stops_reading_is_given_up(server: VideoServer) -> None:
+    """Its answers fill the connection; then its call ends, with all that it holds."""
+
+    def requests() -> Iterator[Any]:
+        yield streaming_config(Query(("default",), top_k=7, stride_seconds=0.16), None)
+        while True:
+            yield pb.StreamingClassifyRequest(frames=frames_message(random_frames(64)))
+
+    # A window of constant size is full sooner.
+    with grpc.insecure_channel(address_of(server), [("grpc.http2.bdp_probe", 0)]) as channel:
+        stub = cast(Any, VideoRecognitionStub)(channel)
+        answers = stub.StreamingClassify(requests(), timeout=60)
+        next(answers)
+        assert eventually(lambda: server.servicer.admission.running == 0, 20)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(answers)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "no answer was read for 3 s" in caught.value.details()
     assert idle(server)
 
 
