@@ -67,8 +67,7 @@ class VideoRecognitionServicer:
 
     async def Classify(self, requests: AsyncIterator[Any], context: Any) -> pb.ClassifyResponse:
         """Classify an uploaded video file."""
-        async with self._job() as job:
-            stream = self._stream(requests)
+        async with self._job(requests) as (job, stream):
             config: pb.RecognitionConfig = await stream.config()
             query = query_of(config)
             check_range(query.start_seconds, query.end_seconds)
@@ -81,8 +80,7 @@ class VideoRecognitionServicer:
         self, requests: AsyncIterator[Any], context: Any
     ) -> AsyncGenerator[pb.StreamingClassifyResponse, None]:
         """Classify a file or frames while they arrive."""
-        async with self._job() as job:
-            stream = self._stream(requests)
+        async with self._job(requests) as (job, stream):
             config: pb.StreamingClassifyConfig = await stream.config()
             query = query_of(config.recognition)
             check_range(query.start_seconds, query.end_seconds)
@@ -103,8 +101,7 @@ class VideoRecognitionServicer:
         self, requests: AsyncIterator[Any], context: Any
     ) -> AsyncGenerator[pb.ExtractFeaturesResponse, None]:
         """Extract the features of an uploaded video file."""
-        async with self._job() as job:
-            stream = self._stream(requests)
+        async with self._job(requests) as (job, stream):
             config: pb.ExtractFeaturesConfig = await stream.config()
             end = seconds_of(config.end_offset) if config.HasField("end_offset") else None
             query = Query(start_seconds=seconds_of(config.start_offset), end_seconds=end)
@@ -128,8 +125,7 @@ class VideoRecognitionServicer:
 
     async def ScoreFeatures(self, requests: AsyncIterator[Any], context: Any) -> pb.ScoreFeaturesResponse:
         """Classify features that were extracted before."""
-        async with self._job() as job:
-            stream = self._stream(requests)
+        async with self._job(requests) as (job, stream):
             config: pb.ScoreFeaturesConfig = await stream.config()
             query = query_of(config.recognition)
             check_range(query.start_seconds, None)
@@ -150,25 +146,16 @@ class VideoRecognitionServicer:
             return pb.ScoreFeaturesResponse(result=_result(job, session, query))
 
     @asynccontextmanager
-    async def _job(self) -> AsyncIterator[Job]:
-        """Wait for a slot among the running requests, and yield a job that ends with it."""
+    async def _job(self, requests: AsyncIterator[Any]) -> AsyncIterator[tuple[Job, RequestStream]]:
+        """Wait for a slot among the running requests, and yield a job that ends with it, and its messages."""
         async with self.admission.slot():
             job = Job(self._source.current(), self.scheduler, self.pool, self._settings.limits)
             try:
-                yield job
+                yield job, RequestStream(requests, self._settings, self._metrics.received_bytes.inc)
             finally:
                 await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, job.close))
                 for observer in (self._metrics, self._tracing):
                     observer.stages(job.timings(), job.queue_seconds)
-
-    def _stream(self, requests: AsyncIterator[Any]) -> RequestStream:
-        settings = self._settings
-        return RequestStream(
-            requests,
-            settings.idle_seconds,
-            settings.min_bytes_per_second,
-            self._metrics.received_bytes.inc,
-        )
 
     @asynccontextmanager
     async def _upload(self, job: Job, stream: RequestStream, declared_bytes: int) -> AsyncIterator[Spool]:
