@@ -90,7 +90,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except SfaVivitError as error:
             code, message, trailers = status_of(error)
             kind = error.kind
-            await context.abort(code, message, trailers)
+            try:
+                async with asyncio.timeout(self._idle_seconds):
+                    await context.abort(code, message, trailers)
+            except TimeoutError:  # the client does not read the status either: drop the call
+                raise asyncio.CancelledError from None
         except asyncio.CancelledError:
             late = time_allowed is not None and time.perf_counter() - start >= time_allowed
             code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED

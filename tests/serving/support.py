@@ -60,6 +60,12 @@ def health_of(address: str, service: str = SERVICE_NAME) -> int:
         return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status)
 
 
+def metrics_of(port: int | None) -> str:
+    """Return the metrics of a service that serves them on ``port``."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+        return str(reply.read().decode())
+
+
 def triton_executions(server: TritonServer, model: str) -> tuple[int, int]:
     """Return the requests that a model of Triton has answered, and the executions they took."""
     url = f"http://{server.address}:{server.ports.http}/v2/models/{model}/stats"

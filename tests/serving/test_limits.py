@@ -31,6 +31,7 @@ from tests.serving.support import (
     decoders,
     encode_videos,
     eventually,
+    metrics_of,
     running_service,
     spooled,
 )
@@ -162,8 +163,8 @@ def test_a_client_that_sends_too_little_is_given_up(
     assert idle(server)
 
 
-def test_a_client_that_stops_reading_is_given_up(server: VideoServer) -> None:
-    """Its answers fill the connection; then its call ends, with all that it holds."""
+def test_a_client_that_stops_reading_is_given_up(repository: Path) -> None:
+    """Its answers fill the connection; then its call ends, and is counted, though its status waits too."""
 
     def requests() -> Iterator[Any]:
         yield streaming_config(Query(("default",), top_k=7, stride_seconds=0.16), None)
@@ -171,16 +172,21 @@ def test_a_client_that_stops_reading_is_given_up(server: VideoServer) -> None:
             yield pb.StreamingClassifyRequest(frames=frames_message(random_frames(64)))
 
     # A window of constant size is full sooner.
-    with grpc.insecure_channel(address_of(server), [("grpc.http2.bdp_probe", 0)]) as channel:
+    with (
+        running_service(repository, idle_seconds=1.0) as server,
+        grpc.insecure_channel(address_of(server), [("grpc.http2.bdp_probe", 0)]) as channel,
+    ):
         stub = cast(Any, VideoRecognitionStub)(channel)
         answers = stub.StreamingClassify(requests(), timeout=60)
         next(answers)
         assert eventually(lambda: server.servicer.admission.running == 0, 20)
+        assert idle(server)
+        counted = 'sfavivit_requests_total{code="DEADLINE_EXCEEDED",method="StreamingClassify"} 1.0'
+        assert eventually(lambda: counted in metrics_of(server.metrics_port))
         with pytest.raises(grpc.RpcError) as caught:
             list(answers)
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        assert "no answer was read for 3 s" in caught.value.details()
-    assert idle(server)
+        assert "no answer was read for 1 s" in caught.value.details()
 
 
 UPLOADER = """

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,7 +30,15 @@ from sfavivit.protocol.answers import Query, ServedRecognition
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, VideoRecognitionClient
 from sfavivit.protocol.requests import classify_requests
 from tests.commands import run_here
-from tests.serving.support import HeldUpload, encode_videos, eventually, health_of, pieces, spooled
+from tests.serving.support import (
+    HeldUpload,
+    encode_videos,
+    eventually,
+    health_of,
+    metrics_of,
+    pieces,
+    spooled,
+)
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -56,8 +63,7 @@ class Process:
         raise AssertionError(f"no {message!r}: {self.lines}")
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as reply:
-            return str(reply.read().decode())
+        return metrics_of(self.metrics_port)
 
 
 @contextmanager
