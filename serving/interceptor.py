@@ -76,6 +76,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except grpc.aio.InternalError:  # the client has gone
             raise asyncio.CancelledError from None
 
+    async def _abort(self, context: Any, code: Any, message: str, trailers: Any = ()) -> None:
+        """End a call with an error; a client that reads nothing does not read the status either."""
+        try:
+            async with asyncio.timeout(self._idle_seconds):
+                await context.abort(code, message, trailers)
+        except TimeoutError:
+            raise asyncio.CancelledError from None
+
     @asynccontextmanager
     async def _call(self, method: str, context: Any) -> AsyncIterator[None]:
         start = time.perf_counter()
@@ -90,11 +98,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except SfaVivitError as error:
             code, message, trailers = status_of(error)
             kind = error.kind
-            try:
-                async with asyncio.timeout(self._idle_seconds):
-                    await context.abort(code, message, trailers)
-            except TimeoutError:  # the client does not read the status either: drop the call
-                raise asyncio.CancelledError from None
+            await self._abort(context, code, message, trailers)
         except asyncio.CancelledError:
             late = time_allowed is not None and time.perf_counter() - start >= time_allowed
             code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
@@ -104,7 +108,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except Exception:
             code = grpc.StatusCode.INTERNAL
             log("internal error", level=logging.ERROR, error=True, method=method)
-            await context.abort(code, "internal error of the service; its log says more")
+            await self._abort(context, code, "internal error of the service; its log says more")
         finally:
             name = method.rpartition("/")[2]
             self._metrics.requests.labels(name, code.name).inc()
