@@ -29,8 +29,7 @@ from sfavivit.video.reader import Limits
 def serve(
     repository: RepositoryOption = DEFAULT_REPOSITORY,
     engine: Annotated[
-        str | None,
-        typer.Option(help=f"onnxruntime (default), torch, tensorrt, or {TRITON_SCHEME}HOST:PORT."),
+        str | None, typer.Option(help=f"onnxruntime (default), torch, tensorrt, or {TRITON_SCHEME}HOST:PORT.")
     ] = None,
     threads: ThreadsOption = None,
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = Settings.host,

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 from serving.models import RemoteEngine
@@ -81,8 +82,10 @@ class Job:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            await loop.run_in_executor(None, self.cancel)
-            await asyncio.wait([future])
+            ended = asyncio.gather(loop.run_in_executor(None, self.cancel), asyncio.wait([future]))
+            while not ended.done():  # also when cancelled again, by the end of the service
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(ended)
             if not future.cancelled():
                 future.exception()  # retrieved, so that asyncio does not log it
             raise

@@ -7,10 +7,10 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import psutil
@@ -25,6 +25,7 @@ from sfavivit.protocol.client import VideoRecognitionClient
 from tests.conftest import random_frames
 from tests.video_files import H264, encode
 
+Item = TypeVar("Item")
 FASTSTART = (*H264, "-movflags", "+faststart")
 
 
@@ -89,6 +90,12 @@ def encode_videos(folder: Path, count: int) -> list[Path]:
 def pieces(path: Path, size: int = 1000) -> list[bytes]:
     content = path.read_bytes()
     return [content[at : at + size] for at in range(0, len(content), size)]
+
+
+async def arriving(items: Sequence[Item]) -> AsyncIterator[Item]:
+    """Yield ``items`` as a client's messages or chunks."""
+    for item in items:
+        yield item
 
 
 def assert_same(answer: Recognition, expected: Recognition) -> None:

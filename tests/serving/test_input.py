@@ -36,12 +36,7 @@ from sfavivit.protocol.answers import Query
 from sfavivit.protocol.client import VideoRecognitionClient
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from tests.conftest import SIDE, random_frames
-from tests.serving.support import (
-    FASTSTART,
-    assert_same,
-    eventually,
-    pieces,
-)
+from tests.serving.support import FASTSTART, assert_same, eventually, pieces
 from tests.video_files import encode, ffmpeg
 
 # Wrong input

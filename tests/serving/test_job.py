@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,7 +22,7 @@ from sfavivit.protocol.messages import frames_message
 from sfavivit.types import Features, Frames, Logits
 from sfavivit.video.reader import Limits
 from tests.conftest import random_frames
-from tests.serving.support import pieces
+from tests.serving.support import arriving, pieces
 
 QUERY = Query(("default",))
 SPATIAL, TEMPORAL = "spatial", "temporal"
@@ -71,11 +71,6 @@ def held(scheduler: EngineScheduler, monkeypatch: pytest.MonkeyPatch) -> list[in
 
     monkeypatch.setattr(FeatureReader, "close", noted_close)
     return held
-
-
-async def arriving(items: list[Any]) -> AsyncIterator[Any]:
-    for item in items:
-        yield item
 
 
 @pytest.mark.parametrize("kind", [SPATIAL, TEMPORAL])
@@ -131,3 +126,36 @@ def test_no_slot_is_held_while_a_client_reads(
 
     assert asyncio.run(answer()) > 3
     assert scheduler.running == 0
+
+
+def test_a_request_that_is_cancelled_twice_ends_with_its_work(
+    local: Recognizer, scheduler: EngineScheduler, pool: ThreadPoolExecutor, videos: list[Path]
+) -> None:
+    """By its client and by the end of the service, in the middle of an engine call."""
+    called, returned = threading.Event(), threading.Event()
+
+    def stall() -> None:
+        called.set()
+        returned.wait(10)
+
+    job = Job(
+        local.model.with_engine(FailingEngine(local.model.engine, SPATIAL, stall)), scheduler, pool, Limits()
+    )
+
+    async def answer() -> None:
+        async for _ in answer_bytes(job, job.session(QUERY), QUERY, arriving(pieces(videos[4])), None):
+            pass
+
+    async def main() -> None:
+        task = asyncio.create_task(answer())
+        await asyncio.to_thread(called.wait, 10)
+        for _ in range(2):
+            task.cancel()
+            assert not (await asyncio.wait([task], timeout=0.2))[0], "its engine call still runs"
+        assert scheduler.running == 1
+        returned.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert scheduler.running == 0
+
+    asyncio.run(main())

@@ -212,9 +212,6 @@ def test_a_new_version_is_served_without_a_restart(
         export_plainly(build_model(seed=5), copy, videos[0])
         assert eventually(lambda: client.list_heads().heads["default"].version == 2, 20)
         answer = client.classify(videos[0], Query(("default",)))
-        assert_close(
-            answer,
-            Recognizer.load(copy).classify(videos[0], ClassifyOptions(heads=("default",))),
-        )
+        assert_close(answer, Recognizer.load(copy).classify(videos[0], ClassifyOptions(heads=("default",))))
         found, old = (a.heads["default"][""].logits for a in (answer, before))
         assert np.abs(found - old).max() > 1e-2

@@ -308,11 +308,7 @@ def test_a_list_that_cannot_be_trained_on(
 @pytest.mark.parametrize(
     ("more", "error", "message"),
     [
-        (
-            ("--set", "optimiser.batch_size=100"),
-            UsageError,
-            "9 training videos are less than",
-        ),
+        (("--set", "optimiser.batch_size=100"), UsageError, "9 training videos are less than"),
         (("--set", "stages.0.spatial=image"), UsageError, "give --image-checkpoint"),
         (("--set", "model.outputs={ a = 2 }"), AnnotationError, "has no label of 'a'"),
         (("--labels", "verb=x.txt"), UsageError, r"outputs \[''\] of the recipe, got \['verb'\]"),
