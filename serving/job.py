@@ -91,7 +91,7 @@ class Job:
             raise
 
     async def infer(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """As ``run``, for work that calls the engine: its end, whatever it is, gives back the slot."""
+        """Run work that calls the engine, and give back the slot when it ends, however it does."""
 
         def work_in_slot() -> Result:
             try:

@@ -55,9 +55,10 @@ def scheduler() -> EngineScheduler:
 
 
 @pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
+def job_of(local: Recognizer, scheduler: EngineScheduler) -> Iterator[Callable[[Engine], Job]]:
+    """A job of the local model on an engine."""
     with ThreadPoolExecutor(3) as pool:
-        yield pool
+        yield lambda engine: Job(local.model.with_engine(engine), scheduler, pool, Limits())
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def held(scheduler: EngineScheduler, monkeypatch: pytest.MonkeyPatch) -> list[in
 def test_a_failed_request_gives_its_slot_back_before_it_waits_for_its_decoder(
     local: Recognizer,
     scheduler: EngineScheduler,
-    pool: ThreadPoolExecutor,
+    job_of: Callable[[Engine], Job],
     videos: list[Path],
     held: list[int],
     kind: str,
@@ -89,13 +90,10 @@ def test_a_failed_request_gives_its_slot_back_before_it_waits_for_its_decoder(
             raise EngineError("the engine is broken")
         job._cancelled.set()
 
-    model = local.model.with_engine(FailingEngine(local.model.engine, kind, fail))
-    job = Job(model, scheduler, pool, Limits())
-    session = job.session(QUERY)
+    job = job_of(FailingEngine(local.model.engine, kind, fail))
 
     async def answer() -> None:
-        answers = answer_bytes(job, session, QUERY, arriving(pieces(videos[4])), None)
-        async for _ in answers:
+        async for _ in answer_bytes(job, job.session(QUERY), QUERY, arriving(pieces(videos[4])), None):
             assert scheduler.running == 0
 
     with pytest.raises(CancelledRequestError if cancelled else EngineError):
@@ -106,10 +104,14 @@ def test_a_failed_request_gives_its_slot_back_before_it_waits_for_its_decoder(
 
 @pytest.mark.parametrize("kind", ["content", "frames"])
 def test_no_slot_is_held_while_a_client_reads(
-    local: Recognizer, scheduler: EngineScheduler, pool: ThreadPoolExecutor, videos: list[Path], kind: str
+    local: Recognizer,
+    scheduler: EngineScheduler,
+    job_of: Callable[[Engine], Job],
+    videos: list[Path],
+    kind: str,
 ) -> None:
     """Each answer may wait for the client as long as it likes."""
-    job = Job(local.model, scheduler, pool, Limits())
+    job = job_of(local.model.engine)
     session = job.session(QUERY)
 
     async def answer() -> int:
@@ -129,7 +131,7 @@ def test_no_slot_is_held_while_a_client_reads(
 
 
 def test_a_request_that_is_cancelled_twice_ends_with_its_work(
-    local: Recognizer, scheduler: EngineScheduler, pool: ThreadPoolExecutor, videos: list[Path]
+    local: Recognizer, scheduler: EngineScheduler, job_of: Callable[[Engine], Job], videos: list[Path]
 ) -> None:
     """By its client and by the end of the service, in the middle of an engine call."""
     called, returned = threading.Event(), threading.Event()
@@ -138,9 +140,7 @@ def test_a_request_that_is_cancelled_twice_ends_with_its_work(
         called.set()
         returned.wait(10)
 
-    job = Job(
-        local.model.with_engine(FailingEngine(local.model.engine, SPATIAL, stall)), scheduler, pool, Limits()
-    )
+    job = job_of(FailingEngine(local.model.engine, SPATIAL, stall))
 
     async def answer() -> None:
         async for _ in answer_bytes(job, job.session(QUERY), QUERY, arriving(pieces(videos[4])), None):
