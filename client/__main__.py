@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from sfavivit.cli.options import HeadOption, StrideOption, TopKOption, err, out
 from sfavivit.cli.progress import progress_bar
-from sfavivit.cli.render import print_error, recognition_view, terminal_width
+from sfavivit.cli.render import show_failure, show_recognition
 from sfavivit.cli.run import run_app
 from sfavivit.errors import HeadNotFoundError, SfaVivitError, UsageError
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
@@ -91,7 +92,7 @@ def classify(
     def one(video: str) -> None:
         with progress_bar(Path(video).name, err, unit="bytes") as progress:
             answer = client.classify(video, query, progress=progress)
-        _show(answer, as_json=as_json)
+        show_recognition(answer, as_json=as_json)
 
     _each(videos, one, as_json=as_json)
 
@@ -120,7 +121,7 @@ def stream(
     def one(video: str) -> None:
         for answer in client.stream(_pieces(video), query, provisional_seconds=interval):
             if isinstance(answer, ServedRecognition):
-                _show(ServedRecognition(**vars(answer) | {"video": video}), as_json=as_json)
+                show_recognition(replace(answer, video=video), as_json=as_json)
             elif as_json:
                 print(json.dumps({"video": video} | answer.to_json()), flush=True)
             else:
@@ -193,19 +194,8 @@ def _each(videos: list[str], work: Callable[[str], None], *, as_json: bool) -> N
             raise
         except SfaVivitError as error:
             failures += 1
-            if as_json:
-                fields = {"kind": error.kind, "message": str(error)}
-                print(json.dumps({"video": video, "error": fields}), flush=True)
-            else:
-                print_error(err, f"{video}: {error}")
+            show_failure(video, error, as_json=as_json, named=True)
     raise typer.Exit(1 if failures else 0)
-
-
-def _show(answer: ServedRecognition, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(answer.to_json()), flush=True)
-    else:
-        out.print(recognition_view(answer, terminal_width(out)))
 
 
 def _window_line(window: ServedWindow) -> Text:

@@ -156,7 +156,6 @@ def export_head(
     target: Path,
     head: str,
     parity_features: Sequence[Features],
-    padding: Padding = "loop",
 ) -> HeadEntry:
     """Write ``temporal`` as a head of the repository at ``target``, without any spatial half.
 
@@ -175,7 +174,7 @@ def export_head(
         engine = OnnxModel(_write_head(stage, head, version, temporal, labels, manifest.backend))
         parity = measure_temporal(temporal, lambda x: engine.run({FEATURES: x}), parity_features)
         require(ParityReport(manifest.spatial.parity, parity), "fp32")
-        entry = HeadEntry(version=version, dimensions=temporal.dims, padding=padding, parity=parity)
+        entry = HeadEntry(version=version, dimensions=temporal.dims, padding="loop", parity=parity)
         try:
             manifest = with_version(manifest, head, entry)
         except ValidationError as error:

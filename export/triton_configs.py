@@ -69,10 +69,7 @@ def _ensemble_config(head: str, dims: ModelDimensions) -> str:
     """The ensemble FRAMES -> FEATURES -> LOGITS, each model in the version that its own config serves."""
     names = [logits_tensor(name) for name, _ in dims.outputs]
     outputs = [_tensor(logits_tensor(name), "FP32", [classes]) for name, classes in dims.outputs]
-    steps = [
-        _step(SPATIAL_MODEL, [FRAMES], [FEATURES]),
-        _step(temporal_model(head), [FEATURES], names),
-    ]
+    steps = [_step(SPATIAL_MODEL, [FRAMES], [FEATURES]), _step(temporal_model(head), [FEATURES], names)]
     return (
         f'name: "{ensemble_model(head)}"\n'
         'platform: "ensemble"\n'

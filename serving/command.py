@@ -29,8 +29,7 @@ from sfavivit.video.reader import Limits
 def serve(
     repository: RepositoryOption = DEFAULT_REPOSITORY,
     engine: Annotated[
-        str | None,
-        typer.Option(help=f"onnxruntime (default), torch, tensorrt, or {TRITON_SCHEME}HOST:PORT."),
+        str | None, typer.Option(help=f"onnxruntime (default), torch, tensorrt, or {TRITON_SCHEME}HOST:PORT.")
     ] = None,
     threads: ThreadsOption = None,
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = Settings.host,
@@ -82,7 +81,7 @@ def serve(
     limit_stall_seconds: LimitStallOption = Limits.stall_seconds,
     limit_memory_mib: LimitMemoryOption = Limits.memory_bytes // MIB,
     idle_seconds: Annotated[
-        float, typer.Option(help="Maximum seconds between two messages of a client.")
+        float, typer.Option(help="Maximum seconds to wait until a client sends, or reads its answers.")
     ] = Settings.idle_seconds,
     min_bytes_per_second: Annotated[
         float, typer.Option(help="Minimum upload rate of a client while the service waits for it.")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -16,19 +16,25 @@ from serving.logs import log
 from serving.metrics import Metrics
 from serving.security import Tokens
 from serving.tracing import Tracing
-from sfavivit.errors import SfaVivitError
+from sfavivit.errors import DeadlineError, SfaVivitError
 from sfavivit.protocol.status import status_of
 
 HEALTH = "/grpc.health.v1.Health/"  # open to all: probes have no token, and learn nothing but the health
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Wraps the handlers of all services on the port, except health."""
+    """Wraps the handlers of all services on the port, except health.
 
-    def __init__(self, metrics: Metrics, tokens: Tokens | None, tracing: Tracing) -> None:
+    ``idle_seconds``: longest wait for a client that does not read its answers.
+    """
+
+    def __init__(
+        self, metrics: Metrics, tokens: Tokens | None, tracing: Tracing, idle_seconds: float
+    ) -> None:
         self._metrics = metrics
         self._tokens = tokens
         self._tracing = tracing
+        self._idle_seconds = idle_seconds
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -42,10 +48,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         kind = "_".join("stream" if streaming else "unary" for streaming in sides)
         behaviour = getattr(handler, kind)
 
-        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with self._call(method, context):
-                async for response in behaviour(request, context):
-                    yield response
+        async def stream(request: Any, context: Any) -> None:
+            async with self._call(method, context), aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    await self._write(context, response)
 
         async def unary(request: Any, context: Any) -> Any:
             async with self._call(method, context):
@@ -57,6 +63,26 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             handler.request_deserializer,
             handler.response_serializer,
         )
+
+    async def _write(self, context: Any, response: Any) -> None:
+        """Send a response, which waits while the connection is full of those that are not read yet."""
+        try:
+            async with asyncio.timeout(self._idle_seconds):
+                await context.write(response)
+        except TimeoutError:
+            raise DeadlineError(
+                f"no answer was read for {self._idle_seconds:g} s; read on, or cancel the call"
+            ) from None
+        except grpc.aio.InternalError:  # the client has gone
+            raise asyncio.CancelledError from None
+
+    async def _abort(self, context: Any, code: Any, message: str, trailers: Any = ()) -> None:
+        """End a call with an error; a client that reads nothing does not read the status either."""
+        try:
+            async with asyncio.timeout(self._idle_seconds):
+                await context.abort(code, message, trailers)
+        except TimeoutError:
+            raise asyncio.CancelledError from None
 
     @asynccontextmanager
     async def _call(self, method: str, context: Any) -> AsyncIterator[None]:
@@ -72,7 +98,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except SfaVivitError as error:
             code, message, trailers = status_of(error)
             kind = error.kind
-            await context.abort(code, message, trailers)
+            await self._abort(context, code, message, trailers)
         except asyncio.CancelledError:
             late = time_allowed is not None and time.perf_counter() - start >= time_allowed
             code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
@@ -82,7 +108,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except Exception:
             code = grpc.StatusCode.INTERNAL
             log("internal error", level=logging.ERROR, error=True, method=method)
-            await context.abort(code, "internal error of the service; its log says more")
+            await self._abort(context, code, "internal error of the service; its log says more")
         finally:
             name = method.rpartition("/")[2]
             self._metrics.requests.labels(name, code.name).inc()

@@ -6,8 +6,9 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 from serving.models import RemoteEngine
@@ -81,20 +82,35 @@ class Job:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            await loop.run_in_executor(None, self.cancel)
-            await asyncio.wait([future])
+            ended = asyncio.gather(loop.run_in_executor(None, self.cancel), asyncio.wait([future]))
+            while not ended.done():  # also when cancelled again, by the end of the service
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(ended)
             if not future.cancelled():
                 future.exception()  # retrieved, so that asyncio does not log it
             raise
 
-    async def iterate(self, items: Iterator[Result]) -> AsyncGenerator[Result, None]:
-        """Yield the items of a blocking iterator, each made when the one before has been consumed."""
+    async def infer(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """Run work that calls the engine, and give back the slot when it ends, however it does."""
+
+        def work_in_slot() -> Result:
+            try:
+                return work(*arguments)
+            finally:
+                self.engine.release()
+
+        return await self.run(work_in_slot)
+
+    async def iterate(self, items: Generator[Result, None, None]) -> AsyncGenerator[Result, None]:
+        """Yield the items of a blocking generator, each made when the one before has been consumed.
+
+        No slot is held while an item is consumed, which may wait for a client.
+        """
         try:
-            while (item := await self.run(next, items, _END)) is not _END:
+            while (item := await self.infer(next, items, _END)) is not _END:
                 yield item
         finally:
-            if close := getattr(items, "close", None):
-                await self.run(close)
+            await self.run(items.close)
 
     def session(self, query: Query) -> Session:
         """Return a session for ``query``.
@@ -105,8 +121,8 @@ class Job:
         options = ClassifyOptions(tuple(query.heads), query.stride_seconds, query.top_k)
         return Session(self.model, options, query.start_seconds)
 
-    def features(self, source: Source, query: Query) -> Iterator[FeatureChunk]:
-        """Yield the features of a video, decoded ahead. The engine's slot is held at each of them.
+    def features(self, source: Source, query: Query) -> Generator[FeatureChunk, None, None]:
+        """Yield the features of a video, decoded ahead. The slot is held at each of them, and not in between.
 
         Raises:
             VideoError: the video gives no frames.
@@ -117,8 +133,11 @@ class Job:
         with FeatureReader(self.model, segment, self.limits) as reader:
             self.on_cancel(reader.close)
             try:
-                yield from reader
+                for chunk in reader:
+                    yield chunk
+                    self.engine.release()  # the next chunk may still have to be decoded
             finally:
+                self.engine.release()  # the end of the decoder is waited for
                 self.engine.timer.seconds["decode"] = reader.decode_seconds
                 self.frames_used = reader.frames_used
                 self._closers.remove(reader.close)

@@ -67,7 +67,7 @@ class VideoServer:
         # Far beyond the admission limit gRPC itself refuses calls: even a refusal by the servicer has a cost.
         max_rpcs = 2 * (settings.max_streams + settings.max_waiting) + 64
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(self._metrics, self._tokens, self._tracing)],
+            interceptors=[CallInterceptor(self._metrics, self._tokens, self._tracing, settings.idle_seconds)],
             options=_OPTIONS,
             maximum_concurrent_rpcs=max_rpcs,
         )

@@ -13,12 +13,7 @@ import numpy as np
 from serving.settings import Settings
 from sfavivit.engines.base import Engine
 from sfavivit.engines.model import LoadedModel
-from sfavivit.errors import (
-    EngineOutdatedError,
-    EngineTimeoutError,
-    EngineUnavailableError,
-    SfaVivitError,
-)
+from sfavivit.errors import EngineOutdatedError, EngineTimeoutError, EngineUnavailableError, SfaVivitError
 
 SHORT_CALL_SECONDS = 0.02
 """Engine calls up to this long gain more than they lose from running at once: see ``slots_in_process``."""

@@ -7,13 +7,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from serving.settings import Settings
 from sfavivit.errors import DeadlineError, InvalidInputError
 
 
 class RequestStream:
     """Messages whose ``payload`` is the config in the first and content in all others.
 
-    The service waits at most ``idle_seconds`` for one message. All waiting together is limited to
+    The service waits at most ``settings.idle_seconds`` for one message. All waiting together is limited to
     ``idle_seconds`` plus one second for every ``min_bytes_per_second`` received, so that a client that
     sends a byte now and then does not hold a slot for ever. Time in which the service itself was not ready
     for the next message does not count.
@@ -22,16 +23,12 @@ class RequestStream:
     """
 
     def __init__(
-        self,
-        messages: AsyncIterator[Any],
-        idle_seconds: float,
-        min_bytes_per_second: float,
-        count_bytes: Callable[[int], None],
+        self, messages: AsyncIterator[Any], settings: Settings, count_bytes: Callable[[int], None]
     ) -> None:
         self._messages = aiter(messages)
         self._count_bytes = count_bytes
-        self._idle_seconds = idle_seconds
-        self._min_bytes_per_second = min_bytes_per_second
+        self._idle_seconds = settings.idle_seconds
+        self._min_bytes_per_second = settings.min_bytes_per_second
         self._waited_seconds = 0.0
         self._bytes = 0
 

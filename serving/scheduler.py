@@ -80,8 +80,8 @@ class ScheduledEngine(TimedEngine):
     """Engine of one request: its first call waits for a slot, which it holds until ``release``.
 
     A chunk and the windows that it completes then wait once, not once each. The slot must be released before
-    waiting for anything else, such as a decoder or a client. For one thread at a time. ``timer`` has one
-    stage more, ``queue``, for the waits.
+    waiting for anything else, such as a decoder or a client; ``Job`` sees to it. For one thread at a time.
+    ``timer`` has one stage more, ``queue``, for the waits.
     """
 
     def __init__(self, engine: Engine, scheduler: EngineScheduler, cancelled: threading.Event) -> None:

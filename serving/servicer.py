@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -67,22 +67,20 @@ class VideoRecognitionServicer:
 
     async def Classify(self, requests: AsyncIterator[Any], context: Any) -> pb.ClassifyResponse:
         """Classify an uploaded video file."""
-        async with self._job() as job:
-            stream = self._stream(requests)
+        async with self._job(requests) as (job, stream):
             config: pb.RecognitionConfig = await stream.config()
             query = query_of(config)
             VideoSegment(NAME, query.start_seconds, query.end_seconds)  # refuses an invalid one
             session = job.session(query)
             async with self._upload(job, stream, config.content_size) as spool:
-                await job.run(_classify, job, session, spool, query)
+                await job.infer(_classify, job, session, spool, query)
             return pb.ClassifyResponse(result=_result(job, session, query))
 
     async def StreamingClassify(
         self, requests: AsyncIterator[Any], context: Any
     ) -> AsyncGenerator[pb.StreamingClassifyResponse, None]:
         """Classify a file or frames while they arrive."""
-        async with self._job() as job:
-            stream = self._stream(requests)
+        async with self._job(requests) as (job, stream):
             config: pb.StreamingClassifyConfig = await stream.config()
             query = query_of(config.recognition)
             VideoSegment(NAME, query.start_seconds, query.end_seconds)  # refuses an invalid one
@@ -103,8 +101,7 @@ class VideoRecognitionServicer:
         self, requests: AsyncIterator[Any], context: Any
     ) -> AsyncGenerator[pb.ExtractFeaturesResponse, None]:
         """Extract the features of an uploaded video file."""
-        async with self._job() as job:
-            stream = self._stream(requests)
+        async with self._job(requests) as (job, stream):
             config: pb.ExtractFeaturesConfig = await stream.config()
             end = seconds_of(config.end_offset) if config.HasField("end_offset") else None
             query = Query(start_seconds=seconds_of(config.start_offset), end_seconds=end)
@@ -128,8 +125,7 @@ class VideoRecognitionServicer:
 
     async def ScoreFeatures(self, requests: AsyncIterator[Any], context: Any) -> pb.ScoreFeaturesResponse:
         """Classify features that were extracted before."""
-        async with self._job() as job:
-            stream = self._stream(requests)
+        async with self._job(requests) as (job, stream):
             config: pb.ScoreFeaturesConfig = await stream.config()
             query = query_of(config.recognition)
             VideoSegment(NAME, query.start_seconds)  # refuses an invalid one
@@ -143,32 +139,23 @@ class VideoRecognitionServicer:
             _, chunks = await stream.content("features")
             async for chunk in chunks:
                 job.start_clock()
-                await job.run(_score, job, session, features_of(chunk))
+                await job.infer(_score, job, session, features_of(chunk))
             if config.frames_used:
                 session.set_frame_count(config.frames_used)
-            await job.run(session.finish)
+            await job.infer(session.finish)
             return pb.ScoreFeaturesResponse(result=_result(job, session, query))
 
     @asynccontextmanager
-    async def _job(self) -> AsyncIterator[Job]:
-        """Wait for a slot among the running requests, and yield a job that ends with it."""
+    async def _job(self, requests: AsyncIterator[Any]) -> AsyncIterator[tuple[Job, RequestStream]]:
+        """Wait for a slot among the running requests, and yield a job that ends with it, and its messages."""
         async with self.admission.slot():
             job = Job(self._source.current(), self.scheduler, self.pool, self._settings.limits)
             try:
-                yield job
+                yield job, RequestStream(requests, self._settings, self._metrics.received_bytes.inc)
             finally:
                 await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, job.close))
                 for observer in (self._metrics, self._tracing):
                     observer.stages(job.timings(), job.queue_seconds)
-
-    def _stream(self, requests: AsyncIterator[Any]) -> RequestStream:
-        settings = self._settings
-        return RequestStream(
-            requests,
-            settings.idle_seconds,
-            settings.min_bytes_per_second,
-            self._metrics.received_bytes.inc,
-        )
 
     @asynccontextmanager
     async def _upload(self, job: Job, stream: RequestStream, declared_bytes: int) -> AsyncIterator[Spool]:
@@ -183,22 +170,18 @@ class VideoRecognitionServicer:
 def _classify(job: Job, session: Session, spool: Spool, query: Query) -> None:
     for chunk in job.features(spool.source(), query):
         session.add_features(chunk)
-        job.engine.release()
     session.finish()
-    job.engine.release()
 
 
-def _features(job: Job, spool: Spool, query: Query) -> Iterator[Features]:
+def _features(job: Job, spool: Spool, query: Query) -> Generator[Features, None, None]:
     """Yield the features of a video in chunks that fit in a message."""
     for chunk in job.features(spool.source(), query):
-        job.engine.release()
         yield chunk.features
 
 
 def _score(job: Job, session: Session, features: Features) -> None:
     frames = len(features) * job.model.manifest.dimensions.tubelet_frames
     session.add_features(FeatureChunk(features, frames))
-    job.engine.release()
 
 
 def _result(job: Job, session: Session, query: Query) -> pb.RecognitionResult:

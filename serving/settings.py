@@ -51,7 +51,8 @@ class Settings:
     ``location``, ``engine``, ``threads``: as for ``sfavivit.engines.open_models``. ``port``,
     ``metrics_port``: 0 picks a free one; no metrics when ``metrics_port`` is None.
     ``max_streams``, ``max_waiting``: running and waiting requests; more are refused.
-    ``idle_seconds``, ``min_bytes_per_second``: patience with a client, see ``RequestStream``.
+    ``idle_seconds``, ``min_bytes_per_second``: patience with a client that sends (see ``RequestStream``); the
+    former, too, with one that does not read its answers.
     ``drain_seconds``: longest wait for running requests at the shutdown.
     ``health_seconds``: interval between checks of the models.
     ``engine_slots``: concurrent engine calls (None: ``slots_in_process``, or ``max_streams`` for Triton,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import aclosing
 
 from serving.job import Job
@@ -27,10 +27,10 @@ async def answer_bytes(
     ``interval``: seconds of video between provisional answers (None: until the first window is full).
     Raises the error of whichever side fails.
     """
-    windows = _Windows(job, session, query, interval)
+    windows = _Windows(session, query, interval)
     errors: list[Exception] = []
 
-    def answers() -> Iterator[pb.WindowResult]:
+    def answers() -> Generator[pb.WindowResult, None, None]:
         for chunk in job.features(pipe.source, query):
             yield from windows.add_features(chunk)
         yield from windows.finish()
@@ -76,7 +76,7 @@ async def answer_frames(
     """
     if query.start_seconds or query.end_seconds is not None:
         raise UsageError("start_offset and end_offset are for video files; send only the frames that count")
-    windows, extractor = _Windows(job, session, query, interval), FeatureExtractor(job.model)
+    windows, extractor = _Windows(session, query, interval), FeatureExtractor(job.model)
     frames_sent, fps = 0, job.model.manifest.sampling.fps
     chunk_frames = job.model.chunk_frames
 
@@ -86,6 +86,7 @@ async def answer_frames(
         for at in range(0, len(frames), chunk_frames):
             for chunk in extractor.push(frames[at : at + chunk_frames]):
                 answers += windows.add_features(chunk)
+            job.engine.release()
         return answers
 
     def finish() -> list[pb.WindowResult]:
@@ -95,20 +96,19 @@ async def answer_frames(
     job.start_clock()
     async for message in chunks:
         frames = frames_of(message)
-        for window in await job.run(push, frames):
+        for window in await job.infer(push, frames):
             yield window
         frames_sent += len(frames)
         if frames_sent / fps > job.limits.duration_seconds:
             raise VideoLimitError(f"frames: longer than the limit of {job.limits.duration_seconds:g} s")
-    for window in await job.run(finish):
+    for window in await job.infer(finish):
         yield window
 
 
 class _Windows:
     """Messages for the windows of a session, and for its partial results in between."""
 
-    def __init__(self, job: Job, session: Session, query: Query, interval: float | None) -> None:
-        self._engine = job.engine
+    def __init__(self, session: Session, query: Query, interval: float | None) -> None:
         self._session = session
         self._min_confidence = query.min_confidence
         self._interval = interval
@@ -117,16 +117,13 @@ class _Windows:
     def add_features(self, chunk: FeatureChunk) -> Iterator[pb.WindowResult]:
         """Yield the windows that ``chunk`` completes, and partial results when they are due."""
         windows = self._session.add_features(chunk)
-        partial = self._partial_results()
-        self._engine.release()
+        partial = self._partial_results()  # before the first answer, with which the slot is given back
         yield from self._messages(windows)
         yield from self._messages(partial, provisional=True)
 
     def finish(self) -> Iterator[pb.WindowResult]:
         """Yield the windows that were still open."""
-        windows = self._session.finish()
-        self._engine.release()
-        yield from self._messages(windows)
+        yield from self._messages(self._session.finish())
 
     def _partial_results(self) -> list[WindowScores]:
         if self._interval is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sfavivit.utils.atomic import atomic_write
+from sfavivit.utils.figures import figure_bytes
 from sfavivit.utils.text import plain_text
 from training.trainer import StepMetrics
 
@@ -129,6 +130,4 @@ def write_curves(path: Path, runs: Mapping[str, Sequence[EpochRow]]) -> None:
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
     top1_axis.legend(frameon=False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    atomic_write(path, picture.getvalue())
+    atomic_write(path, figure_bytes(figure, "png"))

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from sfavivit.cli.options import err
+from sfavivit.cli.progress import progress_bar
 from sfavivit.utils.text import printable
 from training.trainer import StepProgress
-
-console = Console(stderr=True)
-_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 @contextmanager
@@ -21,15 +17,12 @@ def work_bar(name: str, total: int, *, shown: bool = True) -> Iterator[StepProgr
     """Show a bar while work is done, and at the end a line with its duration and last figures."""
     start = time.perf_counter()
     figures = ""
-    with Progress(
-        *_COLUMNS, console=console, transient=True, disable=not (shown and console.is_terminal)
-    ) as bars:
-        task = bars.add_task(name, total=total)
+    with progress_bar(name, err) if shown else nullcontext(lambda *_: None) as update:
 
         def progress(done: int, loss: float | None = None, accuracy: float | None = None) -> None:
             nonlocal figures
             figures = "" if loss is None else f", loss {loss:.3f}, accuracy {accuracy:.1%}"
-            bars.update(task, completed=done, description=name + figures)
+            update(done, total, f"{done}/{total}{figures}")
 
         yield progress
     if shown:
@@ -38,4 +31,4 @@ def work_bar(name: str, total: int, *, shown: bool = True) -> Iterator[StepProgr
 
 def say(line: str) -> None:
     """Print a line on stderr as it is."""
-    console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+    err.print(printable(line), markup=False, soft_wrap=True)

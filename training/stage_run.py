@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from sfavivit.errors import TrainingError, UsageError
 from sfavivit.models.checkpoints import load_checkpoint, save_checkpoint
 from sfavivit.models.vivit import SfaVivit
-from sfavivit.utils.atomic import atomic_write
+from sfavivit.utils.atomic import TEMPORARY_NAME, atomic_write
 from training.batches import Place, Share, training_micro_batches, validation_micro_batches
 from training.classes import Example, Names, write_names
 from training.clips import Clip, ClipBatch, TrainingClips, ValidationClips
@@ -134,6 +134,9 @@ class StageRun:
         return self._rows
 
     def _start_records(self) -> AbstractContextManager[Log]:
+        for file in self._folder.iterdir():
+            if TEMPORARY_NAME.fullmatch(file.name):  # of a run that was killed
+                file.unlink()
         recipe = self._recipe.model_copy(update={"stages": (self._stage,)})
         atomic_write(self._folder / RECIPE, recipe.model_dump_json(indent=2).encode())
         write_names(self._job.names, self._folder)

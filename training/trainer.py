@@ -12,9 +12,8 @@ step, process). So no generator's state is saved, and a killed run continues exa
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -24,7 +23,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sfavivit.errors import TrainingError
-from sfavivit.utils.atomic import fsync_path
+from sfavivit.utils.atomic import atomic_path
 from training.config import OptimiserConfig
 from training.optimiser import Schedule, build_optimiser
 
@@ -190,15 +189,11 @@ class Trainer:
         Raises:
             TrainingError: the file cannot be written.
         """
-        part = path.with_name(f".{path.name}.part")
         state: dict[str, Any] = {"module": self.module, "optimiser": self.optimiser, "step": self.step}
         try:
-            self.fabric.save(part, state | {"extra": extra})
-            if self.fabric.is_global_zero:
-                with part.open("rb") as file:
-                    os.fsync(file.fileno())
-                part.replace(path)
-                fsync_path(path.parent)
+            # All processes take part, the first one writes.
+            with atomic_path(path) if self.fabric.is_global_zero else nullcontext(path) as part:
+                self.fabric.save(part, state | {"extra": extra})
         except (OSError, RuntimeError) as error:  # torch has an error of its own for a full disk
             raise TrainingError(f"{path} cannot be written: {_first_line(error)}") from error
         self.fabric.barrier()

@@ -12,6 +12,7 @@ from tempfile import TemporaryFile
 import ffmpeg
 
 from examples.motions.rendering import Frames
+from sfavivit.utils.atomic import atomic_path
 from sfavivit.video.ffmpeg import find_ffmpeg
 
 
@@ -23,28 +24,24 @@ def write_video(path: Path, chunks: Iterable[Frames], *, fps: float, crf: int = 
     Raises:
         RuntimeError: ffmpeg failed.
     """
-    part = path.with_name(f".{path.name}.part")
     iterator = iter(chunks)
     first = next(iterator)
     _, height, width, _ = first.shape
-    command = (
-        ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=fps)  # type: ignore[no-untyped-call]
-        .output(str(part), format="mp4", vcodec="libx264", pix_fmt="yuv420p", crf=crf, movflags="+faststart")
-        .global_args("-loglevel", "error", "-nostats")
-        .overwrite_output()
-        .compile(cmd=find_ffmpeg().path)
-    )
-    try:
-        with TemporaryFile() as log:
-            with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log) as encoder:
-                assert encoder.stdin is not None
-                with suppress(BrokenPipeError), encoder.stdin:  # when ffmpeg gives up, its log says why
-                    for chunk in chain([first], iterator):
-                        encoder.stdin.write(chunk.tobytes())
-            if encoder.returncode:
-                log.seek(0)
-                reason = log.read().decode(errors="replace").strip().splitlines()
-                raise RuntimeError(f"{path}: ffmpeg could not encode: {reason[0] if reason else 'no reason'}")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_path(path) as part, TemporaryFile() as log:
+        command = (
+            ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=fps)  # type: ignore[no-untyped-call]
+            .output(
+                str(part), format="mp4", vcodec="libx264", pix_fmt="yuv420p", crf=crf, movflags="+faststart"
+            )
+            .global_args("-loglevel", "error", "-nostats")
+            .compile(cmd=find_ffmpeg().path)
+        )
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log) as encoder:
+            assert encoder.stdin is not None
+            with suppress(BrokenPipeError), encoder.stdin:  # when ffmpeg gives up, its log says why
+                for chunk in chain([first], iterator):
+                    encoder.stdin.write(chunk.tobytes())
+        if encoder.returncode:
+            log.seek(0)
+            reason = log.read().decode(errors="replace").strip().splitlines()
+            raise RuntimeError(f"{path}: ffmpeg could not encode: {reason[0] if reason else 'no reason'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +9,11 @@ import typer
 
 from sfavivit.cli import options as opt
 from sfavivit.cli.progress import progress_bar
-from sfavivit.cli.render import print_error, recognition_view, terminal_width
+from sfavivit.cli.render import show_failure, show_recognition
 from sfavivit.errors import SfaVivitError, UsageError
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.recognizer import Recognizer
-from sfavivit.inference.results import Recognition
 from sfavivit.reports.request import ReportRequest
 from sfavivit.reports.video_report import VideoReport, recorder_for, video_report
 from sfavivit.video.reader import Limits
@@ -71,28 +69,14 @@ def classify(
                     on_progress=progress,
                     on_window=recorder,
                 )
-            _show(answer, as_json=as_json)
+            show_recognition(answer, as_json=as_json)
             if recorder:
                 reports.append(video_report(recognizer, answer, recorder))
         except UsageError:
             raise
         except SfaVivitError as error:
             failures += 1
-            _show_failure(video, error, as_json=as_json)
+            show_failure(video, error, as_json=as_json)
             reports.append(VideoReport(video, error=error))
     request.write(reports, recognizer, limits)
     raise typer.Exit(1 if failures else 0)
-
-
-def _show(answer: Recognition, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(answer.to_json()), flush=True)
-    else:
-        opt.out.print(recognition_view(answer, terminal_width(opt.out)))
-
-
-def _show_failure(video: str, error: SfaVivitError, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"video": video, "error": {"kind": error.kind, "message": str(error)}}), flush=True)
-    else:
-        print_error(opt.err, error)

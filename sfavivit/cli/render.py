@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from datetime import UTC, datetime, timedelta
 from string import ascii_uppercase
@@ -11,6 +12,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from sfavivit.cli.options import err, out
+from sfavivit.errors import SfaVivitError
 from sfavivit.inference.results import LabelScore, OutputResult, Recognition, Segment
 from sfavivit.repository.manifest import Repository
 from sfavivit.utils.text import clock, output_title, printable
@@ -196,6 +199,23 @@ def store_view(store: FeatureStore, counted: Stats) -> RenderableType:
         facts.append(f"{counted.damaged} damaged (`sfavivit store verify` says why)")
     facts += [f"{count} {kind} files" for kind, count in counted.others.items()]
     return Group(table, *map(Text, facts))
+
+
+def show_recognition(answer: Recognition, *, as_json: bool) -> None:
+    """Print the answer to one video on standard output, as a line of JSON or as a view."""
+    if as_json:
+        print(json.dumps(answer.to_json()), flush=True)
+    else:
+        out.print(recognition_view(answer, terminal_width(out)))
+
+
+def show_failure(video: str, error: SfaVivitError, *, as_json: bool, named: bool = False) -> None:
+    """Print why a video has no answer. ``named``: put its name before a message that does not hold it."""
+    if as_json:
+        fields = {"kind": error.kind, "message": str(error)}
+        print(json.dumps({"video": video, "error": fields}), flush=True)
+    else:
+        print_error(err, f"{video}: {error}" if named else error)
 
 
 def terminal_width(console: Console) -> int:

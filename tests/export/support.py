@@ -12,7 +12,9 @@ from google.protobuf import text_format
 from onnx.reference import ReferenceEvaluator
 from tritonclient.grpc import model_config_pb2
 
+from export.exporter import ExportOptions, ExportSummary, export_model
 from export.graphs import numpy_state, spatial_graph
+from export.outputs import label_outputs
 from export.writer import ENGINE_FILE, write_engine
 from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.models.vivit import SfaVivit
@@ -29,6 +31,11 @@ def spatial_engines(model: SfaVivit, folder: Path) -> dict[Precision, OnnxModel]
         graph = spatial_graph(model.dims, numpy_state(model.spatial), precision)
         write_engine(folder / precision, graph, "onnxruntime")
     return {precision: OnnxModel(folder / precision / ENGINE_FILE) for precision in PRECISIONS}
+
+
+def export_plainly(model: SfaVivit, target: Path, video: Path, **options: Any) -> ExportSummary:
+    """Export with the labels ``class 0`` ..., and parity measured on ``video``."""
+    return export_model(model, label_outputs(model, {}), target, ExportOptions(parity_video=video, **options))
 
 
 def cosines(a: Any, b: Any) -> Any:

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from export import exporter
-from export.exporter import ExportOptions, export_model
 from export.graphs import spatial_graph
 from export.outputs import label_outputs, read_label_files, split_output
 from export.parity import ParityReport, measure_temporal, require
@@ -24,14 +23,12 @@ from sfavivit.models.checkpoints import load_checkpoint
 from sfavivit.models.vivit import SfaVivit
 from sfavivit.repository.manifest import Parity, Precision
 from tests.conftest import SIDE, build_model, random_frames
-from tests.export.support import ROOT, config, contents, cosines
+from tests.export.support import ROOT, config, contents, cosines, export_plainly
 from tests.make_golden import DATA
 
 
 def test_the_same_weights_give_the_same_bytes(repository: Path, parity_video: Path, tmp_path: Path) -> None:
-    model = build_model()
-    options = ExportOptions(shortest_side=SIDE, parity_video=parity_video)
-    again = export_model(model, label_outputs(model, {}), tmp_path / "again", options).manifest
+    again = export_plainly(build_model(), tmp_path / "again", parity_video, shortest_side=SIDE).manifest
     first = Repository.load(repository).manifest
     # The configs tell the measured parity, whose last digit is the threads'.
     files = {name: entry for name, entry in again.files.items() if not name.endswith("config.pbtxt")}
@@ -90,11 +87,8 @@ def test_an_engine_that_differs_leaves_nothing(
         return built
 
     monkeypatch.setattr(exporter, "spatial_graph", wrong_epsilon)
-    model = build_model()
     with pytest.raises(ParityError, match="fp32 logits differ"):
-        export_model(
-            model, label_outputs(model, {}), tmp_path / "new", ExportOptions(parity_video=parity_video)
-        )
+        export_plainly(build_model(), tmp_path / "new", parity_video)
     assert not list(tmp_path.iterdir())
 
 
@@ -120,27 +114,24 @@ def test_an_export_that_cannot_be_leaves_the_repository(
 ) -> None:
     before = contents(own_copy)
     with pytest.raises(ExportError, match=message):
-        all_options = ExportOptions(**options, parity_video=parity_video)
-        export_model(model, label_outputs(model, {}), own_copy, all_options)
+        export_plainly(model, own_copy, parity_video, **options)
     assert contents(own_copy) == before
     assert list(own_copy.parent.iterdir()) == [own_copy]
 
 
 def test_a_folder_of_something_else_is_left_alone(parity_video: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    model = build_model()
     with pytest.raises(RepositoryError, match="not a model repository"):
-        export_model(model, label_outputs(model, {}), tmp_path, ExportOptions(parity_video=parity_video))
+        export_plainly(build_model(), tmp_path, parity_video)
     assert contents(tmp_path) == {"thesis.txt": b"years of work"}
 
 
 CRASHES = """
 import os, signal, sys
 from export import exporter, staging, writer
-from export.exporter import ExportOptions, export_model
-from export.outputs import label_outputs
 from pathlib import Path
 from tests.conftest import build_model
+from tests.export.support import export_plainly
 
 target, video = Path(sys.argv[1]), Path(sys.argv[2])
 POINTS = [(exporter, "write_engine"), (exporter, "measure"), (writer, "_digests"), (staging, "_sync_tree"),
@@ -149,7 +140,7 @@ model = build_model(seed=3)
 for module, name in POINTS:
     if (child := os.fork()) == 0:
         setattr(module, name, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        export_model(model, label_outputs(model, {}), target, ExportOptions(head="b", parity_video=video))
+        export_plainly(model, target, video, head="b")
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, name
     print(name)
@@ -163,9 +154,7 @@ def test_killed_at_any_point_leaves_the_repository(own_copy: Path, parity_video:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.stdout.split()[-1] == "fsync_path", done.stderr
     assert contents(own_copy) == before
-    model = build_model(seed=3)
-    options = ExportOptions(head="b", parity_video=parity_video)
-    export_model(model, label_outputs(model, {}), own_copy, options)
+    export_plainly(build_model(seed=3), own_copy, parity_video, head="b")
     assert set(Repository.load(own_copy).manifest.heads) == {"default", "long", "b"}
     assert list(own_copy.parent.iterdir()) == [own_copy], "leftovers of the killed ones"
 
@@ -181,10 +170,10 @@ def test_int8_and_fp16_repositories_run_in_every_engine(parity_video: Path, tmp_
     reference = None
     for precision in ("fp32", "fp16", "int8"):
         model = build_model()
-        options = ExportOptions(precision=precision, shortest_side=SIDE, parity_video=parity_video)
-        summary = export_model(model, label_outputs(model, {}), tmp_path / precision, options)
+        folder = tmp_path / precision
+        summary = export_plainly(model, folder, parity_video, precision=precision, shortest_side=SIDE)
         for engine in ("onnxruntime", "torch"):
-            features = Recognizer.load(tmp_path / precision, engine=engine).features(frames)
+            features = Recognizer.load(folder, engine=engine).features(frames)
             reference = features if reference is None else reference
             assert cosines(features, reference).min() > 0.999, (precision, engine)
         sizes = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -217,9 +206,7 @@ def test_configs_are_valid_and_regenerate(repository: Path) -> None:
 
 
 def test_onnxruntime_backend_needs_no_python(parity_video: Path, tmp_path: Path) -> None:
-    model = build_model()
-    options = ExportOptions(backend="onnxruntime", parity_video=parity_video)
-    export_model(model, label_outputs(model, {}), tmp_path / "r", options)
+    export_plainly(build_model(), tmp_path / "r", parity_video, backend="onnxruntime")
     assert not list((tmp_path / "r").rglob("*.py"))
     assert config(tmp_path / "r", "sfavivit_spatial").backend == "onnxruntime"
 
@@ -270,9 +257,7 @@ def golden_files() -> list[tuple[Path, Path]]:
 def test_exported_engines_give_scenics_logits(
     checkpoint: Path, golden: Path, parity_video: Path, tmp_path: Path
 ) -> None:
-    model = load_checkpoint(checkpoint)
-    options = ExportOptions(parity_video=parity_video)
-    export_model(model, label_outputs(model, {}), tmp_path / "repository", options)
+    export_plainly(load_checkpoint(checkpoint), tmp_path / "repository", parity_video)
     expected = np.load(golden)
     for engine in ("onnxruntime", "torch"):
         recognizer = Recognizer.load(tmp_path / "repository", engine=engine)

@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from export.exporter import ExportOptions, export_model
 from export.graphs import numpy_state, spatial_graph
-from export.outputs import label_outputs
 from export.source import read_source
 from export.writer import write_engine
 from sfavivit import Recognizer, Repository
 from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.models.vivit import SfaVivit
 from sfavivit.repository.manifest import Precision
-from tests.export.support import cosines, run_reference, spatial_engines
+from tests.export.support import cosines, export_plainly, run_reference, spatial_engines
 from tests.models.reference_hybrid import SIDE, frames_of, hybrid_model, standardised
 from tests.models.reference_vit import assert_same
 from tests.video_files import encode
@@ -90,9 +88,7 @@ def test_from_export_to_recognition_and_back(model: SfaVivit, tmp_path: Path) ->
     frames = np.clip(steps, 0, 255).astype(np.uint8).repeat(8, 1).repeat(8, 2)
     video = encode(tmp_path / "x.mp4", frames)
     target = tmp_path / "repository"
-    summary = export_model(
-        model, label_outputs(model, {}), target, ExportOptions(shortest_side=SIDE, parity_video=video)
-    )
+    summary = export_plainly(model, target, video, shortest_side=SIDE)
     assert summary.parity.temporal.max_abs_error < 1e-4
     assert Repository.load(target).manifest.dimensions == model.dims
     recognizer = Recognizer.load(target)
@@ -107,7 +103,5 @@ def test_from_export_to_recognition_and_back(model: SfaVivit, tmp_path: Path) ->
 
     again = read_source(target, [], None).model
     assert_same(again, model)
-    export_model(
-        again, label_outputs(again, {}), target, ExportOptions(head="again", frames=4, parity_video=video)
-    )
+    export_plainly(again, target, video, head="again", frames=4)
     assert set(Repository.load(target).manifest.heads) == {"default", "again"}

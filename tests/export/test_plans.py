@@ -18,16 +18,14 @@ import pytest
 import torch
 
 from export.__main__ import repository_app
-from export.exporter import ExportOptions, export_model
 from export.graphs import numpy_state, spatial_graph
-from export.outputs import label_outputs
 from export.plan_profiles import spatial_profiles, temporal_profiles
 from export.plans import PlanOptions, export_plans, write_onnx
 from sfavivit.errors import EngineError, ExportError, ParityError
 from sfavivit.repository.manifest import Repository
 from tests.commands import run_here
 from tests.conftest import SIDE, build_model, random_frames
-from tests.export.support import config, cosines, run_reference
+from tests.export.support import config, cosines, export_plainly, run_reference
 from tests.fake_tensorrt import FakeTensorRt, installed
 
 SPATIAL_PLAN = "sfavivit_spatial/1/model.plan"
@@ -85,8 +83,7 @@ def test_a_further_version_of_a_head_runs_without_a_plan(
 ) -> None:
     target = tmp_path / "again"
     shutil.copytree(planned[0], target)
-    model = build_model(seed=5)
-    export_model(model, label_outputs(model, {}), target, ExportOptions(parity_video=parity_video))
+    export_plainly(build_model(seed=5), target, parity_video)
     assert config(target, "sfavivit_temporal_default").backend == "python"
     assert config(target, "sfavivit_temporal_long").backend == "tensorrt"
     assert "sfavivit_temporal_default/1/model.plan" in Repository.load(target).manifest.plans

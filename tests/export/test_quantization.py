@@ -51,27 +51,13 @@ def test_the_kernel_adds_exactly(kind: str) -> None:
     values, _ = quantize_weight(weight)
     activations = np.where(rng.random((8, 256)) < 0.5, 1, 255).astype(np.uint8)
     activations[0], activations[1] = 255, 1
-    found = _kernel(activations, values)
+    constants = {"b": np.ascontiguousarray(values.T), "one": np.float32(1), "zero": np.uint8(ACTIVATION_ZERO)}
+    node = helper.make_node(  # the operator that the graphs use
+        "MatMulIntegerToFloat", ["x", "b", "one", "one", "zero"], ["y"], domain="com.microsoft"
+    )
+    found = _run([node], constants, "y", activations)
     expected = (activations.astype(int) - ACTIVATION_ZERO) @ values.astype(int).T
     np.testing.assert_array_equal(found, expected)
-
-
-def _kernel(activations: Any, values: Any) -> Any:
-    """What ONNX Runtime makes of them, through the operator that the graphs use."""
-    constants = {"b": np.ascontiguousarray(values.T), "one": np.float32(1), "zero": np.uint8(ACTIVATION_ZERO)}
-    node = helper.make_node(
-        "MatMulIntegerToFloat", ["a", "b", "one", "one", "zero"], ["y"], domain="com.microsoft"
-    )
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [helper.make_tensor_value_info("a", TensorProto.UINT8, activations.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
-    model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    return ort.InferenceSession(model.SerializeToString()).run(None, {"a": activations})[0]
 
 
 def test_what_comes_from_a_gelu_has_all_steps() -> None:
@@ -80,7 +66,8 @@ def test_what_comes_from_a_gelu_has_all_steps() -> None:
     x = rng.exponential(size=(9, 64)).astype(np.float32) + np.float32(GELU_MIN)
     x[0], x[1], x[2], x[3, 5], x[4] = GELU_MIN, 0, -0.17, 300, x[4] * 1e-3
     g, weight, bias = _layer(64)
-    found = _run(g, g.linear(g.activations("x", GELU_MIN), "fc"), x)
+    output = g.linear(g.activations("x", GELU_MIN), "fc")
+    found = _run(g.nodes, g.constants | g.stored, output, x)
     steps = (np.maximum(x.max(axis=1), 0) - GELU_MIN) / 255
     allowed = 0.501 * steps[:, None] * abs(weight).sum(axis=1)
     assert (abs(found - (x @ weight.T + bias)) <= allowed + 1e-5).all()
@@ -94,7 +81,8 @@ def test_what_a_norm_gives_in_a_turned_basis_has_one_step_for_all() -> None:
     g.weights |= {"norm.weight": np.ones(width, np.float32), "norm.bias": np.zeros(width, np.float32)}
     x = np.random.default_rng(1).normal(size=(9, width)).astype(np.float32)
     x[0], x[1, 0], x[2] = 0, 1e4, x[2] * 1e3
-    found = _run(g, g.linear(g.normed("x", "norm"), "fc"), x)
+    output = g.linear(g.normed("x", "norm"), "fc")
+    found = _run(g.nodes, g.constants | g.stored, output, x)
     centred = x.astype(np.float64) - x.mean(axis=1, keepdims=True)
     normed = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + LAYER_NORM_EPS)
     assert abs(normed).max() > NORMED_MAX, "that some are cut is what is tested"
@@ -113,12 +101,13 @@ def _layer(width: int) -> tuple[GraphBuilder, Any, Any]:
     return GraphBuilder({"fc.weight": weight, "fc.bias": bias}, "int8"), values * scale[:, None], bias
 
 
-def _run(g: GraphBuilder, output: str, x: Any) -> Any:
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)]
+def _run(nodes: list[onnx.NodeProto], constants: dict[str, Any], output: str, x: Any) -> Any:
+    """The float32 value ``output`` that ONNX Runtime computes from a value ``x``."""
+    inputs = [helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)]
     outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)]
-    constants = [numpy_helper.from_array(value, name) for name, value in (g.constants | g.stored).items()]
+    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     model = helper.make_model(
-        helper.make_graph(g.nodes, "g", inputs, outputs, constants),
+        helper.make_graph(nodes, "g", inputs, outputs, initializers),
         opset_imports=[helper.make_opsetid(name, version) for name, version in OPSETS.items()],
         ir_version=9,
     )

@@ -6,10 +6,10 @@ import asyncio
 import json
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import psutil
@@ -24,6 +24,7 @@ from sfavivit.protocol.client import VideoRecognitionClient
 from tests.conftest import random_frames
 from tests.video_files import H264, encode
 
+Item = TypeVar("Item")
 FASTSTART = (*H264, "-movflags", "+faststart")
 
 
@@ -59,6 +60,12 @@ def health_of(address: str, service: str = SERVICE_NAME) -> int:
         return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status)
 
 
+def metrics_of(port: int | None) -> str:
+    """Return the metrics of a service that serves them on ``port``."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+        return str(reply.read().decode())
+
+
 def triton_executions(server: TritonServer, model: str) -> tuple[int, int]:
     """Return the requests that a model of Triton has answered, and the executions they took."""
     url = f"http://{server.address}:{server.ports.http}/v2/models/{model}/stats"
@@ -82,6 +89,12 @@ def encode_videos(folder: Path, count: int) -> list[Path]:
 def pieces(path: Path, size: int = 1000) -> list[bytes]:
     content = path.read_bytes()
     return [content[at : at + size] for at in range(0, len(content), size)]
+
+
+async def arriving(items: Sequence[Item]) -> AsyncIterator[Item]:
+    """Yield ``items`` as a client's messages or chunks."""
+    for item in items:
+        yield item
 
 
 def assert_same(answer: Recognition, expected: Recognition) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import psutil
@@ -19,8 +19,10 @@ from serving.lifecycle import VideoServer
 from sfavivit.errors import DeadlineError, ServiceBusyError, SfaVivitError
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.client import VideoRecognitionClient
+from sfavivit.protocol.messages import frames_message
 from sfavivit.protocol.requests import streaming_config
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
+from sfavivit.protocol.v1.video_recognition_pb2_grpc import VideoRecognitionStub
 from tests.conftest import random_frames
 from tests.serving.support import (
     FASTSTART,
@@ -28,10 +30,11 @@ from tests.serving.support import (
     address_of,
     decoders,
     encode_videos,
+    metrics_of,
     running_service,
     spooled,
 )
-from tests.video_files import encode, ffmpeg
+from tests.video_files import H264, encode, ffmpeg
 from tests.waiting import eventually
 
 RUNNING, WAITING = 3, 2
@@ -53,10 +56,11 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Takes far longer to decode than any test runs."""
+    """Takes 10 s to decode, far longer than any test runs; coarse, so that it is soon sent."""
     folder = tmp_path_factory.mktemp("video")
-    once = encode(folder / "once.mp4", random_frames(250).repeat(16, 1).repeat(16, 2))
-    ffmpeg("-stream_loop", "40", "-i", once, "-c", "copy", *FASTSTART[-2:], folder / "long.mp4")
+    frames = random_frames(250).repeat(16, 1).repeat(16, 2)
+    once = encode(folder / "once.mp4", frames, options=(*H264, "-crf", "51"))
+    ffmpeg("-stream_loop", "400", "-i", once, "-c", "copy", *FASTSTART[-2:], folder / "long.mp4")
     return folder / "long.mp4"
 
 
@@ -135,36 +139,55 @@ def test_a_stream_that_is_cancelled_in_line_leaves_the_line(
     assert idle(server)
 
 
-def test_a_client_that_trickles_is_given_up(client: VideoRecognitionClient, server: VideoServer) -> None:
+@pytest.mark.parametrize(
+    ("pause_seconds", "message"),
+    [(20, "nothing came for 3 s"), (1, "bytes came in 3 s of waiting; send at least 1024")],
+    ids=["silent", "trickling"],
+)
+def test_a_client_that_sends_too_little_is_given_up(
+    client: VideoRecognitionClient, server: VideoServer, pause_seconds: float, message: str
+) -> None:
     """A few bytes just before its time is over win it no more than those bytes are worth."""
-    silent = threading.Event()
+    given_up = threading.Event()
 
     def requests() -> Iterator[Any]:
         yield streaming_config(Query(), None)
-        while not silent.wait(1.0):
+        while not given_up.wait(pause_seconds):
             yield pb.StreamingClassifyRequest(content=b"x")
 
     started = time.monotonic()
-    with pytest.raises(grpc.RpcError, match="bytes came in 3 s of waiting; send at least 1024") as caught:
+    with pytest.raises(grpc.RpcError, match=message) as caught:
         list(client._stub.StreamingClassify(requests(), timeout=15))
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert time.monotonic() - started < 10
-    silent.set()
+    given_up.set()
     assert idle(server)
 
 
-def test_a_client_that_falls_silent_is_given_up(client: VideoRecognitionClient, server: VideoServer) -> None:
-    silent = threading.Event()
+def test_a_client_that_stops_reading_is_given_up(repository: Path) -> None:
+    """Its answers fill the connection; then its call ends, and is counted, though its status waits too."""
 
     def requests() -> Iterator[Any]:
-        yield streaming_config(Query(), None)
-        silent.wait(20)
+        yield streaming_config(Query(("default",), top_k=7, stride_seconds=0.16), None)
+        while True:
+            yield pb.StreamingClassifyRequest(frames=frames_message(random_frames(64)))
 
-    with pytest.raises(grpc.RpcError, match="nothing came for 3 s") as caught:
-        list(client._stub.StreamingClassify(requests(), timeout=15))
-    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    silent.set()
-    assert idle(server)
+    # A window of constant size is full sooner.
+    with (
+        running_service(repository, idle_seconds=1.0) as server,
+        grpc.insecure_channel(address_of(server), [("grpc.http2.bdp_probe", 0)]) as channel,
+    ):
+        stub = cast(Any, VideoRecognitionStub)(channel)
+        answers = stub.StreamingClassify(requests(), timeout=60)
+        next(answers)
+        assert eventually(lambda: server.servicer.admission.running == 0, 20)
+        assert idle(server)
+        counted = 'sfavivit_requests_total{code="DEADLINE_EXCEEDED",method="StreamingClassify"} 1.0'
+        assert eventually(lambda: counted in metrics_of(server.metrics_port))
+        with pytest.raises(grpc.RpcError) as caught:
+            list(answers)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "no answer was read for 1 s" in caught.value.details()
 
 
 UPLOADER = """
@@ -217,7 +240,7 @@ def test_many_cancelled_requests_leave_nothing(
                 if number % 2:
                     hasty.classify(long_video)
                 else:
-                    list(hasty.stream([long_video.read_bytes()[:50_000]]))
+                    list(hasty.stream([long_video.read_bytes()[:1_000_000]]))
             except SfaVivitError as error:
                 return error.kind
             return "answered"

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +30,15 @@ from sfavivit.protocol.answers import Query, ServedRecognition
 from sfavivit.protocol.client import AsyncVideoRecognitionClient, VideoRecognitionClient
 from sfavivit.protocol.requests import classify_requests
 from tests.commands import run_here
-from tests.serving.support import HeldUpload, encode_videos, health_of, pieces, spooled
+from tests.serving.support import (
+    HeldUpload,
+    arriving,
+    encode_videos,
+    health_of,
+    metrics_of,
+    pieces,
+    spooled,
+)
 from tests.waiting import eventually
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -57,8 +64,7 @@ class Process:
         raise AssertionError(f"no {message!r}: {self.lines}")
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as reply:
-            return str(reply.read().decode())
+        return metrics_of(self.metrics_port)
 
 
 @contextmanager
@@ -153,7 +159,7 @@ def test_streams_that_were_answered_do_not_count_as_cancelled(process: Process, 
     """Even when the caller takes the summary and goes: 20 of each client."""
 
     async def stream(client: AsyncVideoRecognitionClient) -> None:
-        async for answer in client.stream(_given(pieces(video))):
+        async for answer in client.stream(arriving(pieces(video))):
             if isinstance(answer, ServedRecognition):
                 return
 
@@ -169,11 +175,6 @@ def test_streams_that_were_answered_do_not_count_as_cancelled(process: Process, 
     counted = 'sfavivit_requests_total{{code="{}",method="StreamingClassify"}}'
     assert eventually(lambda: counted.format("OK") + " 40.0" in process.metrics())
     assert counted.format("CANCELLED") not in process.metrics()
-
-
-async def _given(chunks: list[bytes]) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        yield chunk
 
 
 def test_sigterm_drains_and_exits_zero(repository: Path, video: Path) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,6 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
-from export.exporter import ExportOptions, export_model
-from export.outputs import label_outputs
 from serving.lifecycle import VideoServer
 from serving.models import ModelSource
 from serving.settings import Settings
@@ -29,6 +28,7 @@ from sfavivit.inference.options import ClassifyOptions
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
 from sfavivit.protocol.client import VideoRecognitionClient
 from tests.conftest import build_model, random_frames
+from tests.export.support import export_plainly
 from tests.serving.support import (
     address_of,
     encode_videos,
@@ -62,6 +62,17 @@ def assert_close(answer: Recognition, expected: Recognition) -> None:
     for head, outputs in expected.heads.items():
         for output, result in outputs.items():
             np.testing.assert_allclose(answer.heads[head][output].logits, result.logits, atol=1e-5)
+
+
+@contextmanager
+def standing_still(triton: TritonServer) -> Iterator[None]:
+    """Triton holds its connections and does nothing."""
+    assert triton.process
+    triton.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        triton.process.send_signal(signal.SIGCONT)
 
 
 def test_sixteen_streams_share_batches_and_nothing_else(
@@ -126,17 +137,13 @@ def test_a_client_that_gives_up_on_a_triton_that_stands_still_leaves_nothing_beh
         running_service(triton.url) as server,
         ThreadPoolExecutor(1) as pool,
         VideoRecognitionClient(address_of(server), timeout_seconds=1) as client,
+        standing_still(triton),
     ):
-        assert triton.process
-        triton.process.send_signal(signal.SIGSTOP)
-        try:
-            asked = pool.submit(lambda: list(client.stream([random_frames(64)])))
-            assert eventually(lambda: server.servicer.admission.running == 1)
-            with pytest.raises(DeadlineError):
-                asked.result(10)
-            assert eventually(lambda: server.servicer.admission.running == 0, 1)
-        finally:
-            triton.process.send_signal(signal.SIGCONT)
+        asked = pool.submit(lambda: list(client.stream([random_frames(64)])))
+        assert eventually(lambda: server.servicer.admission.running == 1)
+        with pytest.raises(DeadlineError):
+            asked.result(10)
+        assert eventually(lambda: server.servicer.admission.running == 0, 1)
 
 
 def test_a_triton_that_hangs_is_given_up_and_taken_back(
@@ -149,9 +156,7 @@ def test_a_triton_that_hangs_is_given_up_and_taken_back(
         running_service(triton.url, health_seconds=0.1, engine_silent_seconds=1) as server,
         client_of(server) as client,
     ):
-        assert triton.process
-        triton.process.send_signal(signal.SIGSTOP)
-        try:
+        with standing_still(triton):
             start = time.monotonic()
             with pytest.raises(EngineUnavailableError, match="Triton at .* failed: .*closed"):
                 list(client.stream([random_frames(64)]))
@@ -161,8 +166,6 @@ def test_a_triton_that_hangs_is_given_up_and_taken_back(
             with pytest.raises(EngineUnavailableError, match="models are not available: .*did not answer"):
                 client.classify(videos[0])
             assert time.monotonic() - start < 1
-        finally:
-            triton.process.send_signal(signal.SIGCONT)
         assert eventually(lambda: health_of(address_of(server)) == SERVING, 15)
         assert_close(client.classify(videos[0]), Recognizer.load(repository).classify(videos[0]))
 
@@ -200,19 +203,15 @@ def test_a_new_version_is_served_without_a_restart(
 ) -> None:
     copy = tmp_path / "model_repository"
     shutil.copytree(repository, copy)
-    model = build_model(seed=5)
     with (
         TritonServer(copy, exit_seconds=0, poll_seconds=1) as triton,
         running_service(triton.url, health_seconds=0.3) as server,
         client_of(server) as client,
     ):
         before = client.classify(videos[0], Query(("default",)))
-        export_model(model, label_outputs(model, {}), copy, ExportOptions(parity_video=videos[0]))
+        export_plainly(build_model(seed=5), copy, videos[0])
         assert eventually(lambda: client.list_heads().heads["default"].version == 2, 20)
         answer = client.classify(videos[0], Query(("default",)))
-        assert_close(
-            answer,
-            Recognizer.load(copy).classify(videos[0], ClassifyOptions(heads=("default",))),
-        )
+        assert_close(answer, Recognizer.load(copy).classify(videos[0], ClassifyOptions(heads=("default",))))
         found, old = (a.heads["default"][""].logits for a in (answer, before))
         assert np.abs(found - old).max() > 1e-2

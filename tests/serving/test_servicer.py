@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,7 @@ import pytest
 
 from serving.lifecycle import VideoServer
 from sfavivit import Recognition, Recognizer, WindowScores
-from sfavivit.errors import (
-    HeadNotFoundError,
-    InvalidInputError,
-    VideoNotFoundError,
-)
+from sfavivit.errors import HeadNotFoundError, InvalidInputError, VideoNotFoundError
 from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.streaming import FrameStream
 from sfavivit.protocol.answers import Query, ServedRecognition, ServedWindow
@@ -26,11 +22,7 @@ from sfavivit.protocol.client import AsyncVideoRecognitionClient, VideoRecogniti
 from sfavivit.video.reader import VideoReader
 from sfavivit.video.source import VideoSegment
 from tests.conftest import SIDE, random_frames
-from tests.serving.support import (
-    address_of,
-    assert_same,
-    pieces,
-)
+from tests.serving.support import address_of, arriving, assert_same, pieces
 
 # The same answers
 
@@ -159,19 +151,12 @@ def test_list_heads(client: VideoRecognitionClient, local: Recognizer) -> None:
 
 
 def test_asyncio_client(server: VideoServer, local: Recognizer, videos: list[Path]) -> None:
-    async def chunks() -> AsyncIterator[bytes]:
-        for piece in pieces(videos[0]):
-            yield piece
-
-    async def wrong_frames() -> AsyncIterator[Any]:
-        yield np.zeros((2, 2))
-
     async def main() -> None:
         async with AsyncVideoRecognitionClient(address_of(server), timeout_seconds=30) as client:
             answers = await asyncio.gather(*(client.classify(video) for video in videos))
             for answer, video in zip(answers, videos, strict=True):
                 assert_same(answer, local.classify(video))
-            summary = [answer async for answer in client.stream(chunks())][-1]
+            summary = [answer async for answer in client.stream(arriving(pieces(videos[0])))][-1]
             assert isinstance(summary, ServedRecognition)
             assert_same(summary, answers[0])
             features = await client.extract_features(videos[1])
@@ -181,8 +166,9 @@ def test_asyncio_client(server: VideoServer, local: Recognizer, videos: list[Pat
                 await client.classify(videos[0], Query(("nope",)))
             with pytest.raises(VideoNotFoundError, match="no such file"):
                 await client.classify("/nowhere.mp4")
+            wrong: list[Any] = [np.zeros((2, 2))]
             with pytest.raises(InvalidInputError, match=r"send uint8 \[n, H, W, 3\]"):
-                _ = [answer async for answer in client.stream(wrong_frames())]
+                _ = [answer async for answer in client.stream(arriving(wrong))]
 
     asyncio.run(main())
 

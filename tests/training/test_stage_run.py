@@ -276,37 +276,39 @@ def test_verbs_nouns_and_actions_are_measured(
 
 
 @pytest.mark.parametrize(
-    ("header", "more", "error", "message"),
+    ("lines", "error", "message"),
     [
-        ("video,label", (), UsageError, "nothing says what to measure on: give --validation, or"),
-        ("video,split", (), AnnotationError, "is of split 'left'; write train, validation or test"),
+        (
+            "video,label\na.mp4,left\nb.mp4,right\n",
+            UsageError,
+            "nothing says what to measure on: give --validation, or",
+        ),
+        (
+            "video,split\na.mp4,left\nb.mp4,right\n",
+            AnnotationError,
+            "is of split 'left'; write train, validation or test",
+        ),
+        (
+            "video,label,split\ngopher://a.mp4,left,train\ngopher://b.mp4,right,val\n",
+            UsageError,
+            "gopher://b.mp4' cannot be fetched: Protocol not known",
+        ),
     ],
 )
-def test_a_list_that_does_not_say_what_to_measure_on(
-    files: Files, tmp_path: Path, header: str, more: tuple[str, ...], error: type[SfaVivitError], message: str
+def test_a_list_that_cannot_be_trained_on(
+    files: Files, tmp_path: Path, lines: str, error: type[SfaVivitError], message: str
 ) -> None:
     one = tmp_path / "list.csv"
-    one.write_text(f"{header}\na.mp4,left\nb.mp4,right\n")
+    one.write_text(lines)
     with pytest.raises(error, match=message) as caught:
         app(["stage1", str(files[0]), "--train", str(one), "--out", str(tmp_path)], standalone_mode=False)
     assert "\n" not in str(caught.value)
 
 
-def test_an_address_that_nothing_can_fetch(files: Files, tmp_path: Path) -> None:
-    one = tmp_path / "list.csv"
-    one.write_text("video,label,split\ngopher://a.mp4,left,train\ngopher://b.mp4,right,val\n")
-    with pytest.raises(UsageError, match="gopher://b.mp4' cannot be fetched: Protocol not known"):
-        app(["stage1", str(files[0]), "--train", str(one), "--out", str(tmp_path)], standalone_mode=False)
-
-
 @pytest.mark.parametrize(
     ("more", "error", "message"),
     [
-        (
-            ("--set", "optimiser.batch_size=100"),
-            UsageError,
-            "9 training videos are less than",
-        ),
+        (("--set", "optimiser.batch_size=100"), UsageError, "9 training videos are less than"),
         (("--set", "stages.0.spatial=image"), UsageError, "give --image-checkpoint"),
         (("--set", "model.outputs={ a = 2 }"), AnnotationError, "has no label of 'a'"),
         (("--labels", "verb=x.txt"), UsageError, r"outputs \[''\] of the recipe, got \['verb'\]"),

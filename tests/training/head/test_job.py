@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from export.exporter import ExportOptions, export_model
-from export.outputs import label_outputs
 from sfavivit import Recognizer, Repository
 from sfavivit.datasets import read_items
 from sfavivit.engines.onnxruntime import CPU, OnnxModel
@@ -20,6 +18,7 @@ from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import ClassifyOptions
 from sfavivit.models.vivit import SpatialTransformer
 from tests.conftest import SIDE, WINDOW_FRAMES, build_model
+from tests.export.support import export_plainly
 from tests.features.videos import entries, forbid_decoders
 from training.__main__ import app
 from training.head import ondemand_engine
@@ -125,9 +124,7 @@ def test_verbs_and_nouns_from_scratch(own: Path, videos: Path, tmp_path: Path) -
 def test_a_repository_of_reduced_precision_gets_heads(
     videos: Path, tmp_path: Path, parity_video: Path
 ) -> None:
-    model = build_model()
-    options = ExportOptions(shortest_side=SIDE, parity_video=parity_video, precision="fp16")
-    export_model(model, label_outputs(model, {}), tmp_path / "models", options)
+    export_plainly(build_model(), tmp_path / "models", parity_video, shortest_side=SIDE, precision="fp16")
     report = job(tmp_path / "models", videos, tmp_path).run()
     assert report.held_out is not None
     assert report.held_out["outputs"][""]["top1"] == 1
