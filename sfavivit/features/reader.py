@@ -225,7 +225,7 @@ class FeatureReader:
                     for chunk in extractor.push(squares[:, crop])
                 ]
         except BaseException:
-            self.close()  # features that follow a gap must not reach the store
+            self._items.abandon()  # features that follow a gap must not reach the store
             raise
         if self._reading.store is not None:
             for chunk in chunks:

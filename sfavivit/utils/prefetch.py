@@ -56,7 +56,8 @@ class Prefetcher(Generic[Item]):
             self._queue.put_nowait(None)  # for a consumer that is waiting
 
     def abandon(self) -> None:
-        """Stop the thread without waiting for it. There must be no consumer any more."""
+        """Stop the thread without waiting for it. There must be no consumer in another thread any more."""
+        self._ended = True
         self._stopped.set()
         self._stop()
 
