@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
@@ -14,6 +15,7 @@ import typer
 
 from sfavivit.cli.run import run_app
 
+SFAVIVIT = [sys.executable, "-m", "sfavivit.cli.main"]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

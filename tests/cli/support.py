@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 from sfavivit.cli.main import app
-from tests.commands import run_here
-
-SFAVIVIT = [sys.executable, "-m", "sfavivit.cli.main"]
+from tests.commands import SFAVIVIT, run_here
 
 
 def run(*arguments: str | Path, **environment: str) -> CompletedProcess[str]:

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cli.support import SFAVIVIT, run, run_on_terminal, run_process
+from tests.cli.support import run, run_on_terminal, run_process
+from tests.commands import SFAVIVIT
 from tests.conftest import random_frames
 from tests.video_files import encode
 

@@ -25,7 +25,8 @@ from sfavivit.cli.progress import JobMonitor
 from sfavivit.errors import SfaVivitError, codes_of
 from sfavivit.scoring.job import JobProgress
 from sfavivit.scoring.parquet_parts import part_files
-from tests.cli.support import SFAVIVIT, run_on_terminal, run_process
+from tests.cli.support import run_on_terminal, run_process
+from tests.commands import SFAVIVIT
 from tests.conftest import random_frames
 from tests.scoring.support import rows_in, wait_until
 from tests.video_files import encode

@@ -23,10 +23,10 @@ from sfavivit.scoring.machines import Machines, ray_cluster
 from sfavivit.scoring.parquet_parts import part_files
 from sfavivit.scoring.rows import Row
 from sfavivit.scoring.scorer import score_items
-from tests.cli.support import SFAVIVIT
+from tests.commands import SFAVIVIT
 from tests.conftest import random_frames
 from tests.scoring.support import BOTH, rows_in, wait_until
-from tests.trapped_models import TrappedModels
+from tests.scoring.trapped_models import TrappedModels
 from tests.video_files import encode
 from tests.web_files import served
 

@@ -22,7 +22,7 @@ from sfavivit.scoring.rows import Row
 from sfavivit.scoring.workers import score_in_workers
 from tests.conftest import random_frames
 from tests.scoring.support import DEFAULT, wait_until
-from tests.trapped_models import TrappedModels
+from tests.scoring.trapped_models import TrappedModels
 from tests.video_files import encode
 
 pytestmark = pytest.mark.timeout(300)  # processes by the dozen, perhaps on a busy machine
