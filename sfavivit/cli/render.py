@@ -46,6 +46,8 @@ def recognition_view(answer: Recognition, width: int) -> RenderableType:
             f"  {clock(answer.duration_seconds)}, {answer.frames_used} frames, {timings.total_seconds:.2f} s "
             f"(decode {timings.decode_seconds:.2f}, spatial {timings.spatial_seconds:.2f}, "
             f"temporal {timings.temporal_seconds:.2f})",
+            no_wrap=True,  # one line for grep and logs, however long the path is
+            overflow="ignore",
         )
     ]
     if answer.warning:
@@ -206,7 +208,7 @@ def show_recognition(answer: Recognition, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(answer.to_json()), flush=True)
     else:
-        out.print(recognition_view(answer, terminal_width(out)))
+        out.print(recognition_view(answer, terminal_width(out)), crop=False)
 
 
 def show_failure(video: str, error: SfaVivitError, *, as_json: bool, named: bool = False) -> None:
