@@ -194,7 +194,7 @@ def _each(videos: list[str], work: Callable[[str], None], *, as_json: bool) -> N
             raise
         except SfaVivitError as error:
             failures += 1
-            show_failure(video, error, as_json=as_json, named=True)
+            show_failure(video, error, as_json=as_json)
     raise typer.Exit(1 if failures else 0)
 
 

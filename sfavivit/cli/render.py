@@ -211,13 +211,13 @@ def show_recognition(answer: Recognition, *, as_json: bool) -> None:
         out.print(recognition_view(answer, terminal_width(out)), crop=False)
 
 
-def show_failure(video: str, error: SfaVivitError, *, as_json: bool, named: bool = False) -> None:
-    """Print why a video has no answer. ``named``: put its name before a message that does not hold it."""
+def show_failure(video: str, error: SfaVivitError, *, as_json: bool) -> None:
+    """Print why a video has no answer, with its name if the message does not hold it."""
     if as_json:
         fields = {"kind": error.kind, "message": str(error)}
         print(json.dumps({"video": video, "error": fields}), flush=True)
     else:
-        print_error(err, f"{video}: {error}" if named else error)
+        print_error(err, error if repr(video) in str(error) else f"{video}: {error}")
 
 
 def terminal_width(console: Console) -> int:

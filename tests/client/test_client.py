@@ -142,6 +142,13 @@ def test_errors_are_a_line(
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("content", [b"", b"no video"], ids=["refused here", "refused by the service"])
+def test_an_error_names_its_video_once(run: Any, tmp_path: Path, content: bytes) -> None:
+    (path := tmp_path / "x.mp4").write_bytes(content)
+    done = run("classify", path)
+    assert done.returncode == 1 and done.stderr.count(str(path)) == 1
+
+
 def test_progress_is_for_terminals_only(address: str, video: Path) -> None:
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "client", "--server", address, "classify", str(video), "--json"]
