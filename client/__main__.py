@@ -44,9 +44,11 @@ def connect(
     server: Annotated[
         str, typer.Option(envvar="SFAVIVIT_SERVER", help="HOST:PORT of the service.")
     ] = "127.0.0.1:50051",
-    tls: Annotated[bool, typer.Option("--tls", help="Use TLS with the system's authorities.")] = False,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Use TLS; trust the system's certificate authorities.")
+    ] = False,
     tls_ca: Annotated[
-        Path | None, typer.Option(help="Use TLS with this authority's PEM certificate.")
+        Path | None, typer.Option(help="Use TLS; trust only the certificate authority in this PEM file.")
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM client certificate, for mutual TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key of the client certificate.")] = None,
@@ -54,7 +56,8 @@ def connect(
         Path | None, typer.Option(help=f"File with the bearer token (or set {TOKEN_VARIABLE}).")
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Timeout of each video (default: none).")
+        float | None,
+        typer.Option(metavar="SECONDS", help="Give up on a video after so many seconds (default: never)."),
     ] = None,
 ) -> None:
     """Use a video service (`python -m serving`)."""

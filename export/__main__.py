@@ -37,7 +37,13 @@ console = Console(stderr=True, highlight=False)
 REPOSITORY_COMMANDS = ("tensorrt", "rollback", "prune", "configs")
 EPILOG = "See also: python -m export tensorrt | rollback | prune | configs, each with --help."
 
-ParityVideo = Annotated[Path, typer.Option(help="Video whose frames are compared with PyTorch.")]
+ParityVideo = Annotated[
+    Path,
+    typer.Option(
+        help="Video on whose frames the engines are compared with PyTorch.",
+        show_default="the sample video",
+    ),
+]
 RepositoryArgument = Annotated[
     Path, typer.Argument(help="Model repository; changed all at once or not at all.")
 ]
@@ -49,17 +55,22 @@ def export(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="SFA-ViViT .safetensors, a Scenic ViViT factorised-encoder train state, or a repository."
+            help="SFA-ViViT .safetensors, a Scenic ViViT factorised-encoder train state, or a model "
+            "repository exported before."
         ),
     ],
     repository: Annotated[Path, typer.Argument(help="Model repository to make, or to add a head to.")],
     head: Annotated[str, typer.Option(help="Name of this classification head.")] = "default",
     labels: Annotated[
-        list[str] | None, typer.Option(help="Label file, one a line; NAME=FILE for each of several outputs.")
+        list[str] | None,
+        typer.Option(
+            help="Text file with one label a line, in the order of the classes; NAME=FILE for each of "
+            "several outputs."
+        ),
     ] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Precision of the spatial engine (default: fp32); int8 is for CPUs."),
+        typer.Option(help="Precision of the spatial engine (default: fp32): fp16 for GPUs, int8 for CPUs."),
     ] = None,
     fps: Annotated[
         float | None, typer.Option(help="Frames a second the model was trained on (default: 12.5).")
@@ -68,19 +79,28 @@ def export(
         int | None, typer.Option(help="Frames in a window (default: the checkpoint's).")
     ] = None,
     shortest_side: Annotated[
-        int | None, typer.Option(help="Pixels of the shortest side (default: crop x 256/224).")
+        int | None,
+        typer.Option(
+            help="Pixels of a frame's shorter side before the crop (default: model input x 256/224)."
+        ),
     ] = None,
     padding: Annotated[
-        Padding | None, typer.Option(help="Padding of a video shorter than a window (default: loop).")
+        Padding | None,
+        typer.Option(
+            help="Padding of a video shorter than a window: loop (default) repeats it, none leaves it."
+        ),
     ] = None,
     backend: Annotated[Backend | None, typer.Option(help="Triton backend (default: python).")] = None,
     from_head: Annotated[
-        str | None, typer.Option(help="Head of CHECKPOINT, when that is a repository of several.")
+        str | None, typer.Option(help="Head to export, when CHECKPOINT is a repository with several.")
     ] = None,
     parity_video: ParityVideo = SAMPLE_VIDEO,
     calibration_video: Annotated[
         list[Path] | None,
-        typer.Option(help="Videos like those to come, for int8 weights; repeatable (default: a sample)."),
+        typer.Option(
+            help="Example of the videos to classify, which int8 weights are fitted to; repeatable "
+            "(default: the sample video)."
+        ),
     ] = None,
 ) -> None:
     """Turn a checkpoint into a Triton model repository, checked against PyTorch."""
