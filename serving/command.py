@@ -13,6 +13,7 @@ from serving.settings import Security, Settings
 from sfavivit.cli.options import (
     DEFAULT_REPOSITORY,
     MIB,
+    DeviceOption,
     LimitDurationOption,
     LimitMemoryOption,
     LimitPixelsOption,
@@ -32,6 +33,7 @@ def serve(
         str | None, typer.Option(help=f"onnxruntime (default), torch, tensorrt, or {TRITON_SCHEME}HOST:PORT.")
     ] = None,
     threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = Settings.host,
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = Settings.port,
     metrics_host: Annotated[str, typer.Option(help="Interface of the metrics.")] = Settings.metrics_host,
@@ -102,6 +104,7 @@ def serve(
         location,
         engine,
         threads=threads,
+        device=device,
         host=host,
         port=port,
         metrics_host=metrics_host,

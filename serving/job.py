@@ -153,7 +153,8 @@ class Job:
         """Return the time of each stage so far."""
         seconds = self.engine.timer.seconds
         total = time.perf_counter() - self._start if self._start else 0.0
-        return Timings(seconds["decode"], seconds["spatial"], seconds["temporal"], total)
+        device = self.engine.device
+        return Timings(seconds["decode"], seconds["spatial"], seconds["temporal"], total, device)
 
     @property
     def queue_seconds(self) -> float:

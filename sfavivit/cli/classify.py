@@ -28,6 +28,7 @@ def classify(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per video.")] = False,
     engine: opt.EngineOption = None,
     threads: opt.ThreadsOption = None,
+    device: opt.DeviceOption = "auto",
     limit_duration_seconds: opt.LimitDurationOption = Limits.duration_seconds,
     limit_pixels: opt.LimitPixelsOption = Limits.pixels,
     limit_stall_seconds: opt.LimitStallOption = Limits.stall_seconds,
@@ -52,7 +53,7 @@ def classify(
     request = ReportRequest(report, plot, tuple(export or ()))
     request.check(len(videos))
     limits = opt.limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
-    recognizer = Recognizer.load(repository, engine=engine, threads=threads)
+    recognizer = Recognizer.load(repository, engine=engine, threads=threads, device=device)
     options = ClassifyOptions(tuple(head or ()), stride_seconds=stride, top_k=top_k)
     options.resolve(recognizer.manifest)  # invalid options are refused before any video is opened
     store = FeatureStore(features) if features else None

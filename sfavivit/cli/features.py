@@ -52,6 +52,7 @@ def features(
     as_json: opt.JsonSummaryOption = False,
     engine: opt.EngineOption = None,
     threads: opt.WorkerThreadsOption = None,
+    device: opt.DeviceOption = "auto",
     limit_duration_seconds: opt.LimitDurationOption = Limits.duration_seconds,
     limit_pixels: opt.LimitPixelsOption = Limits.pixels,
     limit_stall_seconds: opt.LimitStallOption = Limits.stall_seconds,
@@ -68,7 +69,7 @@ def features(
         raise UsageError(f"dtype {dtype!r} must be {' or '.join(get_args(StoredDtype))}")
     machine = this_machine()
     workers = workers or machine.default_workers
-    models = ModelLocation(repository, engine, threads or machine.cores_each(workers))
+    models = ModelLocation(repository, engine, threads or machine.cores_each(workers), device)
     catalog = models.catalog()
     FeatureStore(root, cast("StoredDtype | None", dtype))
     # A store is filled by scoring without keeping the rows: one clip with one head costs next to nothing.

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from sfavivit.engines.device import Device
 from sfavivit.video.reader import Limits
 
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
@@ -32,6 +33,9 @@ StrideOption = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Seconds between windows (default: 1/8 of a window).")
 ]
 EngineOption = Annotated[str | None, typer.Option(help="onnxruntime (default), or torch (the reference).")]
+DeviceOption = Annotated[
+    Device, typer.Option(help="cpu, cuda (an error where it cannot be used), or auto: cuda where it works.")
+]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads of the engine (default: all).")]
 LimitDurationOption = Annotated[float, typer.Option(help="Maximum length of a video in seconds.")]
 LimitPixelsOption = Annotated[int, typer.Option(help="Maximum pixels of a frame (width x height).")]

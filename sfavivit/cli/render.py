@@ -40,11 +40,12 @@ PALETTE = (
 def recognition_view(answer: Recognition, width: int) -> RenderableType:
     """Return the view of one video: a header, then top labels and timeline of every output."""
     timings = answer.timings
+    computed = f"on {timings.device} " if timings.device else ""
     views: list[RenderableType] = [
         Text.assemble(
             (printable(answer.video), "bold"),
             f"  {clock(answer.duration_seconds)}, {answer.frames_used} frames, {timings.total_seconds:.2f} s "
-            f"(decode {timings.decode_seconds:.2f}, spatial {timings.spatial_seconds:.2f}, "
+            f"{computed}(decode {timings.decode_seconds:.2f}, spatial {timings.spatial_seconds:.2f}, "
             f"temporal {timings.temporal_seconds:.2f})",
             no_wrap=True,  # one line for grep and logs, however long the path is
             overflow="ignore",
@@ -107,8 +108,8 @@ def _timeline_view(timeline: tuple[Segment, ...]) -> Table:
     return table
 
 
-def repository_view(repository: Repository) -> RenderableType:
-    """Return the view of a repository's manifest."""
+def repository_view(repository: Repository, device: str) -> RenderableType:
+    """Return the view of a repository's manifest, and of the device that its models run on here."""
     manifest, dims = repository.manifest, repository.manifest.dimensions
     size = sum(entry.bytes for entry in manifest.files.values())
     facts = Table.grid(padding=(0, 2))
@@ -121,6 +122,7 @@ def repository_view(repository: Repository) -> RenderableType:
         f"crop {manifest.sampling.crop_size}",
         "Triton backend": manifest.backend,
         "weights": manifest.spatial.weights_sha256,
+        "device": printable(device),
     }
     for name, value in rows.items():
         facts.add_row(Text(name, "bold"), value)

@@ -57,6 +57,7 @@ def score(
     as_json: opt.JsonSummaryOption = False,
     engine: opt.EngineOption = None,
     threads: opt.WorkerThreadsOption = None,
+    device: opt.DeviceOption = "auto",
     ray: Annotated[
         str | None,
         typer.Option(
@@ -84,7 +85,7 @@ def score(
     check_schemes(item.video for item in items)
     machines = ray_cluster(ray, debug=debugging()) if ray else this_machine()
     workers = workers or machines.default_workers
-    models = ModelLocation(repository, engine, threads or machines.cores_each(workers))
+    models = ModelLocation(repository, engine, threads or machines.cores_each(workers), device)
     catalog = models.catalog()
     options = ScoreOptions(
         ClassifyOptions(

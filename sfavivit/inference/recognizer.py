@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sfavivit.engines.device import Device
 from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import InvalidInputError, UsageError
 from sfavivit.features.extractor import FeatureExtractor
@@ -41,10 +42,14 @@ class Recognizer:
         engine: str | None = None,
         threads: int | None = None,
         chunk_tubelets: int | None = None,
+        device: Device = "auto",
     ) -> Recognizer:
         """Load a model repository; arguments and errors as ``LoadedModel.load``."""
-        model = LoadedModel.load(repository, engine=engine, threads=threads, chunk_tubelets=chunk_tubelets)
-        return cls(model)
+        return cls(
+            LoadedModel.load(
+                repository, engine=engine, threads=threads, chunk_tubelets=chunk_tubelets, device=device
+            )
+        )
 
     @property
     def manifest(self) -> Manifest:
@@ -162,6 +167,10 @@ class Recognizer:
         tell(session.finish())
         total_seconds = time.perf_counter() - started
         timings = Timings(
-            reader.decode_seconds, reader.spatial_seconds, session.temporal_seconds, total_seconds
+            reader.decode_seconds,
+            reader.spatial_seconds,
+            session.temporal_seconds,
+            total_seconds,
+            self.model.engine.device,
         )
         return session.result(reader.name, timings, reader.warning)

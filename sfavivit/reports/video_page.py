@@ -66,6 +66,7 @@ def model_facts(recognizer: Recognizer) -> list[tuple[str, str]]:
         ("model", manifest.name),
         ("spatial weights", manifest.spatial.weights_sha256),
         ("precision", manifest.spatial.precision),
+        ("device", recognizer.model.engine.device),
         (
             "sampling",
             f"{sampling.fps:g} frames/s, shortest side {sampling.shortest_side}, crop {sampling.crop_size}",
@@ -93,7 +94,9 @@ def _video_fields(report: VideoReport, limits: Limits) -> dict[str, Any]:
         "frames": answer.frames_used,
         "warning": printable(answer.warning) if answer.warning else None,
         "timings": [
-            (name.removesuffix("_seconds"), seconds) for name, seconds in asdict(answer.timings).items()
+            (name.removesuffix("_seconds"), seconds)
+            for name, seconds in asdict(answer.timings).items()
+            if name.endswith("_seconds")
         ],
         "thumbnails": thumbnails(report.video, start, answer.duration_seconds, limits),
         "outputs": [_output_fields(output) for output in report.outputs],

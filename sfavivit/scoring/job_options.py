@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from sfavivit.engines import TRITON_SCHEME, open_models
+from sfavivit.engines.device import Device
 from sfavivit.errors import UsageError
 from sfavivit.features.reader import DEFAULT_LIMITS
 from sfavivit.features.store import FeatureStore
@@ -51,15 +52,16 @@ class ModelLocation:
     repository: str
     engine: str | None = None
     threads: int | None = None
+    device: Device = "auto"
 
     def load(self) -> Recognizer:
         """Load the models. Raises as ``Recognizer.load``."""
-        return Recognizer.load(self.repository, engine=self.engine, threads=self.threads)
+        return Recognizer.load(self.repository, engine=self.engine, threads=self.threads, device=self.device)
 
     def catalog(self) -> Catalog:
         """Read the manifest and labels, without starting an engine where that would cost memory."""
         if self.repository.startswith(TRITON_SCHEME):
-            return open_models(self.repository, self.engine)[0]
+            return open_models(self.repository, self.engine, device=self.device)[0]
         return Repository.load(self.repository)
 
 

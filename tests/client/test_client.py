@@ -58,7 +58,10 @@ def run(address: str) -> Any:
 
 def without_timings(line: str) -> dict[str, Any]:
     fields = json.loads(line)
-    assert set(fields.pop("timings")) == {f"{s}_seconds" for s in ("decode", "spatial", "temporal", "total")}
+    stages = {f"{stage}_seconds" for stage in ("decode", "spatial", "temporal", "total")}
+    timings = fields.pop("timings")
+    assert set(timings) == stages | {"device"}
+    assert timings["device"] == "cpu"
     for outputs in fields["heads"].values():
         for result in outputs.values():
             for item in (*result["labels"], *result["timeline"]):

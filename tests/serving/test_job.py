@@ -33,6 +33,7 @@ class FailingEngine:
 
     def __init__(self, engine: Engine, kind: str, fail: Callable[[], None]) -> None:
         self._engine, self._kind, self._fail = engine, kind, fail
+        self.device = engine.device
         self._calls = 0
 
     def spatial(self, frames: Frames) -> Features:

@@ -140,7 +140,7 @@ def test_metrics_and_logs(process: Process, video: Path) -> None:
     metrics = process.metrics()
     assert 'sfavivit_requests_total{code="OK",method="Classify"} 1.0' in metrics
     for stage in ("decode", "queue", "spatial", "temporal"):
-        assert f'sfavivit_stage_seconds_count{{stage="{stage}"}} 2.0' in metrics
+        assert f'sfavivit_stage_seconds_count{{device="cpu",stage="{stage}"}} 2.0' in metrics
     received = float(metrics.partition("\nsfavivit_received_bytes_total ")[2].split()[0])
     assert received == video.stat().st_size + 8000
     assert "sfavivit_active_streams 0.0" in metrics and "sfavivit_queue_depth 0.0" in metrics
@@ -276,6 +276,7 @@ def test_triton_is_taken_as_repository_or_engine(option: str) -> None:
             "triton://127.0.0.1:1 is served by Triton; the engine cannot be 'torch'",
         ),
         (["--engine-timeout-seconds", "0"], "engine_timeout_seconds must be more than 0"),
+        (["--repository", "triton://127.0.0.1:1", "--device", "cpu"], "leave out the device 'cpu'"),
         (["--engine", "abacus"], "unknown engine 'abacus'"),
         (["--max-streams", "0"], "max_streams must be more than 0"),
         (["--nonsense"], "No such option"),

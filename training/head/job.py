@@ -14,6 +14,7 @@ from typing import Any
 from export.exporter import check_head, export_head
 from sfavivit.datasets import VideoItem
 from sfavivit.datasets.fetch import check_schemes, open_video
+from sfavivit.engines.device import Device
 from sfavivit.errors import InvalidInputError, TrainingError, UsageError, VideoError
 from sfavivit.evaluation.accuracy import Evaluation
 from sfavivit.features.store import FeatureStore
@@ -53,7 +54,7 @@ class HeadPlan:
     store: Path
     out: Path
     variants: int = 0
-    accelerator: str = "cpu"
+    device: Device = "cpu"
     cache_bytes: int = 4 << 30
 
 
@@ -107,7 +108,7 @@ class HeadJob:
         head_classes(lists.training, lists.source)  # faults of a list are found before hours of decoding
         check_schemes(item.video for item in (*lists.training, *(lists.validation or ())))
         self._plan, self._lists = plan, lists
-        self._recognizer = open_on_demand(plan.repository)
+        self._recognizer = open_on_demand(plan.repository, plan.device)
         self._store = FeatureStore(plan.store)
         threads = len(os.sched_getaffinity(0))
         self._filler = FeatureFiller(self._recognizer, self._store, plan.recipe.variants, threads)
@@ -189,7 +190,7 @@ class HeadJob:
         head = new_head(dims, outputs, plan.recipe, start)
         with work_bar("training steps", training_steps(plan.recipe, len(examples))) as progress:
             trained = train_head(
-                head, examples, self._cache, plan.recipe, accelerator=plan.accelerator, progress=progress
+                head, examples, self._cache, plan.recipe, device=plan.device, progress=progress
             )
         return head, trained
 
@@ -197,7 +198,7 @@ class HeadJob:
         """Return the accuracy of the exported head, classifying as any user would; None without videos."""
         if not videos:
             return None
-        recognizer, name = open_on_demand(self._plan.repository), self._plan.name
+        recognizer, name = open_on_demand(self._plan.repository, self._plan.device), self._plan.name
         evaluation = Evaluation(recognizer.model.labels[name])
         with work_bar("held-out videos", len(videos)) as progress:
             for done, video in enumerate(videos, start=1):

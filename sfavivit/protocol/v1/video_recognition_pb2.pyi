@@ -292,18 +292,20 @@ class OutputResult(_message.Message):
     def __init__(self, output: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., timeline: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., logits: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class StageTimings(_message.Message):
-    __slots__ = ("decode_time_ns", "queue_time_ns", "spatial_time_ns", "temporal_time_ns", "total_time_ns")
+    __slots__ = ("decode_time_ns", "queue_time_ns", "spatial_time_ns", "temporal_time_ns", "total_time_ns", "device")
     DECODE_TIME_NS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_TIME_NS_FIELD_NUMBER: _ClassVar[int]
     SPATIAL_TIME_NS_FIELD_NUMBER: _ClassVar[int]
     TEMPORAL_TIME_NS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
     decode_time_ns: int
     queue_time_ns: int
     spatial_time_ns: int
     temporal_time_ns: int
     total_time_ns: int
-    def __init__(self, decode_time_ns: _Optional[int] = ..., queue_time_ns: _Optional[int] = ..., spatial_time_ns: _Optional[int] = ..., temporal_time_ns: _Optional[int] = ..., total_time_ns: _Optional[int] = ...) -> None: ...
+    device: str
+    def __init__(self, decode_time_ns: _Optional[int] = ..., queue_time_ns: _Optional[int] = ..., spatial_time_ns: _Optional[int] = ..., temporal_time_ns: _Optional[int] = ..., total_time_ns: _Optional[int] = ..., device: _Optional[str] = ...) -> None: ...
 
 class ModelDigest(_message.Message):
     __slots__ = ("model", "sha256")

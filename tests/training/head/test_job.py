@@ -12,7 +12,8 @@ import pytest
 
 from sfavivit import Recognizer, Repository
 from sfavivit.datasets import read_items
-from sfavivit.engines.onnxruntime import CPU, OnnxModel
+from sfavivit.engines.device import Processor
+from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import SfaVivitError
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import ClassifyOptions
@@ -75,7 +76,7 @@ def test_with_all_features_stored_no_spatial_half_is_loaded(
     loaded: list[Path] = []
 
     class Recorded(OnnxModel):
-        def __init__(self, file: Path, threads: None = None, provider: str = CPU) -> None:
+        def __init__(self, file: Path, threads: None = None, processor: Processor = "cpu") -> None:
             loaded.append(file)
             super().__init__(file)
 
