@@ -14,7 +14,7 @@ import typer
 
 from sfavivit.cli import options as opt
 from sfavivit.cli.progress import JobMonitor
-from sfavivit.cli.render import print_error
+from sfavivit.cli.render import on_devices, print_error
 from sfavivit.datasets import VideoItem, read_items
 from sfavivit.datasets.fetch import check_schemes
 from sfavivit.errors import UsageError
@@ -99,6 +99,7 @@ def features(
         "found": outcome.found,
         "failed": state.failed,
         "seconds": round(monitor.seconds, 3),
+        "devices": dict(state.devices),
     }
     print(json.dumps(counts) if as_json else _summary(counts, root), flush=True)
     raise typer.Exit(stop.exit_code or (1 if state.failed else 0))
@@ -128,4 +129,4 @@ def _summary(counts: dict[str, Any], root: Path) -> str:
     facts = [f"{counts['stored']} videos stored", f"{counts['found']} were there"]
     facts += [f"{counts['failed']} failed"] if counts["failed"] else []
     facts += [f"{left} are left: start again to go on"] if left else []
-    return f"{root}: {', '.join(facts)}, in {timedelta(seconds=round(counts['seconds']))}"
+    return f"{root}: {', '.join(facts)}, in {timedelta(seconds=round(counts['seconds']))}{on_devices(counts)}"

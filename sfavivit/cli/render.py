@@ -145,6 +145,11 @@ def repository_view(repository: Repository, device: str) -> RenderableType:
     return Group(facts, Text(), heads)
 
 
+def on_devices(summary: dict[str, Any]) -> str:
+    """Return the devices of a job's summary as words, such as `` on cpu``; nothing where none computed."""
+    return f" on {', '.join(summary['devices'])}" if summary["devices"] else ""
+
+
 def print_score_summary(console: Console, summary: dict[str, Any], folder: str) -> None:
     """Print the summary of a scoring job: counts, errors by kind, and accuracies where labels are known."""
     left = summary["videos"] - summary["done_before"] - summary["done_now"]
@@ -152,7 +157,7 @@ def print_score_summary(console: Console, summary: dict[str, Any], folder: str) 
     console.print(
         Text.assemble(
             (f"{summary['done_now']} videos", "bold"),
-            f" in {time} ({summary['videos_per_second']:.3g} a second)",
+            f" in {time}{on_devices(summary)} ({summary['videos_per_second']:.3g} a second)",
             f", {summary['done_before']} were done before" if summary["done_before"] else "",
             f", {left} are left: start again to go on" if left else "",
         )

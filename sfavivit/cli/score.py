@@ -141,6 +141,7 @@ def _summary(state: JobProgress, seconds: float, metrics: dict[str, Any] | None)
         "succeeded": state.outcomes[None],
         "failed": {kind: count for kind, count in state.outcomes.most_common() if kind is not None},
         "seconds": round(seconds, 3),
+        "devices": dict(state.devices),
         "videos_per_second": round(scored / max(seconds, 1e-3), 3),
         "metrics": metrics,
     }

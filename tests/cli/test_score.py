@@ -69,6 +69,7 @@ def test_a_list_with_broken_videos(repository: Path, corpus: Path, tmp_path: Pat
     summary = json.loads(done.stdout)
     assert (summary["videos"], summary["done_before"], summary["done_now"]) == (18, 0, 18)
     assert sum(summary["failed"].values()) == len(BREAKAGES) == 18 - summary["succeeded"]
+    assert summary["devices"] == {"cpu": summary["succeeded"]}
     assert len(summary["failed"]) >= 5
     assert Counter(row["id"] for row in rows_in(tmp_path)) == {f"v{k}": 3 for k in range(18)}
 
