@@ -305,3 +305,10 @@ def test_a_taken_port_is_one_line(process: Process, repository: Path) -> None:
         assert done.returncode == 2, done.stderr
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: cannot")]
         assert len(errors) == 1 and "Traceback" not in done.stderr
+
+
+def test_warnings_of_the_library_are_lines_of_the_log() -> None:
+    code = "from serving.logs import configure; import logging; configure(); "
+    code += "logging.getLogger('sfavivit').warning('the GPU is not used')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr)["message"] == "the GPU is not used"
