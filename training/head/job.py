@@ -15,6 +15,7 @@ from export.exporter import check_head, export_head
 from sfavivit.datasets import VideoItem
 from sfavivit.datasets.fetch import check_schemes, open_video
 from sfavivit.engines.device import Device
+from sfavivit.engines.torch import working_device
 from sfavivit.errors import InvalidInputError, TrainingError, UsageError, VideoError
 from sfavivit.evaluation.accuracy import Evaluation
 from sfavivit.features.store import FeatureStore
@@ -60,7 +61,10 @@ class HeadPlan:
 
 @dataclass
 class HeadReport:
-    """Outcome of a head job. ``held_out``: summary of the evaluation, or None without held-out videos."""
+    """Outcome of a head job. ``held_out``: summary of the evaluation, or None without held-out videos.
+
+    ``devices``: device of the training, and of the engine if it computed features.
+    """
 
     head: str
     version: int
@@ -74,6 +78,7 @@ class HeadReport:
     held_out: dict[str, Any] | None
     parity: dict[str, float]
     seconds: dict[str, float]
+    devices: dict[str, str]
 
     def lines(self, plan: HeadPlan) -> Iterator[str]:
         """Yield the report as lines of text."""
@@ -81,6 +86,7 @@ class HeadReport:
             yield f"{self.broken_videos} videos could not be read: {plan.out / BROKEN} says why"
         seconds = ", ".join(f"{what} {took:.0f} s" for what, took in self.seconds.items())
         yield f"head {self.head!r} version {self.version} is in {plan.repository} ({seconds})"
+        yield ", ".join(f"{what} on {device}" for what, device in self.devices.items())
         if self.held_out is None:
             yield "held-out accuracy: not measured, since no video was held out"
             return
@@ -108,6 +114,7 @@ class HeadJob:
         head_classes(lists.training, lists.source)  # faults of a list are found before hours of decoding
         check_schemes(item.video for item in (*lists.training, *(lists.validation or ())))
         self._plan, self._lists = plan, lists
+        self._device = str(working_device(plan.device))  # a wrong one is refused now
         self._recognizer = open_on_demand(plan.repository, plan.device)
         self._store = FeatureStore(plan.store)
         threads = len(os.sched_getaffinity(0))
@@ -155,9 +162,14 @@ class HeadJob:
             held_out=summary,
             parity=entry.parity.model_dump(),
             seconds=self._seconds,
+            devices=self._devices(),
         )
         self._write(report)
         return report
+
+    def _devices(self) -> dict[str, str]:
+        engine = {"features": self._recognizer.model.engine.device} if self._filler.computed else {}
+        return {"training": self._device} | engine
 
     def _split(self) -> tuple[list[StoredVideo], list[StoredVideo]]:
         """Store plain features, and return the videos to train on and those to measure on."""
