@@ -23,7 +23,7 @@ from sfavivit.cli.options import (
 )
 from sfavivit.engines import TRITON_SCHEME
 from sfavivit.errors import UsageError
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 
 
 def serve(

@@ -21,7 +21,7 @@ from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.results import Timings
 from sfavivit.inference.streaming import Session
 from sfavivit.protocol.answers import Query
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 from sfavivit.video.source import Source, VideoSegment
 
 Result = TypeVar("Result")

@@ -16,7 +16,7 @@ from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.reports.request import ReportRequest
 from sfavivit.reports.video_report import VideoReport, recorder_for, video_report
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 
 
 def classify(

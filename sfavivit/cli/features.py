@@ -24,7 +24,7 @@ from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES, ModelLocation, ScoreOptions, Shard
 from sfavivit.scoring.machines import this_machine
 from sfavivit.scoring.stop import StopSignals
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 
 
 def features(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 

@@ -22,7 +22,7 @@ from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES, ModelLocation, Out
 from sfavivit.scoring.machines import ray_cluster, this_machine
 from sfavivit.scoring.stop import StopSignals
 from sfavivit.utils.text import printable
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 
 if TYPE_CHECKING:
     from sfavivit.scoring.job import JobProgress

@@ -19,17 +19,16 @@ from sfavivit.features.extractor import FeatureChunk, FeatureExtractor
 from sfavivit.features.store import FeatureStore
 from sfavivit.types import Features, Frames
 from sfavivit.utils.prefetch import Prefetcher
-from sfavivit.video.reader import Limits, VideoReader
+from sfavivit.video.limits import DEFAULT_LIMITS, Limits
+from sfavivit.video.reader import VideoReader
 from sfavivit.video.source import OpenSource, Source, VideoSegment, display_name, open_source
-
-DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
 class _End:
     """End of a video's frames. ``keys``: under which the features of each crop are to be stored, if any."""
 
-    damage: str | None
+    warning: str | None
     keys: list[FeatureKey]
 
 
@@ -97,7 +96,7 @@ class _Reading:
         with self.reader:
             if not self.stopped:
                 yield from self.reader
-        yield _End(self.reader.damage, keys())
+        yield _End(self.reader.warning, keys())
 
 
 class FeatureReader:
@@ -235,7 +234,7 @@ class FeatureReader:
     def _finish(self, end: _End) -> None:
         """Note the decoder's warning, and put the features into the store."""
         self._ended = True
-        self.warning = end.damage
+        self.warning = end.warning
         store = self._reading.store
         for key, parts in zip(end.keys, self._kept, strict=False):
             assert store is not None
@@ -244,4 +243,4 @@ class FeatureReader:
             timestamps = self.segment.start_seconds + self._tubelet_seconds * np.arange(
                 len(features), dtype=np.float64
             )
-            store.put(key, StoredFeatures(features, timestamps, self.frames_used, end.damage))
+            store.put(key, StoredFeatures(features, timestamps, self.frames_used, end.warning))

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from sfavivit.config import Sampling
 from sfavivit.errors import SfaVivitError
-from sfavivit.video.reader import Limits, VideoReader
+from sfavivit.video.limits import Limits
+from sfavivit.video.reader import VideoReader
 from sfavivit.video.source import Source, VideoSegment
 
 COUNT = 24

@@ -25,7 +25,7 @@ from sfavivit.reports.page import render_page
 from sfavivit.reports.thumbnails import thumbnails
 from sfavivit.reports.video_report import OutputReport, VideoReport
 from sfavivit.utils.text import printable
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 
 EMBED_BYTES = 16 << 20
 EMBED_PAGE_BYTES = 64 << 20

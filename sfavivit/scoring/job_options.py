@@ -10,12 +10,11 @@ from typing import Self
 
 from sfavivit.engines import TRITON_SCHEME, open_models
 from sfavivit.errors import UsageError
-from sfavivit.features.reader import DEFAULT_LIMITS
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.repository.manifest import Catalog, Repository
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import DEFAULT_LIMITS, Limits
 
 DEFAULT_FETCH_BYTES = 16 << 30
 

@@ -20,7 +20,7 @@ from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.types import Features, Frames
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 from sfavivit.video.source import VideoSegment
 from tests.conftest import wide_video
 from tests.counting_engine import CountingEngine
