@@ -22,7 +22,7 @@ from sfavivit.inference.results import Timings
 from sfavivit.inference.streaming import Session
 from sfavivit.protocol.answers import Query
 from sfavivit.video.limits import Limits
-from sfavivit.video.source import Source, VideoSegment
+from sfavivit.video.source import Source
 
 Result = TypeVar("Result")
 _END = object()
@@ -129,7 +129,7 @@ class Job:
             CancelledRequestError: ``cancel`` was called.
         """
         self.start_clock()
-        segment = VideoSegment(source, query.start_seconds, query.end_seconds)
+        segment = query.segment(source)
         with FeatureReader(self.model, segment, self.limits) as reader:
             self.on_cancel(reader.close)
             try:

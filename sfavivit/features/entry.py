@@ -59,6 +59,7 @@ class FeatureKey:
     crop: Crop = CENTER[0]
     start_seconds: float = 0.0
     end_seconds: float | None = None
+    video_track: int | None = None
 
     @property
     def of_whole(self) -> FeatureKey:
@@ -67,8 +68,11 @@ class FeatureKey:
 
     @cached_property
     def text(self) -> str:
-        """Key as JSON with its fields sorted."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """Key as JSON with its fields sorted; without a track unless one was chosen."""
+        fields = asdict(self)
+        if self.video_track is None:  # as in the stores that knew of no tracks
+            del fields["video_track"]
+        return json.dumps(fields, sort_keys=True)
 
     @cached_property
     def digest(self) -> str:

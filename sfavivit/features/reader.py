@@ -86,7 +86,9 @@ class _Reading:
     def _key(self, video_sha256: str, crop: Crop) -> FeatureKey:
         start, end = float(self.segment.start_seconds), self.segment.end_seconds
         end = None if end is None else float(end)
-        return FeatureKey(video_sha256, self.spatial_sha256, self.sampling, crop, start, end)
+        return FeatureKey(
+            video_sha256, self.spatial_sha256, self.sampling, crop, start, end, self.segment.video_track
+        )
 
     def _decode(self, segment: VideoSegment, keys: Callable[[], list[FeatureKey]]) -> Iterator[_Item]:
         """Yield frames and their end; ``keys`` is called when the file has been read."""

@@ -30,6 +30,7 @@ class ScoreOptions:
         align_to_tubelets: widen segments of videos to whole tubelets, so that the stored features of the
             whole video serve them.
         fetch_bytes: size of the largest video that is downloaded.
+        video_track: number of the track of each video, from 0; None for the default one.
     """
 
     classify: ClassifyOptions
@@ -37,6 +38,7 @@ class ScoreOptions:
     store: str | None = None
     align_to_tubelets: bool = False
     fetch_bytes: int = DEFAULT_FETCH_BYTES
+    video_track: int | None = None
 
     def open_store(self) -> FeatureStore | None:
         """Open the feature store, if there is one. Raises ``FeatureStoreError``."""

@@ -116,7 +116,8 @@ def _sampling_filter(rate: Fraction, origin_ticks: int) -> str:
     picture on display with ``round=up``; the default, ``near``, shows pictures of up to half a period later.)
     It would also repeat pictures, and for ever after a wrong timestamp. So it sees a steady time instead: any
     step that is not between 0 and 2 periods is replaced by one of 1 to 2 periods with the same rest, so that
-    a picture before such a step is always kept, and all others fall on frames as by their own times.
+    a picture before such a step is always kept, and all others fall on frames as by their own times. Where
+    the size or format of the picture changes, ffmpeg makes the filters anew, and the picture before is lost.
     """
     ticks = FrameTicks.of_rate(rate)
     period = ticks.period

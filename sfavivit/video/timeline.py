@@ -52,8 +52,9 @@ class Timeline(Generic[T]):
         out of order   a few times jump, ahead or back, and those after them go on from before: the pictures
                        with these times are dropped
         gap            times jump ahead and stay there: the picture before is a still of that length
-        restart        times jump back and stay there (the recorder began again): the video goes on, one step
-                       after the last picture. So do the times of MPEG-TS that jump ahead beyond the limit
+        restart        times jump back and stay there (the recorder began again): the video goes on
+                       after the last picture, at most a period later. So do the times of MPEG-TS that jump
+                       ahead beyond the limit
 
     Which of them a jump is, the next pictures tell, so up to ``_CONFIRMING_PICTURES`` are held back. Without
     a jump none is. ``max_gap_seconds``: longest still; a longer one raises :class:`VideoLimitError`.
@@ -66,6 +67,7 @@ class Timeline(Generic[T]):
     times_may_restart: bool = False
     _held: list[tuple[int, T | None]] = field(default_factory=list)
     _on_display: T | None = None
+    _outdated: bool = False  # the picture on display came without pixels, so the one before is shown
     _last: int | None = None  # time of the last picture that counts, restarts taken out
     _step: int = 0
     _accepted: int = 0
@@ -74,6 +76,7 @@ class Timeline(Generic[T]):
     _out_of_order: _Disorder = field(default_factory=_Disorder)
     _gaps: _Disorder = field(default_factory=_Disorder)
     _restarts: _Disorder = field(default_factory=_Disorder)
+    _lost: _Disorder = field(default_factory=_Disorder)
 
     def add(self, time: int, picture: T | None) -> list[Run[T]]:
         """Return the frames that are known with the next picture.
@@ -120,6 +123,11 @@ class Timeline(Generic[T]):
             what = f"{n} gaps without a new picture, the longest" if n > 1 else "a gap without a new picture"
             near = f"near second {self._gaps.first_second:.1f}"
             found.append(f"{what} of {self._gaps.largest_seconds:.1f} s, {'the first ' * (n > 1)}{near}")
+        if n := self._lost.count:
+            what = f"{n} pictures were lost, the first" if n > 1 else "a picture was lost"
+            found.append(
+                f"{what} near second {self._lost.first_second:.1f}, where the size or format changes"
+            )
         return found
 
     def _continues(self, time: int) -> bool:
@@ -154,7 +162,9 @@ class Timeline(Generic[T]):
             self._last = self._on_display = None
         elif ahead <= 0 or (self.times_may_restart and self._seconds(ahead) > self.max_gap_seconds):
             self._restarts.note(self._seconds(last))
-            self._restart_offset = time - last - (self._step or self.ticks.period)
+            # By whole periods, since the decoder dropped the pictures between the frames of the file's times.
+            step = ahead % self.ticks.period or self.ticks.period
+            self._restart_offset += ahead - step
         runs = self._accept(time, picture)
         for held in rest:
             runs += self.add(*held)
@@ -168,6 +178,7 @@ class Timeline(Generic[T]):
             self._step = time - self._last
         self._last = time
         self._accepted += 1
+        self._outdated = picture is None
         if picture is not None:
             self._on_display = picture
         return runs
@@ -190,6 +201,8 @@ class Timeline(Generic[T]):
         count = self.ticks.frames_before(time - self.origin) - self._next_frame
         if self._on_display is None or count <= 0:
             return []
+        if self._outdated:
+            self._lost.note(self._seconds(self._last or 0))
         self._next_frame += count
         return [Run(self._on_display, count)]
 
