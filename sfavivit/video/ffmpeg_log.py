@@ -14,6 +14,7 @@ from sfavivit.errors import (
     VideoError,
     VideoLimitError,
 )
+from sfavivit.video.hdr import TRANSFERS
 
 MAX_LINE_BYTES = 4096
 MAX_QUOTED_CHARACTERS = 160
@@ -25,6 +26,7 @@ _DURATION = re.compile(r"  Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?),")
 _INPUT = re.compile(r"Input #0, (?P<container>\S+), from ")
 _VIDEO_TRACK = re.compile(r"  Stream #0:(?P<stream>\d+)\b.*?: Video: (?P<format>.*)")
 _SIZE = re.compile(r", (\d+x\d+)")
+_HDR = re.compile(rf"/({'|'.join(TRANSFERS)})\b")  # after the matrix and the primaries
 _MAPPING = re.compile(r"  Stream #0:(?P<stream>\d+) -> #0:0 ")
 # Written by the filters of sfavivit.video.ffmpeg.decode_command.
 _PICTURE_TIME = re.compile(rb"\[Eval @ 0x[0-9a-f]+\] \[info\] (-?\d+)\.0+$")
@@ -72,10 +74,15 @@ class _Diagnosis:
 
 @dataclass(frozen=True)
 class VideoTrack:
-    """A video track of the input. ``stream``: its number among all streams. ``size``: e.g. "640x360"."""
+    """A video track of the input.
+
+    ``stream``: its number among all streams. ``size``: e.g. "640x360". ``transfer``: ffmpeg's name of the
+    transfer characteristic of an HDR track, else empty.
+    """
 
     stream: int
     size: str
+    transfer: str
     is_default: bool
     is_cover: bool
 
@@ -83,7 +90,8 @@ class VideoTrack:
     def parse(cls, stream: str, text: str) -> VideoTrack:
         """Read the description that follows "Video: "."""
         size = found[1] if (found := _SIZE.search(text)) else "unknown size"
-        return cls(int(stream), size, "(default)" in text, "(attached pic)" in text)
+        transfer = found[1] if (found := _HDR.search(text)) else ""
+        return cls(int(stream), size, transfer, "(default)" in text, "(attached pic)" in text)
 
 
 class FfmpegLog:
@@ -115,6 +123,11 @@ class FfmpegLog:
     def on_cover(self) -> bool:
         """True if the track that is decoded is a picture beside a sound track, not a video."""
         return self.track is not None and self.tracks[self.track].is_cover
+
+    @property
+    def transfer(self) -> str:
+        """Transfer characteristic of the track that is decoded, if it is HDR."""
+        return "" if self.track is None else self.tracks[self.track].transfer
 
     def feed(self, data: bytes) -> None:
         """Parse the next piece of the log, cut anywhere."""

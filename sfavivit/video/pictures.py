@@ -13,6 +13,7 @@ from sfavivit.errors import DecodeError
 from sfavivit.types import Frames
 from sfavivit.video.ffmpeg import decode_command, find_ffmpeg
 from sfavivit.video.ffmpeg_log import FfmpegLog
+from sfavivit.video.hdr import tone_map
 from sfavivit.video.limits import Limits
 from sfavivit.video.process import DecoderProcess
 from sfavivit.video.sandbox import confined_command
@@ -98,7 +99,7 @@ class PictureDecoder:
             if number < self._next:
                 continue  # a repetition, of which the timeline knows without it
             yield from self._before(number)
-            yield Picture(self._time(), pixels)
+            yield Picture(self._time(), tone_map(pixels, self.log.transfer))
         self.status = self._process.finish()
         yield from self._before(self._next + len(self.log.picture_ticks) - 1)
         if self.log.picture_ticks:
