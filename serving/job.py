@@ -31,8 +31,8 @@ _END = object()
 class Job:
     """Share of the service that one request uses: threads of ``pool``, engine slots, a decoder of its own.
 
-    ``frames_used``: frames decoded so far. ``warning``: what was wrong with a video that could be decoded
-    in part.
+    ``frames_used``: frames decoded so far. ``warning``: what was irregular in the
+    video.
     """
 
     def __init__(

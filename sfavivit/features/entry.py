@@ -85,7 +85,7 @@ class StoredFeatures:
     """Features float32 [T, D] of a video, and float64 [T], the second at which each tubelet starts.
 
     ``frames_used``: number of frames behind them (the last tubelet may have been filled up). ``warning``:
-    damage of the video, of which these features are the readable part.
+    what was irregular in the video (damage, timestamps, other tracks), or None.
     """
 
     features: NDArray[np.float32]
@@ -157,7 +157,7 @@ def read_header(path: Path) -> EntryHeader:
         metadata = header["__metadata__"]
         key = json.loads(metadata["key"])
         return EntryHeader(
-            {name: key[name] for name in FeatureKey.__dataclass_fields__},
+            {"video_track": None, **key},
             int(header["features"]["shape"][0]),
             int(metadata["frames_used"]),
         )

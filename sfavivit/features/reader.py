@@ -126,7 +126,7 @@ class FeatureReader:
     Attributes:
         crops: crops of the picture, as given.
         frames_used: frames of a crop so far.
-        warning: damage of the video, known at the end.
+        warning: what was irregular in the video, known at the end; None if nothing was.
         from_store: whether the features came from the store.
 
     Raises, from the iteration:

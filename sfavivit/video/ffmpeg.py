@@ -74,9 +74,10 @@ def decode_command(
     A picture is uint8 [crops * crop size, crop size, 3] RGB: the crops, one below the other. Only those are
     written that are on display at ``origin_ticks`` + k periods for some k (in :class:`FrameTicks` of the
     sampling's rate), and those before and after a jump of the timestamps; all others are dropped before they
-    are scaled. For each picture written, its number in the order of decoding goes to ``index_descriptor`` as
-    a decimal line. The log has a line ``[Eval @ ...] [info] <ticks>`` with the time of every decoded picture
-    in that order, and of the end. Repeating pictures is left to the reader: here it would cost memory.
+    are scaled. For each crop written, the number of its picture in the order of decoding goes to
+    ``index_descriptor`` as a decimal line. The log has a line ``[Eval @ ...] [info] <ticks>`` with the time
+    of every decoded picture in that order, and of the end. Repeating pictures is left to the reader: here it
+    would cost memory.
 
     ``track``: number of the video track, from 0. None: the one that ffmpeg prefers.
     """
@@ -102,11 +103,13 @@ def decode_command(
         vf=f"{_sampling_filter(exact_rate(sampling.fps), origin_ticks)},{pictures}",
         stats_enc_pre=f"pipe:{index_descriptor}",
         stats_enc_pre_fmt="{ni}",
+        **{"bsf:v": "setts=ts=N"},  # the muxer complains of times that are equal (crops) or jump back
         **({} if track is None else {"map": f"0:v:{track}"}),
     )
-    # The reader judges jumps of the timestamps; -copyts keeps ffmpeg from taking them out of MPEG-TS.
-    options = "-hide_banner -nostdin -nostats -loglevel level+info -filter_threads 1 -copyts -start_at_zero"
-    return list(output.compile(cmd=[path, *options.split()]))
+    # The timeline judges jumps of the timestamps; -copyts keeps ffmpeg from taking them out of MPEG-TS.
+    quiet = "-hide_banner -nostdin -nostats -loglevel repeat+level+info"  # of equal lines, too, each counts
+    command = [path, *quiet.split(), "-filter_threads", "1", "-copyts", "-start_at_zero"]
+    return list(output.compile(cmd=command))
 
 
 def _sampling_filter(rate: Fraction, origin_ticks: int) -> str:
@@ -151,7 +154,10 @@ def _scale_filter(shortest_side: int) -> str:
 
 
 def _crop_filter(size: int, crops: Sequence[Crop]) -> str:
-    """Cut the crops out of the scaled picture and stack them."""
+    """Cut the crops out of the scaled picture, one after the other.
+
+    They are pictures of their own, since a stack (``vstack``) would not know the number of its picture.
+    """
     cuts = [
         f"crop={size}:{size}:x='(iw-ow)*if(gte(iw,ih),{crop.along},{crop.across})'"
         f":y='(ih-oh)*if(gte(iw,ih),{crop.across},{crop.along})'" + (",hflip" if crop.flip else "")
@@ -162,7 +168,7 @@ def _crop_filter(size: int, crops: Sequence[Crop]) -> str:
     copies = "".join(f"[whole{k}]" for k in range(len(cuts)))
     branches = ";".join(f"[whole{k}]{cut}[square{k}]" for k, cut in enumerate(cuts))
     squares = copies.replace("whole", "square")
-    return f"split={len(cuts)}{copies};{branches};{squares}vstack=inputs={len(cuts)}"
+    return f"split={len(cuts)}{copies};{branches};{squares}interleave=nb_inputs={len(cuts)}"
 
 
 @lru_cache(maxsize=1)

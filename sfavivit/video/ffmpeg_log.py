@@ -20,7 +20,7 @@ MAX_LINE_BYTES = 4096
 MAX_QUOTED_CHARACTERS = 160
 MAX_TRACKS = 1000
 
-# With ``-loglevel level+info`` a line is "[part @ 0x55..] [level] text", with any number of parts.
+# With ``-loglevel repeat+level+info`` a line is "[part @ 0x55..] [level] text", with any number of parts.
 _LINE = re.compile(r"(?:\[[^\]]*? @ 0x[0-9a-f]+\] )*\[(?P<level>[a-z]+)\] (?P<text>.*)", re.DOTALL)
 _DURATION = re.compile(r"  Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?),")
 _INPUT = re.compile(r"Input #0, (?P<container>\S+), from ")

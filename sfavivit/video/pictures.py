@@ -59,7 +59,8 @@ class PictureDecoder:
         self.status: int | None = None
         self.end_ticks: int | None = None
         self._shape = (len(crops) * sampling.crop_size, sampling.crop_size, 3)
-        self._written: deque[int] = deque()  # numbers of the pictures that are in the output pipe
+        self._crops = len(crops)
+        self._written: deque[int] = deque()  # numbers of the pictures in the output pipe, of each crop
         self._index_rest = b""
         self._next = 0  # number of the next decoded picture
         program = find_ffmpeg()
@@ -93,9 +94,9 @@ class PictureDecoder:
             pixels = np.empty(self._shape, np.uint8)
             if self._process.read_into(pixels.data.cast("B")) < pixels.nbytes:
                 break
-            if not self._written:
-                raise DecodeError("ffmpeg gave a picture without its number")
-            number = self._written.popleft()
+            numbers = {self._written.popleft() for _ in range(min(self._crops, len(self._written)))}
+            if len(numbers) != 1 or (number := numbers.pop()) >= self._next + len(self.log.picture_ticks):
+                raise DecodeError("ffmpeg gave a picture without its number or time")
             if number < self._next:
                 continue  # a repetition, of which the timeline knows without it
             yield from self._before(number)
@@ -112,8 +113,6 @@ class PictureDecoder:
 
     def _time(self) -> int:
         self._next += 1
-        if not self.log.picture_ticks:
-            raise DecodeError(f"ffmpeg gave picture {self._next - 1} without its time")
         return self.log.picture_ticks.popleft()
 
     def _feed_index(self, data: bytes) -> None:
