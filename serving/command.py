@@ -15,6 +15,7 @@ from sfavivit.cli.options import (
     MIB,
     DeviceOption,
     LimitDurationOption,
+    LimitGapOption,
     LimitMemoryOption,
     LimitPixelsOption,
     LimitStallOption,
@@ -24,7 +25,7 @@ from sfavivit.cli.options import (
 )
 from sfavivit.engines import TRITON_SCHEME
 from sfavivit.errors import UsageError
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 
 
 def serve(
@@ -81,6 +82,7 @@ def serve(
     limit_duration_seconds: LimitDurationOption = Limits.duration_seconds,
     limit_pixels: LimitPixelsOption = Limits.pixels,
     limit_stall_seconds: LimitStallOption = Limits.stall_seconds,
+    limit_gap_seconds: LimitGapOption = Limits.gap_seconds,
     limit_memory_mib: LimitMemoryOption = Limits.memory_bytes // MIB,
     idle_seconds: Annotated[
         float, typer.Option(help="Maximum seconds to wait until a client sends, or reads its answers.")
@@ -110,7 +112,9 @@ def serve(
         metrics_host=metrics_host,
         metrics_port=None if metrics_port < 0 else metrics_port,
         security=Security(tls_cert, tls_key, tls_client_ca, token_file, insecure),
-        limits=limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib),
+        limits=limits_of(
+            limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_gap_seconds, limit_memory_mib
+        ),
         max_upload_bytes=limit_upload_mib * MIB,
         max_streams=max_streams,
         max_waiting=max_waiting,

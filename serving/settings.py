@@ -9,7 +9,7 @@ from pathlib import Path
 from sfavivit.engines import TRITON_SCHEME
 from sfavivit.engines.device import Device
 from sfavivit.errors import UsageError
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 
 MAX_CHUNK_TUBELETS = 1024
 ZERO_ALLOWED = ("port", "metrics_port", "max_waiting", "drain_seconds")

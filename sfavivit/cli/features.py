@@ -24,7 +24,7 @@ from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES, ModelLocation, ScoreOptions, Shard
 from sfavivit.scoring.machines import this_machine
 from sfavivit.scoring.stop import StopSignals
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 
 
 def features(
@@ -53,14 +53,18 @@ def features(
     engine: opt.EngineOption = None,
     threads: opt.WorkerThreadsOption = None,
     device: opt.DeviceOption = "auto",
+    video_track: opt.VideoTrackOption = None,
     limit_duration_seconds: opt.LimitDurationOption = Limits.duration_seconds,
     limit_pixels: opt.LimitPixelsOption = Limits.pixels,
     limit_stall_seconds: opt.LimitStallOption = Limits.stall_seconds,
+    limit_gap_seconds: opt.LimitGapOption = Limits.gap_seconds,
     limit_memory_mib: opt.LimitMemoryOption = Limits.memory_bytes // opt.MIB,
     limit_fetch_mib: opt.LimitFetchOption = DEFAULT_FETCH_BYTES // opt.MIB,
 ) -> None:
     """Compute the features that a store lacks, so that scoring with any head needs no video decoded."""
-    limits = opt.limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
+    limits = opt.limits_of(
+        limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_gap_seconds, limit_memory_mib
+    )
     share = Shard.parse(shard)
     listed = read_items(manifest, root=video_root, split=split)
     items = [item for item in (_whole_videos(listed) if whole else listed) if share.holds(item.id)]
@@ -80,6 +84,7 @@ def features(
         limits=limits,
         store=str(root),
         fetch_bytes=limit_fetch_mib * opt.MIB,
+        video_track=video_track,
     )
     try:
         from sfavivit.scoring.job import JobProgress, run_executor  # noqa: PLC0415 - pyarrow is heavy, and an extra

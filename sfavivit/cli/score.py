@@ -22,7 +22,7 @@ from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES, ModelLocation, Out
 from sfavivit.scoring.machines import ray_cluster, this_machine
 from sfavivit.scoring.stop import StopSignals
 from sfavivit.utils.text import printable
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 
 if TYPE_CHECKING:
     from sfavivit.scoring.job import JobProgress
@@ -73,14 +73,18 @@ def score(
     part_seconds: Annotated[
         float, typer.Option(min=0, help="Seconds after which a Parquet file is written at the latest.")
     ] = Output.part_seconds,
+    video_track: opt.VideoTrackOption = None,
     limit_duration_seconds: opt.LimitDurationOption = Limits.duration_seconds,
     limit_pixels: opt.LimitPixelsOption = Limits.pixels,
     limit_stall_seconds: opt.LimitStallOption = Limits.stall_seconds,
+    limit_gap_seconds: opt.LimitGapOption = Limits.gap_seconds,
     limit_memory_mib: opt.LimitMemoryOption = Limits.memory_bytes // opt.MIB,
     limit_fetch_mib: opt.LimitFetchOption = DEFAULT_FETCH_BYTES // opt.MIB,
 ) -> None:
     """Score a list of videos into Parquet files: each video once, however often it is restarted."""
-    limits = opt.limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
+    limits = opt.limits_of(
+        limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_gap_seconds, limit_memory_mib
+    )
     items = read_items(manifest, root=root, split=split)
     check_schemes(item.video for item in items)
     machines = ray_cluster(ray, debug=debugging()) if ray else this_machine()
@@ -98,6 +102,7 @@ def score(
         store=features,
         align_to_tubelets=align_to_tubelets,
         fetch_bytes=limit_fetch_mib * opt.MIB,
+        video_track=video_track,
     )
     options.open_store()  # a store that cannot be used ends this before any worker starts
     try:

@@ -12,7 +12,7 @@ from sfavivit.engines.device import Device
 from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import InvalidInputError, UsageError
 from sfavivit.features.extractor import FeatureExtractor
-from sfavivit.features.reader import DEFAULT_LIMITS, FeatureReader
+from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import DEFAULT_OPTIONS, ClassifyOptions
 from sfavivit.inference.results import Recognition, Timings, WindowScores
@@ -20,7 +20,7 @@ from sfavivit.inference.streaming import FrameStream, Session
 from sfavivit.inference.views import ViewSession
 from sfavivit.repository.manifest import Manifest
 from sfavivit.types import Features, Frames, Logits
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import DEFAULT_LIMITS, Limits
 from sfavivit.video.source import Source, VideoSegment
 
 OnProgress = Callable[[float, float | None], None]

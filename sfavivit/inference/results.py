@@ -74,7 +74,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Recognition:
-    """Answer for one video. ``warning`` says what broke when only a part of the file was readable."""
+    """Answer for one video. ``warning`` says what was irregular in the file (:class:`VideoReader`)."""
 
     video: str
     duration_seconds: float

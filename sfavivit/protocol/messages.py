@@ -55,6 +55,7 @@ def query_message(query: Query, content_size: int = 0) -> pb.RecognitionConfig:
         start_offset=duration(query.start_seconds),
         end_offset=None if query.end_seconds is None else duration(query.end_seconds),
         content_size=content_size,
+        video_track=query.video_track,
     )
 
 
@@ -73,6 +74,7 @@ def query_of(config: pb.RecognitionConfig) -> Query:
         stride_seconds=seconds_of(config.stride) if config.HasField("stride") else None,
         start_seconds=seconds_of(config.start_offset),
         end_seconds=seconds_of(config.end_offset) if config.HasField("end_offset") else None,
+        video_track=config.video_track if config.HasField("video_track") else None,
     )
 
 

@@ -25,7 +25,8 @@ from sfavivit.reports.page import render_page
 from sfavivit.reports.thumbnails import thumbnails
 from sfavivit.reports.video_report import OutputReport, VideoReport
 from sfavivit.utils.text import printable
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
+from sfavivit.video.source import VideoSegment
 
 EMBED_BYTES = 16 << 20
 EMBED_PAGE_BYTES = 64 << 20
@@ -98,7 +99,9 @@ def _video_fields(report: VideoReport, limits: Limits) -> dict[str, Any]:
             for name, seconds in asdict(answer.timings).items()
             if name.endswith("_seconds")
         ],
-        "thumbnails": thumbnails(report.video, start, answer.duration_seconds, limits),
+        "thumbnails": thumbnails(
+            VideoSegment(report.video, start, video_track=report.video_track), answer.duration_seconds, limits
+        ),
         "outputs": [_output_fields(output) for output in report.outputs],
     }
 

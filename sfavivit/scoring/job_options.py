@@ -11,12 +11,11 @@ from typing import Self
 from sfavivit.engines import TRITON_SCHEME, open_models
 from sfavivit.engines.device import Device
 from sfavivit.errors import UsageError
-from sfavivit.features.reader import DEFAULT_LIMITS
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.repository.manifest import Catalog, Repository
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import DEFAULT_LIMITS, Limits
 
 DEFAULT_FETCH_BYTES = 16 << 30
 
@@ -32,6 +31,7 @@ class ScoreOptions:
         align_to_tubelets: widen segments of videos to whole tubelets, so that the stored features of the
             whole video serve them.
         fetch_bytes: size of the largest video that is downloaded.
+        video_track: number of the track of each video, from 0; None for the default one.
     """
 
     classify: ClassifyOptions
@@ -39,6 +39,7 @@ class ScoreOptions:
     store: str | None = None
     align_to_tubelets: bool = False
     fetch_bytes: int = DEFAULT_FETCH_BYTES
+    video_track: int | None = None
 
     def open_store(self) -> FeatureStore | None:
         """Open the feature store, if there is one. Raises ``FeatureStoreError``."""

@@ -61,7 +61,7 @@ SCHEMA = pa.schema(
     frames_used               number of sampled frames, and duration_seconds: their length
     error_kind, _message      null, or the reason for having no answer: labels, logits ... are empty then, and
                               unmeasured values null
-    warning                   null, or the damage of a video of which only a part could be read
+    warning                   null, or what was irregular in the video: damage, timestamps, other tracks
     decode_seconds ...        timings of the video, the same in all its rows; features from the store have
                               zero decode and spatial seconds
     device                    device of the engine, such as cpu or cuda:0

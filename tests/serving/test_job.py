@@ -20,7 +20,7 @@ from sfavivit.features.reader import FeatureReader
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.messages import frames_message
 from sfavivit.types import Features, Frames, Logits
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 from tests.conftest import random_frames
 from tests.serving.support import arriving, pieces
 
