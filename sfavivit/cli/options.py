@@ -35,7 +35,9 @@ EngineOption = Annotated[str | None, typer.Option(help="onnxruntime (default), o
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads of the engine (default: all).")]
 LimitDurationOption = Annotated[float, typer.Option(help="Maximum length of a video in seconds.")]
 LimitPixelsOption = Annotated[int, typer.Option(help="Maximum pixels of a frame (width x height).")]
-LimitStallOption = Annotated[float, typer.Option(help="Maximum seconds of decoding without progress.")]
+LimitStallOption = Annotated[
+    float, typer.Option(help="Maximum seconds of decoding, or of a download, without progress.")
+]
 LimitMemoryOption = Annotated[int, typer.Option(help="Maximum memory of the decoder process in MiB.")]
 
 # Options of the commands that go through a list of videos.

@@ -39,7 +39,7 @@ def score_items(
 
     def open_source(item: VideoItem) -> FeatureReader:  # downloads if need be, hashes, and begins to decode
         aligned = align_to_tubelets(item, rate) if options.align_to_tubelets else item
-        video = open_video(item.video, options.fetch_bytes)
+        video = open_video(item.video, options.fetch_bytes, options.limits.stall_seconds)
         segment = VideoSegment(video, aligned.start_seconds, aligned.end_seconds)
         crops = options.classify.crops
         return FeatureReader(recognizer.model, segment, options.limits, crops=crops, store=store)

@@ -49,7 +49,7 @@ def test_videos_from_elsewhere(
     addresses += [f"{web}/a.mp4", f"{web}/none.mp4"]
     items = [VideoItem(str(k), address, {}) for k, address in enumerate(addresses)]
     rows = scored(recognizer, items, DEFAULT)
-    failed = [None, None, "not_found", "not_a_video", "empty", "not_found", "video", "video"]
+    failed = [None, None, "not_found", "not_a_video", "empty", "not_found", "video", "unavailable"]
     kinds = [*failed, None, "not_found"]
     assert [row.get("error_kind") for row in rows] == kinds
     (local,) = scored(recognizer, [VideoItem("v0", str(parity_video), {})], DEFAULT)
