@@ -44,9 +44,9 @@ LimitMemoryOption = Annotated[int, typer.Option(help="Maximum memory of the deco
 ListArgument = Annotated[
     str,
     typer.Argument(
-        help="List of videos: CSV, JSON Lines or Parquet with a column `video` (and label, id, "
-        "start_seconds, end_seconds), a dataset's annotation file, the URL of such a file, a folder, or - "
-        "for paths on standard input."
+        help="List of videos: CSV, TSV, JSON Lines or Parquet with a column `video` (and label, id, "
+        "start_seconds, end_seconds), lines of a path and a label, a dataset's annotation file, the URL of "
+        "such a file, a folder, or - for paths on standard input."
     ),
 ]
 ListRootOption = Annotated[

@@ -48,8 +48,8 @@ def download(url: str, local: IO[bytes], stall_seconds: float) -> None:
     """
     import fsspec  # noqa: PLC0415 - an extra, for URLs only
 
-    kind = fsspec.get_filesystem_class(url.partition(":")[0].lower())
-    files = kind(get_client=partial(_client, stall_seconds))
+    options: dict[str, Any] = {"get_client": partial(_client, stall_seconds)}
+    files = fsspec.filesystem(url.partition(":")[0].lower(), **options)  # type: ignore[no-untyped-call]
     for tries in count(1):
         local.seek(0)
         local.truncate()

@@ -13,7 +13,7 @@ from typing import Any
 
 from export.exporter import check_head, export_head
 from sfavivit.datasets import VideoItem
-from sfavivit.datasets.fetch import check_schemes, open_video
+from sfavivit.datasets.fetch import check_schemes
 from sfavivit.errors import InvalidInputError, TrainingError, UsageError, VideoError
 from sfavivit.evaluation.accuracy import Evaluation
 from sfavivit.features.store import FeatureStore
@@ -205,7 +205,7 @@ class HeadJob:
                 try:
                     answer = recognizer.classify(
                         VideoSegment(
-                            open_video(item.video, DEFAULT_FETCH_BYTES),
+                            item.open(DEFAULT_FETCH_BYTES),
                             start_seconds=item.start_seconds,
                             end_seconds=item.end_seconds,
                         ),
