@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any, BinaryIO
@@ -32,7 +33,7 @@ _SEPARATOR = re.compile(r" *([,;\t]) *| +")
 
 # Two published formats have no header: the answers of Something-Something v2's test set (`id;label`), and
 # Moments in Time (path, label, workers who agreed, workers who did not).
-_ANSWERS = re.compile(r"\d+;[^;]+\s*", re.ASCII)
+_ANSWERS = re.compile(r"\d+;[^;]+", re.ASCII)
 _ANSWERS_HEADER = ["id", "template"]
 _FIELD = r'(?:[^,"]*|"(?:[^"]|"")*")'
 _MOMENTS = re.compile(rf"{_FIELD},{_FIELD},\d+,\d+\s*", re.ASCII)
@@ -102,9 +103,9 @@ def _table_rows(lines: Iterator[str], name: str, first: int, header: list[str], 
 
 def _header(fields: list[str], where: str) -> list[str]:
     header = [field.strip() for field in fields]
-    if len(set(header)) < len(header):
-        twice = next(column for column in header if header.count(column) > 1)
-        raise AnnotationError(f"{where} names column {twice!r} twice; rename one")
+    column, times = Counter(header).most_common(1)[0]
+    if times > 1:
+        raise AnnotationError(f"{where} names column {column!r:.80} twice; rename one")
     return header
 
 

@@ -86,6 +86,16 @@ def test_an_unquoted_line_is_read_right_or_refused(stem: str, mark: str) -> None
     assert rows == [{"video": "a.mp4", "label": "3"}, {"video": path, "label": "7"}]
 
 
+@given(st.lists(TRICKY.map("".join) | TEXT, max_size=4).map("\n".join))
+def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
+    try:
+        rows = read(text)
+    except AnnotationError as error:
+        assert str(error).startswith("l line ") and "\n" not in str(error)
+    else:
+        assert all(isinstance(value, str) for row in rows for value in row.values())
+
+
 LINES: dict[str, tuple[str, list[tuple[str, str | None]]]] = {
     "spaces": ("a/b.mp4 3\n\nmy dance/c d.webm 10\n", [("a/b.mp4", "3"), ("my dance/c d.webm", "10")]),
     "names": ("a.mp4 air drumming\n", [("a.mp4", "air drumming")]),

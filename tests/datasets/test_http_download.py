@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -109,6 +110,15 @@ def endless(request: BaseHTTPRequestHandler) -> None:
         pass
 
 
+def bomb(request: BaseHTTPRequestHandler) -> None:
+    body = gzip.compress(bytes(10_000_000))
+    request.send_response(200)
+    request.send_header("Content-Encoding", "gzip")
+    request.send_header("Content-Length", str(len(body)))
+    request.end_headers()
+    request.wfile.write(body)
+
+
 def disconnected(request: BaseHTTPRequestHandler) -> None:
     request.close_connection = True
 
@@ -201,19 +211,18 @@ def test_redirects_are_followed_but_not_for_ever(server: Server) -> None:
 
 def test_a_slow_download_lives_and_a_silent_one_does_not(server: Server) -> None:
     """All together takes longer than a stall may: there is no limit on the whole."""
-    assert fetch(server, content(pause=0.15), stall_seconds=0.9) == CONTENT
+    assert fetch(server, content(pause=0.2), stall_seconds=1.2) == CONTENT
     for answer in (silent, stalled):
-        start = time.monotonic()
         error = refused(server, answer, stall_seconds=0.3)
         assert type(error) is VideoLimitError
         assert "no byte from its server in 0.3 s (limit)" in str(error)
-        assert time.monotonic() - start < 5
     assert len(server.requests) == 3
 
 
 def test_an_endless_file_is_bounded(server: Server) -> None:
-    error = refused(server, endless, limit_bytes=50_000)
-    assert type(error) is VideoLimitError and "more than 50000 bytes" in str(error)
+    for answer in (endless, bomb):
+        error = refused(server, answer, limit_bytes=50_000)
+        assert type(error) is VideoLimitError and "more than 50000 bytes" in str(error)
     assert fetch(server, content(), limit_bytes=len(CONTENT)) == CONTENT
 
 
