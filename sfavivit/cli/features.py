@@ -14,7 +14,7 @@ import typer
 
 from sfavivit.cli import options as opt
 from sfavivit.cli.progress import JobMonitor
-from sfavivit.cli.render import on_devices, print_error
+from sfavivit.cli.render import on_devices, print_error, print_note
 from sfavivit.datasets import VideoItem, read_items
 from sfavivit.datasets.fetch import check_schemes
 from sfavivit.errors import UsageError
@@ -66,7 +66,7 @@ def features(
         limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_gap_seconds, limit_memory_mib
     )
     share = Shard.parse(shard)
-    listed = read_items(manifest, root=video_root, split=split)
+    listed = read_items(manifest, root=video_root, split=split, note=partial(print_note, opt.err))
     items = [item for item in (_whole_videos(listed) if whole else listed) if share.holds(item.id)]
     check_schemes(item.video for item in items)
     if dtype not in (None, *get_args(StoredDtype)):
@@ -125,8 +125,11 @@ class _Outcome:
 
 
 def _whole_videos(items: Sequence[VideoItem]) -> list[VideoItem]:
-    videos = dict.fromkeys(item.video for item in items)
-    return [VideoItem(str(number), video, {}) for number, video in enumerate(videos)]
+    videos = {item.video: item for item in items}
+    return [
+        VideoItem(str(number), item.video, {}, looked_for=item.looked_for)
+        for number, item in enumerate(videos.values())
+    ]
 
 
 def _summary(counts: dict[str, Any], root: Path) -> str:

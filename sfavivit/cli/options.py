@@ -45,7 +45,9 @@ VideoTrackOption = Annotated[
 ]
 LimitDurationOption = Annotated[float, typer.Option(help="Maximum length of a video in seconds.")]
 LimitPixelsOption = Annotated[int, typer.Option(help="Maximum pixels of a frame (width x height).")]
-LimitStallOption = Annotated[float, typer.Option(help="Maximum seconds of decoding without progress.")]
+LimitStallOption = Annotated[
+    float, typer.Option(help="Maximum seconds of decoding, or of a download, without progress.")
+]
 LimitGapOption = Annotated[
     float, typer.Option(help="Maximum seconds of video without a new picture, as in a paused recording.")
 ]
@@ -55,9 +57,9 @@ LimitMemoryOption = Annotated[int, typer.Option(help="Maximum memory of the deco
 ListArgument = Annotated[
     str,
     typer.Argument(
-        help="List of videos: CSV, JSON Lines or Parquet with a column `video` (and label, id, "
-        "start_seconds, end_seconds), a dataset's annotation file, the URL of such a file, a folder, or - "
-        "for paths on standard input."
+        help="List of videos: CSV, TSV, JSON Lines or Parquet with a column `video` (and label, id, "
+        "start_seconds, end_seconds), lines of a path and a label, a dataset's annotation file, the URL of "
+        "such a file, a folder, or - for paths on standard input."
     ),
 ]
 ListRootOption = Annotated[

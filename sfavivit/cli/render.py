@@ -232,6 +232,11 @@ def terminal_width(console: Console) -> int:
     return min(console.width, 100)
 
 
+def print_note(console: Console, note: str) -> None:
+    """Print a line about something that is no error."""
+    console.print(Text.assemble(("note: ", "bold"), printable(note)), soft_wrap=True)
+
+
 def print_error(console: Console, error: Exception | str) -> None:
     """Print an error as one line, after what has been printed to standard output."""
     sys.stdout.flush()

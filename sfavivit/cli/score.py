@@ -12,7 +12,7 @@ import typer
 
 from sfavivit.cli import options as opt
 from sfavivit.cli.progress import JobMonitor
-from sfavivit.cli.render import print_score_summary
+from sfavivit.cli.render import print_note, print_score_summary
 from sfavivit.cli.run import debugging
 from sfavivit.datasets import read_items
 from sfavivit.datasets.fetch import check_schemes
@@ -85,7 +85,7 @@ def score(
     limits = opt.limits_of(
         limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_gap_seconds, limit_memory_mib
     )
-    items = read_items(manifest, root=root, split=split)
+    items = read_items(manifest, root=root, split=split, note=partial(print_note, opt.err))
     check_schemes(item.video for item in items)
     machines = ray_cluster(ray, debug=debugging()) if ray else this_machine()
     workers = workers or machines.default_workers

@@ -13,7 +13,7 @@ from typing import Any
 
 from export.exporter import check_head, export_head
 from sfavivit.datasets import VideoItem
-from sfavivit.datasets.fetch import check_schemes, open_video
+from sfavivit.datasets.fetch import check_schemes
 from sfavivit.engines.device import Device
 from sfavivit.engines.torch import working_device
 from sfavivit.errors import InvalidInputError, TrainingError, UsageError, VideoError
@@ -218,7 +218,7 @@ class HeadJob:
                 try:
                     answer = recognizer.classify(
                         VideoSegment(
-                            open_video(item.video, DEFAULT_FETCH_BYTES),
+                            item.open(DEFAULT_FETCH_BYTES),
                             start_seconds=item.start_seconds,
                             end_seconds=item.end_seconds,
                         ),
