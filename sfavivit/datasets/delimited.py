@@ -110,12 +110,14 @@ def _header(fields: list[str], where: str) -> list[str]:
 
 
 def _path_ends(line: str) -> list[int]:
-    """Return the places where the path of a line could end: after its quotes, or else its extension."""
+    """Return the places where the path of a line could end: after its quotes, and after an extension."""
     if not line.startswith('"'):
         return [match.end() for match in _PATH_END.finditer(line)]
     quoted = _QUOTE.match(line)
     end = quoted.end() if quoted else 0
-    return [end] if _is_quoted(line[:end]) and line[end : end + 1] in ("", *_SEPARATORS) else []
+    if not _is_quoted(line[:end]) or line[end : end + 1] not in ("", *_SEPARATORS):
+        return []
+    return [end, *(match.end() for match in _PATH_END.finditer(line, end) if '"' not in line[end:])]
 
 
 def _labelled_rows(lines: Iterator[str], name: str, first: int) -> Rows:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sfavivit.datasets import read_items
@@ -76,6 +76,8 @@ def test_numbers_of_rows_are_those_of_lines(rows: list[tuple[str, str, str]], ma
 
 
 @given(TRICKY.map("".join).filter(str.strip), st.sampled_from([" ", ", ", ";", "\t"]))
+@example('"" ', " ")
+@example('"b" ', " ")
 def test_an_unquoted_line_is_read_right_or_refused(stem: str, mark: str) -> None:
     """Whatever a path holds, a list is never split at another place in silence."""
     path = f"{stem}.mp4".lstrip()

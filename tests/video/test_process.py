@@ -249,7 +249,7 @@ def test_nothing_is_left_behind(video: Path, tmp_path: Path) -> None:
         use(turn)
     gc.collect()
     assert children() == []
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before  # other tests may have closed theirs
 
 
 def test_memory_does_not_depend_on_length(tmp_path: Path) -> None:
