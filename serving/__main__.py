@@ -45,7 +45,7 @@ def triton(
             file=sys.stderr,
         )
     ports = TritonPorts(grpc_port, http_port, metrics_port)
-    with log.open("a") if log else nullcontext(sys.stderr) as stream:
+    with log.open("a", encoding="utf-8") if log else nullcontext(sys.stderr) as stream:
         server = TritonServer(repository, address=address, ports=ports, log=stream, poll_seconds=poll_seconds)
         with server:
             at = ", ".join(f"{name} {address}:{port}" for name, port in vars(server.ports).items())
