@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from serving.command import serve
-from serving.settings import is_loopback
 from serving.triton import TritonPorts, TritonServer
 from sfavivit.cli.run import run_app
+from sfavivit.utils.network import is_loopback
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

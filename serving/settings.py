@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 
 from sfavivit.engines import TRITON_SCHEME
 from sfavivit.errors import UsageError
+from sfavivit.utils.network import is_loopback
 from sfavivit.video.reader import Limits
 
 MAX_CHUNK_TUBELETS = 1024
@@ -106,11 +106,3 @@ class Settings:
     def remote(self) -> bool:
         """True if a Triton server runs the models."""
         return self.location.startswith(TRITON_SCHEME)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach ``host``."""
-    try:
-        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 from sfavivit.errors import UsageError
 from sfavivit.inference.results import Timings
 from sfavivit.protocol.messages import timings_message
+from sfavivit.utils.network import direct_options
 
 SERVICE = "sfavivit"
 EXPORT_SECONDS = 2  # longest delay of the shutdown by a collector that does not answer
@@ -39,7 +41,12 @@ class Tracing:
             ) from error
         self._provider = TracerProvider(resource=Resource.create({"service.name": SERVICE}))
         plaintext = endpoint.startswith("http://")
-        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=plaintext, timeout=EXPORT_SECONDS)
+        exporter = OTLPSpanExporter(
+            endpoint=endpoint,
+            insecure=plaintext,
+            timeout=EXPORT_SECONDS,
+            channel_options=cast(Any, direct_options(urlsplit(endpoint).netloc or endpoint)),
+        )
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer(SERVICE)
         self._propagate, self._trace = propagate, trace

@@ -43,8 +43,13 @@ from sfavivit.protocol.served_status import ServedStatus
 from sfavivit.protocol.status import error_of
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from sfavivit.protocol.v1.video_recognition_pb2_grpc import VideoRecognitionStub
+from sfavivit.utils.network import direct_options, keepalive_options, proxy_note
 
 DEFAULT_QUERY = Query()
+
+# Notice during a call that the service's machine has vanished. Connections without calls are not pinged:
+# proxies and other servers take that for abuse.
+KEEPALIVE_SECONDS = (30.0, 10.0)
 Chunk = bytes | NDArray[np.uint8]
 
 
@@ -93,11 +98,13 @@ class _Client:
             "timeout": timeout_seconds,
             "metadata": (("authorization", f"Bearer {token}"),) if token else (),
         }
+        self._where = f"{address}{proxy_note(address)}"
         channels = cast(Any, self._channels)
+        options = (*keepalive_options(*KEEPALIVE_SECONDS), *direct_options(address))
         if tls:
-            self._channel = channels.secure_channel(address, tls.credentials())
+            self._channel = channels.secure_channel(address, tls.credentials(), options=options)
         else:
-            self._channel = channels.insecure_channel(address)
+            self._channel = channels.insecure_channel(address, options=options)
         self._stub = cast(Any, VideoRecognitionStub)(self._channel)
 
     _channels: Any = grpc
@@ -112,7 +119,7 @@ class _Client:
                 raise requests.error from None  # gRPC reports it as a cancellation
             if isinstance(error, asyncio.CancelledError):
                 raise
-            raise error_of(error, self.address) from None
+            raise error_of(error, self._where) from None
 
     def _streamed(self, message: pb.StreamingClassifyResponse) -> ServedWindow | ServedRecognition:
         if message.HasField("summary"):
