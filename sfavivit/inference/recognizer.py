@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sfavivit.arguments import checked
 from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import InvalidInputError, UsageError
 from sfavivit.features.extractor import FeatureExtractor
@@ -30,10 +31,12 @@ OnWindow = Callable[[WindowScores], None]
 class Recognizer:
     """Recognises actions in videos with one loaded model. Safe to use from several threads."""
 
+    @checked
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
 
     @classmethod
+    @checked
     def load(
         cls,
         repository: str | Path,
@@ -42,7 +45,10 @@ class Recognizer:
         threads: int | None = None,
         chunk_tubelets: int | None = None,
     ) -> Recognizer:
-        """Load a model repository; arguments and errors as ``LoadedModel.load``."""
+        """Load a model repository; arguments and errors as ``LoadedModel.load``.
+
+        Every method of this class raises ``UsageError`` for an argument of a wrong type.
+        """
         model = LoadedModel.load(repository, engine=engine, threads=threads, chunk_tubelets=chunk_tubelets)
         return cls(model)
 
@@ -55,6 +61,7 @@ class Recognizer:
         """Names of all heads."""
         return tuple(self.manifest.heads)
 
+    @checked
     def features(self, frames: Frames) -> Features:
         """Compute features of frames at the repository's sampling: uint8 [F, H, W, 3] RGB -> float32 [T, D].
 
@@ -70,6 +77,7 @@ class Recognizer:
         chunks = [*extractor.push(frames), *extractor.finish()]
         return np.concatenate([chunk.features for chunk in chunks])
 
+    @checked
     def logits(self, features: Features, head: str = "default") -> Logits:
         """Compute logits of one window: float32 [T, D] -> {output: float32 [C]}. T = 1 is already an answer.
 
@@ -80,6 +88,7 @@ class Recognizer:
         """
         return self.model.logits(features, head)
 
+    @checked
     def stream(
         self, chunks: Iterable[Frames], options: ClassifyOptions = DEFAULT_OPTIONS
     ) -> Iterator[WindowScores]:
@@ -95,6 +104,7 @@ class Recognizer:
             yield from stream.push(frames)
         yield from stream.finish()
 
+    @checked
     def classify(
         self,
         video: Source | VideoSegment,
@@ -128,6 +138,7 @@ class Recognizer:
         with FeatureReader(self.model, video, limits, crops=options.crops, store=store) as reader:
             return self.recognize(reader, options, on_progress=on_progress, on_window=on_window)
 
+    @checked
     def recognize(
         self,
         reader: FeatureReader,

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sfavivit.arguments import check_fields
+from sfavivit.errors import UsageError
 from sfavivit.inference.results import Recognition, Timings, WindowScores
+from sfavivit.video.source import MAX_SECONDS
 
 DEFAULT_TOP_K = 5
+MAX_TOP_K = (1 << 31) - 1  # int32 on the wire
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,9 @@ class Query:
 
     ``heads``: empty for all. ``stride_seconds``: from window to window, None for an eighth of a window.
     ``min_confidence``: labels and segments below it are left out. ``end_seconds``: None for the end.
+
+    Raises:
+        UsageError: a value of a wrong type, or that a request cannot carry.
     """
 
     heads: tuple[str, ...] = ()
@@ -27,6 +34,15 @@ class Query:
     stride_seconds: float | None = None
     start_seconds: float = 0.0
     end_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if abs(self.top_k) > MAX_TOP_K:
+            raise UsageError(f"top_k must be at most {MAX_TOP_K}, got {self.top_k}")
+        for name in ("stride_seconds", "start_seconds", "end_seconds"):
+            seconds = getattr(self, name)
+            if seconds is not None and not abs(seconds) <= MAX_SECONDS:  # the service checks the rest
+                raise UsageError(f"{name} must be at most {MAX_SECONDS:g}, got {seconds:g}")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
+from sfavivit.arguments import check_fields, checked
 from sfavivit.errors import ServiceError, UsageError
 from sfavivit.protocol.answers import Query, ServedFeatures, ServedRecognition, ServedWindow, ServiceInfo
 from sfavivit.protocol.messages import (
@@ -65,6 +66,9 @@ class Tls:
     certificate: Path | None = None
     key: Path | None = None
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def credentials(self) -> grpc.ChannelCredentials:
         """Return the credentials of a channel.
 
@@ -85,6 +89,7 @@ class Tls:
 class _Client:
     """Base of both clients."""
 
+    @checked
     def __init__(
         self,
         address: str,
@@ -154,6 +159,7 @@ class VideoRecognitionClient(_Client):
         with self._errors():
             return service_info_of(self._stub.ListHeads(pb.ListHeadsRequest(), **self._options))
 
+    @checked
     def classify(
         self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
     ) -> ServedRecognition:
@@ -163,6 +169,7 @@ class VideoRecognitionClient(_Client):
             response = self._stub.Classify(requests, **self._options)
         return recognition_of(response.result, "<bytes>" if isinstance(video, bytes) else str(video))
 
+    @checked
     def stream(
         self,
         chunks: Iterable[Chunk],
@@ -186,6 +193,7 @@ class VideoRecognitionClient(_Client):
         finally:
             call.cancel()
 
+    @checked
     def extract_features(
         self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
     ) -> ServedFeatures:
@@ -195,6 +203,7 @@ class VideoRecognitionClient(_Client):
             messages = list(self._stub.ExtractFeatures(requests, **self._options))
         return self._features(messages)
 
+    @checked
     def score_features(
         self, features: NDArray[np.float32] | ServedFeatures, query: Query = DEFAULT_QUERY
     ) -> ServedRecognition:
@@ -234,6 +243,7 @@ class AsyncVideoRecognitionClient(_Client):
         with self._errors():
             return service_info_of(await self._stub.ListHeads(pb.ListHeadsRequest(), **self._options))
 
+    @checked
     async def classify(
         self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
     ) -> ServedRecognition:
@@ -244,6 +254,7 @@ class AsyncVideoRecognitionClient(_Client):
             response = await call
         return recognition_of(response.result, "<bytes>" if isinstance(video, bytes) else str(video))
 
+    @checked
     async def stream(
         self,
         chunks: AsyncIterable[Chunk],
@@ -272,6 +283,7 @@ class AsyncVideoRecognitionClient(_Client):
         finally:
             call.cancel()
 
+    @checked
     async def extract_features(
         self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
     ) -> ServedFeatures:
@@ -282,6 +294,7 @@ class AsyncVideoRecognitionClient(_Client):
             messages = [message async for message in call]
         return self._features(messages)
 
+    @checked
     async def score_features(
         self, features: NDArray[np.float32] | ServedFeatures, query: Query = DEFAULT_QUERY
     ) -> ServedRecognition:

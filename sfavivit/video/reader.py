@@ -13,6 +13,7 @@ from typing import Self
 
 import numpy as np
 
+from sfavivit.arguments import check_fields, checked
 from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.errors import DecodeError, InvalidInputError, UsageError, VideoLimitError
 from sfavivit.types import Frames
@@ -45,6 +46,7 @@ class Limits:
     memory_bytes: int = 4 << 30
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, value in vars(self).items():
             if not value > 0:
                 raise UsageError(f"limit {name} must be more than 0, got {value}")
@@ -81,6 +83,7 @@ class VideoReader:
         InvalidInputError: the video ends before the segment starts.
     """
 
+    @checked
     def __init__(
         self,
         video: VideoSegment | Source,
