@@ -31,7 +31,10 @@ def command(
     precision: SpatialPrecision = "int8",
     out: Out = RESULTS,
 ) -> None:
-    """Measure a recorded screen, with engine calls in which nothing moves computed or reused."""
+    """Measure a recorded screen, with engine calls in which nothing moves computed or reused.
+
+    The video is a show of slides. Both ways must give the same features, to the last bit.
+    """
     with TemporaryDirectory() as folder:
         recognizer = Recognizer.load(random_repository(Path(folder) / "models", size, precision))
         held = f"fps=1/{slide_seconds:g},fps={RATE}"

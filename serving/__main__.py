@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @app.callback()
 def describe() -> None:
-    """Serve a model repository. Options without a command are those of `serve`."""
+    """Serve a model repository. Options without a command are those of `serve`: see `serve --help`."""
 
 
 @app.command()

@@ -9,9 +9,10 @@ import os
 import sys
 import traceback
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
+from typer.main import get_command
 
 from sfavivit.errors import SfaVivitError, codes_of
 from sfavivit.utils.text import printable
@@ -30,9 +31,11 @@ def debugging() -> bool:
 def run_app(app: typer.Typer) -> None:
     """Run a Typer application and exit. ``SFAVIVIT_DEBUG=1`` shows the traceback of an error."""
     prepare_output()
+    command = get_command(app)
+    show_bare_flags(command)
     try:
         try:
-            app()
+            command()
         except SystemExit:
             sys.stdout.flush()  # here, where a failure can still be told
             raise
@@ -46,6 +49,15 @@ def run_app(app: typer.Typer) -> None:
             _fail(f"cannot write{place}: {error.strerror}; free space, or write elsewhere", 1)
         hint = f"please report it ({DEBUG_VARIABLE}=1 shows where)"
         _fail(f"internal error: {type(error).__name__}: {error}; {hint}", 1)
+
+
+def show_bare_flags(command: Any) -> None:
+    """Have the help of a command and its subcommands show flags as `--flag`, where Typer adds `<bool>`."""
+    for parameter in command.get_params(typer.Context(command)):
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    for subcommand in getattr(command, "commands", {}).values():
+        show_bare_flags(subcommand)
 
 
 def prepare_output() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -23,6 +24,7 @@ from sfavivit.errors import DecodeError
 from sfavivit.inference.results import LabelScore, OutputResult, Recognition, Segment, Timings
 from tests.commands import SFAVIVIT
 from tests.conftest import SIDE, build_model
+from tests.docs.test_commands import help_of
 
 APPLICATIONS = (
     "sfavivit.cli.main",
@@ -66,6 +68,23 @@ def test_an_output_that_fails(application: str) -> None:
     assert errors == "error: cannot write: No space left on device; free space, or write elsewhere\n"
     with broken_pipe() as sink:
         assert help_into(application, sink) == (1, "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(application.removesuffix(".__main__") for application in APPLICATIONS),
+        "sfavivit.cli.main classify",
+        "sfavivit.cli.main store prune",
+        "benchmarks load",
+        "serving serve",
+        "serving.triton_install",
+    ],
+)
+def test_help_begins_with_a_sentence_and_shows_flags_bare(words: str) -> None:
+    code, text = help_of(["python", "-m", *words.split()])
+    assert code == 0 and "<bool>" not in text
+    assert re.search(r"Usage: [^\n]+\n *\n +[A-Z][\w-]+ ", text), "a sentence of its own"
 
 
 texts = st.sampled_from(LABELS) | st.text(
