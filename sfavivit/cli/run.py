@@ -18,7 +18,7 @@ from sfavivit.errors import SfaVivitError, codes_of
 from sfavivit.utils.text import printable
 
 DEBUG_VARIABLE = "SFAVIVIT_DEBUG"
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PLAIN = {"━": "=", "┄": ".", "─": "-", "–": "-", "…": "~"}
 """ASCII in place of what our views draw with."""
 
