@@ -21,7 +21,6 @@ from serving.tracing import Tracing
 from sfavivit.errors import UsageError
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from sfavivit.protocol.v1.video_recognition_pb2_grpc import add_VideoRecognitionServicer_to_server
-from sfavivit.utils.network import keepalive_options
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["VideoRecognition"].full_name
 LAST_MESSAGES_SECONDS = 0.5  # for responses in flight when the server stops
@@ -30,7 +29,8 @@ HEALTH_NAMES = ("", SERVICE_NAME)
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a port that is taken is an error
     # Notice a client that vanished without closing its connection, and free its slot.
-    *keepalive_options(20.0, 10.0),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
     # Clients may ping twice a second, also without calls, where gRPC's default is one ping in two hours. They
     # send at most one a second, in Go and Java one in 10 s. The third too early ends the connection.
     ("grpc.keepalive_permit_without_calls", 1),

@@ -29,7 +29,10 @@ OnWindow = Callable[[WindowScores], None]
 
 
 class Recognizer:
-    """Recognises actions in videos with one loaded model. Safe to use from several threads."""
+    """Recognises actions in videos with one loaded model. Safe to use from several threads.
+
+    Every method raises ``UsageError`` for an argument of a wrong type.
+    """
 
     @checked
     def __init__(self, model: LoadedModel) -> None:
@@ -45,10 +48,7 @@ class Recognizer:
         threads: int | None = None,
         chunk_tubelets: int | None = None,
     ) -> Recognizer:
-        """Load a model repository; arguments and errors as ``LoadedModel.load``.
-
-        Every method of this class raises ``UsageError`` for an argument of a wrong type.
-        """
+        """Load a model repository; arguments and errors as ``LoadedModel.load``."""
         model = LoadedModel.load(repository, engine=engine, threads=threads, chunk_tubelets=chunk_tubelets)
         return cls(model)
 

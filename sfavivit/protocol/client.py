@@ -44,13 +44,18 @@ from sfavivit.protocol.served_status import ServedStatus
 from sfavivit.protocol.status import error_of
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from sfavivit.protocol.v1.video_recognition_pb2_grpc import VideoRecognitionStub
-from sfavivit.utils.network import direct_options, keepalive_options, proxy_note
+from sfavivit.utils.network import direct_options, proxy_note
 
 DEFAULT_QUERY = Query()
 
-# Notice during a call that the service's machine has vanished. Connections without calls are not pinged:
-# proxies and other servers take that for abuse.
-KEEPALIVE_SECONDS = (30.0, 10.0)
+# Notice during a call, however long the service computes, that its machine has vanished. (A service that hangs
+# gets gRPC's 60 s: an acknowledgement may wait behind an upload.) Without calls nothing is sent: proxies and
+# servers of other makes take pings for abuse.
+KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 Chunk = bytes | NDArray[np.uint8]
 
 
@@ -105,7 +110,7 @@ class _Client:
         }
         self._where = f"{address}{proxy_note(address)}"
         channels = cast(Any, self._channels)
-        options = (*keepalive_options(*KEEPALIVE_SECONDS), *direct_options(address))
+        options = (*KEEPALIVE, *direct_options(address))
         if tls:
             self._channel = channels.secure_channel(address, tls.credentials(), options=options)
         else:
@@ -140,6 +145,8 @@ class _Client:
 
 class VideoRecognitionClient(_Client):
     """Client for threads. Every method raises the error of the service, or ``ServiceError``.
+
+    An argument of a wrong type is a ``UsageError``, before anything is sent.
 
     ``address``: HOST:PORT. ``tls``: None for plaintext. ``token``: bearer token. ``timeout_seconds``: of each
     call as a whole.

@@ -1,4 +1,4 @@
-"""Addresses of this machine, and options of gRPC connections: proxies and keepalive pings.
+"""Addresses of this machine, and the HTTP proxy that gRPC takes to any other.
 
 gRPC takes the HTTP proxy that ``grpc_proxy``, ``https_proxy`` or ``http_proxy`` names (the first that is set;
 empty means none) to every host, also ``localhost``, that neither ``no_grpc_proxy`` nor ``no_proxy`` names.
@@ -20,20 +20,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def keepalive_options(interval_seconds: float, timeout_seconds: float) -> tuple[tuple[str, int], ...]:
-    """Return the options of a channel or server that closes a connection whose other end does not answer.
-
-    ``interval_seconds``: silence after which it is pinged. ``timeout_seconds``: longest wait for the answer.
-    """
-    timeout_ms = round(1000 * timeout_seconds)
-    return (
-        ("grpc.keepalive_time_ms", round(1000 * interval_seconds)),
-        ("grpc.keepalive_timeout_ms", timeout_ms),
-        ("grpc.http2.ping_timeout_ms", timeout_ms),  # in gRPC 1.85 the one that counts; its default is 60 s
-        ("grpc.http2.max_pings_without_data", 0),  # go on while the other end computes
-    )
 
 
 def direct_options(address: str) -> tuple[tuple[str, int], ...]:
