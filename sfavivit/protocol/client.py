@@ -48,9 +48,9 @@ from sfavivit.utils.network import direct_options, proxy_note
 
 DEFAULT_QUERY = Query()
 
-# Notice during a call, however long the service computes, that its machine has vanished. (A service that hangs
-# gets gRPC's 60 s: an acknowledgement may wait behind an upload.) Without calls nothing is sent: proxies and
-# servers of other makes take pings for abuse.
+# Notice during a call, however long the service computes, that its machine has vanished. A service that hangs
+# gets gRPC's 60 s: an acknowledgement may wait behind an upload. Without calls nothing is sent, since proxies
+# and servers of other makes take pings for abuse.
 KEEPALIVE = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
