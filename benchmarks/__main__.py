@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from sfavivit.cli.run import run_app
+from sfavivit.cli.run import run_app, show_bare_flags
 
 COMMANDS = tuple(
     path.stem.replace("_", "-")
@@ -42,7 +42,9 @@ def load_command(name: str) -> Any:
     """Import the module of a command and return it as a command of click."""
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     single.command(name)(import_module(f"benchmarks.{name.replace('-', '_')}").command)
-    return get_command(single)
+    command = get_command(single)
+    show_bare_flags(command)
+    return command
 
 
 def read_summary(name: str) -> str:

@@ -77,7 +77,10 @@ def command(
     ] = None,
     out: Out = RESULTS,
 ) -> None:
-    """Measure percentiles of each stage of a clip, of streams and of a fresh process; or calls on a GPU."""
+    """Measure percentiles of each stage of a clip, of streams and of a fresh process; or calls on a GPU.
+
+    Every combination of engine, precision, size, window and chunk is measured, in turns.
+    """
     on_cuda, left_out = device == "cuda", partial(typer.echo, err=True)
     check_known("engine", engine, latency_cuda.ENGINES if on_cuda else ENGINES)
     check_known("precision", precision, latency_cuda.DTYPES if on_cuda else PRECISIONS)

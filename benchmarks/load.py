@@ -25,11 +25,11 @@ from benchmarks.command_options import DEMO_MODEL, Floats, Ints, ModelRepository
 from benchmarks.figures import RESULTS, Better, Case, Figure, Row, report
 from benchmarks.service_process import service_process
 from benchmarks.videos import random_frames, write_video
-from serving.settings import is_loopback
 from sfavivit.cli.options import DeviceOption
 from sfavivit.errors import ServiceError, SfaVivitError, UsageError, codes_of
 from sfavivit.protocol.answers import Query, ServiceInfo
 from sfavivit.protocol.client import AsyncVideoRecognitionClient
+from sfavivit.utils.network import is_loopback
 
 Arrivals = Literal["constant", "poisson"]
 Kind = Literal["upload", "stream"]

@@ -18,6 +18,7 @@ from benchmarks.models import CLASSES
 from sfavivit.config import ModelDimensions, named_dimensions
 from sfavivit.engines.onnxruntime import MODEL_FILE
 from sfavivit.errors import EngineError
+from sfavivit.extras import needs_extra
 from sfavivit.models.vivit import LAYER_NORM_EPS, SfaVivit
 from sfavivit.repository.manifest import Repository, logits_tensor
 from sfavivit.types import Features, Frames, Logits
@@ -136,9 +137,8 @@ def hugging_face(name: str, size: str) -> nn.Module:
         EngineError: the package is not installed.
         UsageError: an unknown size.
     """
-    if not has_transformers():
-        raise EngineError(f"peer {name!r} needs a package that is missing: pip install 'sfavivit[bench]'")
-    import transformers as hf  # noqa: PLC0415 - optional
+    with needs_extra(f"peer {name!r}", "bench", EngineError):
+        import transformers as hf  # noqa: PLC0415 - optional
 
     dims = named_dimensions(size, {"": CLASSES})
     patch = dims.patch_size
@@ -181,9 +181,8 @@ class OpenVinoEngine:
     device = "cpu"
 
     def __init__(self, repository: Repository, precision: str, threads: int, chunk_tubelets: int) -> None:
-        if not has_openvino():
-            raise EngineError("peer 'openvino' lacks its packages: pip install 'sfavivit[bench]'")
-        import openvino  # noqa: PLC0415 - optional
+        with needs_extra("peer 'openvino'", "bench", EngineError):
+            import openvino  # noqa: PLC0415 - optional
 
         manifest, core = repository.manifest, openvino.Core()
         hints = {

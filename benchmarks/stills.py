@@ -33,7 +33,10 @@ def command(
     out: Out = RESULTS,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Measure a recorded screen, with engine calls in which nothing moves computed or reused."""
+    """Measure a recorded screen, with engine calls in which nothing moves computed or reused.
+
+    The video is a show of slides. Both ways must give the same features, to the last bit.
+    """
     with TemporaryDirectory() as folder:
         recognizer = Recognizer.load(
             random_repository(Path(folder) / "models", size, precision), device=device

@@ -24,6 +24,7 @@ from export.source import read_source
 from export.staging import staged
 from export.writer import changed, seal
 from sfavivit.errors import ExportError
+from sfavivit.extras import needs_extra
 from sfavivit.repository.manifest import (
     FEATURES,
     SPATIAL_MODEL,
@@ -118,12 +119,8 @@ def write_onnx(built: GraphAndWeights, folder: Path) -> Path:
 
 def _load_tensorrt() -> tuple[Any, Any]:
     """Import the plan builder and the engine here, so that the rest works without TensorRT."""
-    try:
+    with needs_extra("`python -m export tensorrt`", "gpu", ExportError):
         return import_module("export.plan_builder"), import_module("sfavivit.engines.tensorrt")
-    except ImportError as error:
-        raise ExportError(
-            f"plans need a package that is missing ({error.name}): pip install 'sfavivit[gpu]'"
-        ) from error
 
 
 def _plan(builder: Any, graph: GraphAndWeights, profiles: Sequence[Profile], cache: Path | None) -> bytes:

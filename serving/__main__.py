@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from serving.command import serve
-from serving.settings import is_loopback
 from serving.triton import TritonPorts, TritonServer
 from sfavivit.cli.run import run_app
+from sfavivit.utils.network import is_loopback
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @app.callback()
 def describe() -> None:
-    """Serve a model repository. Options without a command are those of `serve`."""
+    """Serve a model repository. Options without a command are those of `serve`: see `serve --help`."""
 
 
 @app.command()
@@ -45,7 +45,7 @@ def triton(
             file=sys.stderr,
         )
     ports = TritonPorts(grpc_port, http_port, metrics_port)
-    with log.open("a") if log else nullcontext(sys.stderr) as stream:
+    with log.open("a", encoding="utf-8") if log else nullcontext(sys.stderr) as stream:
         server = TritonServer(repository, address=address, ports=ports, log=stream, poll_seconds=poll_seconds)
         with server:
             at = ", ".join(f"{name} {address}:{port}" for name, port in vars(server.ports).items())

@@ -31,7 +31,11 @@ _OPTIONS = (
     # Notice a client that vanished without closing its connection, and free its slot.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Clients may ping twice a second, also without calls, where gRPC's default is one ping in two hours. They
+    # send at most one a second, in Go and Java one in 10 s. The third too early ends the connection.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ("grpc.http2.max_ping_strikes", 2),
     # Calls received and not yet handled. Beyond the first number gRPC drops some, beyond the second all, as
     # CANCELLED without a reason; its defaults, 1000 and 3000, are reached at 2.5 times the capacity. Each
     # call may hold 64 KiB.

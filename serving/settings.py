@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 
 from sfavivit.engines import TRITON_SCHEME
 from sfavivit.engines.device import Device
 from sfavivit.errors import UsageError
+from sfavivit.utils.network import is_loopback
 from sfavivit.video.limits import Limits
 
 MAX_CHUNK_TUBELETS = 1024
@@ -108,11 +108,3 @@ class Settings:
     def remote(self) -> bool:
         """True if a Triton server runs the models."""
         return self.location.startswith(TRITON_SCHEME)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach ``host``."""
-    try:
-        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

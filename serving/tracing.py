@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlsplit
 
-from sfavivit.errors import UsageError
+from sfavivit.extras import needs_extra
 from sfavivit.inference.results import Timings
 from sfavivit.protocol.messages import timings_message
+from sfavivit.utils.network import direct_options
 
 SERVICE = "sfavivit"
 EXPORT_SECONDS = 2  # longest delay of the shutdown by a collector that does not answer
@@ -25,7 +27,7 @@ class Tracing:
         self._tracer: Any = None
         if endpoint is None:
             return
-        try:
+        with needs_extra("tracing", "tracing"):
             from opentelemetry import propagate, trace  # noqa: PLC0415
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415
                 OTLPSpanExporter,
@@ -33,13 +35,14 @@ class Tracing:
             from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
             from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
             from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
-        except ImportError as error:
-            raise UsageError(
-                f"tracing needs a package that is missing ({error.name}): pip install 'sfavivit[tracing]'"
-            ) from error
         self._provider = TracerProvider(resource=Resource.create({"service.name": SERVICE}))
         plaintext = endpoint.startswith("http://")
-        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=plaintext, timeout=EXPORT_SECONDS)
+        exporter = OTLPSpanExporter(
+            endpoint=endpoint,
+            insecure=plaintext,
+            timeout=EXPORT_SECONDS,
+            channel_options=cast(Any, direct_options(urlsplit(endpoint).netloc or endpoint)),
+        )
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer(SERVICE)
         self._propagate, self._trace = propagate, trace

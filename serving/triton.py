@@ -200,7 +200,8 @@ class TritonServer:
             match = LOG_LINE.fullmatch(line)
             text = f"{match[2]} {LEVELS[match[1]]}: {match[3]}" if match and match[3] else line
             if self._log and line and not (match and not match[3]):  # an empty message heads a table
-                print(text, file=self._log, flush=True)
+                with suppress(OSError):  # a full disk or a reader that left; unread, Triton's pipe would fill
+                    print(text, file=self._log, flush=True)
         stream.close()
 
     def _ready(self) -> bool:

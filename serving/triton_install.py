@@ -16,6 +16,9 @@ import sys
 from pathlib import Path
 from typing import IO
 
+import typer
+
+from sfavivit.cli.run import run_app
 from sfavivit.errors import EngineError
 
 REQUIREMENTS = Path(__file__).with_name("triton_requirements.txt")
@@ -107,5 +110,12 @@ def _run(*command: str | Path) -> str:
     return done.stdout
 
 
+def main() -> None:
+    """Install the Triton server of `python -m serving triton` ahead of time, and print where it is."""
+    typer.echo(triton_root(sys.stderr))
+
+
 if __name__ == "__main__":
-    print(triton_root(sys.stderr))
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    run_app(app)

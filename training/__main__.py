@@ -47,6 +47,11 @@ STAGE_COMMANDS: dict[str, tuple[slice, str]] = {
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+@app.callback()
+def describe() -> None:
+    """Train a model in the stages of a recipe, or a new head on stored features."""
+
+
 def train_stages(
     context: typer.Context,
     recipe: Annotated[

@@ -18,6 +18,11 @@ from sfavivit.cli.run import run_app
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+@app.callback()
+def describe() -> None:
+    """Make the demo model, which tells twelve motions apart, and its sample video."""
+
+
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and labels.")] = Path("runs/demo"),

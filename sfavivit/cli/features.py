@@ -18,6 +18,7 @@ from sfavivit.cli.render import on_devices, print_error, print_note
 from sfavivit.datasets import VideoItem, read_items
 from sfavivit.datasets.fetch import check_schemes
 from sfavivit.errors import UsageError
+from sfavivit.extras import needs_extra
 from sfavivit.features.entry import StoredDtype
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import ClassifyOptions, Views
@@ -86,11 +87,9 @@ def features(
         fetch_bytes=limit_fetch_mib * opt.MIB,
         video_track=video_track,
     )
-    try:
+    with needs_extra("`sfavivit features`", "score"):
         from sfavivit.scoring.job import JobProgress, run_executor  # noqa: PLC0415 - pyarrow is heavy, and an extra
         from sfavivit.scoring.workers import score_in_workers  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise UsageError(f"features need {error.name}: pip install 'sfavivit[score]'") from None
     executor = partial(score_in_workers, models=models, catalog=catalog, options=options, workers=workers)
     state, outcome = JobProgress(len(items)), _Outcome()
     monitor, stop = JobMonitor("features", opt.err), StopSignals()

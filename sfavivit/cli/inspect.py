@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,7 @@ def inspect(
     """Verify a model repository, and show its models and the device that they run on here."""
     loaded = Repository.load(repository)
     if as_json:
-        print(loaded.manifest.to_json(), end="")
+        print(json.dumps(loaded.manifest.model_dump(mode="json"), indent=2))
     else:
         out.print(repository_view(loaded, _device_in_use(loaded, device)))
 

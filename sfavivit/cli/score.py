@@ -16,7 +16,7 @@ from sfavivit.cli.render import print_note, print_score_summary
 from sfavivit.cli.run import debugging
 from sfavivit.datasets import read_items
 from sfavivit.datasets.fetch import check_schemes
-from sfavivit.errors import UsageError
+from sfavivit.extras import needs_extra
 from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES, ModelLocation, Output, ScoreOptions, Shard
 from sfavivit.scoring.machines import ray_cluster, this_machine
@@ -105,13 +105,11 @@ def score(
         video_track=video_track,
     )
     options.open_store()  # a store that cannot be used ends this before any worker starts
-    try:
+    with needs_extra("`sfavivit score`", "score"):
         # pyarrow is heavy, and an extra
         from sfavivit.reports.corpus_page import check_scores_report, write_scores_report  # noqa: PLC0415
         from sfavivit.scoring.job import score_list  # noqa: PLC0415
         from sfavivit.scoring.workers import score_in_workers  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise UsageError(f"scoring needs {error.name}: pip install 'sfavivit[score]'") from None
     output = Output(folder, Shard.parse(shard), not resume, retry_errors, part_videos, part_seconds)
     if report:
         check_scores_report(report, folder)

@@ -40,6 +40,7 @@ from sfavivit.repository.manifest import (
 )
 from sfavivit.repository.triton_parameters import PARAMETER, parse_catalog
 from sfavivit.types import Features, Frames, Logits
+from sfavivit.utils.network import direct_options, proxy_note
 from sfavivit.utils.text import one_line
 
 # Untyped: the stubs are made at run time. They are used directly, because Triton's client class is for one
@@ -55,7 +56,8 @@ TEMPORAL_PREFIX = temporal_model("")
 DEVICES = {model_config.KIND_CPU: "triton:cpu", model_config.KIND_GPU: "triton:cuda"}
 DATATYPES = {np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
 
-# Reconnect within a second of the server's return; gRPC's default is up to two minutes.
+# Reconnect within a second of the server's return; gRPC's default is up to two minutes. No keepalive pings:
+# Triton refuses more than one in five minutes, and each request has its deadline.
 CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -97,7 +99,9 @@ class TritonEngine:
     def __init__(self, address: str, options: TritonOptions | None = None) -> None:
         self.options = options or TritonOptions()
         self.server = server_of(address)
-        self._channel = grpc.insecure_channel(self.server, options=CHANNEL_OPTIONS)
+        self._where = f"Triton at {self.server}{proxy_note(self.server)}"
+        channel_options = (*CHANNEL_OPTIONS, *direct_options(self.server))
+        self._channel = grpc.insecure_channel(self.server, options=channel_options)
         self._stub = kserve_stub(self._channel)
         self._slots = BoundedSemaphore(self.options.in_flight)
         self._calls = _Calls()
@@ -234,7 +238,7 @@ class TritonEngine:
     def _engine_error(self, error: Exception, limit: float) -> EngineError:
         code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.CANCELLED
         details = one_line(error.details() if isinstance(error, grpc.Call) else error)
-        where = f"Triton at {self.server}"
+        where = self._where
         if code is grpc.StatusCode.UNAVAILABLE:
             return EngineUnavailableError(f"{where} is unavailable: {details}; is it running?")
         if code is grpc.StatusCode.CANCELLED:  # by ``close`` or the server; the caller's is raised before

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfavivit.errors import UsageError
+from sfavivit.extras import needs_extra
 from sfavivit.utils.atomic import atomic_write
 from sfavivit.utils.figures import figure_bytes
 from sfavivit.utils.text import csv_text, plain_text, printable
@@ -74,11 +75,9 @@ def confusion_picture(confusion: Counts, labels: Sequence[str], title: str) -> b
     Raises:
         UsageError: matplotlib is not installed.
     """
-    try:
+    with needs_extra("a picture", "score"):
         from matplotlib.colors import PowerNorm  # noqa: PLC0415 - an extra
         from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError:
-        raise UsageError("a picture needs matplotlib: pip install 'sfavivit[score]'") from None
     seen = np.flatnonzero(confusion.sum(0) + confusion.sum(1))
     matrix = confusion[np.ix_(seen, seen)]
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sfavivit.arguments import checked
 from sfavivit.engines.model import LoadedModel, TimedEngine
 from sfavivit.errors import InvalidInputError
 from sfavivit.types import Features, Frames
@@ -43,6 +44,7 @@ class FeatureExtractor:
         """Seconds spent in the spatial engine."""
         return self._timed.timer.seconds["spatial"]
 
+    @checked
     def push(self, frames: Frames) -> list[FeatureChunk]:
         """Add frames uint8 [n, H, W, 3], any n, and return the chunks that they completed.
 

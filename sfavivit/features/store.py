@@ -20,6 +20,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from sfavivit.arguments import checked
 from sfavivit.errors import FeatureStoreError
 from sfavivit.features.entry import (
     DTYPES,
@@ -60,6 +61,7 @@ class FeatureStore:
         FeatureStoreError: the folder is not a store and cannot be one, or holds another type than ``dtype``.
     """
 
+    @checked
     def __init__(self, root: str | Path, dtype: StoredDtype | None = None, *, create: bool = True) -> None:
         self.root = Path(root)
         try:
@@ -91,6 +93,7 @@ class FeatureStore:
         self.dtype: StoredDtype = kept
         self._last_whole: tuple[tuple[str, int, int, int] | None, StoredFeatures | None] = None, None
 
+    @checked
     def get(self, key: FeatureKey) -> StoredFeatures | None:
         """Return the features of ``key``, or None when there are none that are undamaged.
 
@@ -130,6 +133,7 @@ class FeatureStore:
             log.warning("feature store: %s: %s; %s", path, reason, remedy)
             return None
 
+    @checked
     def put(self, key: FeatureKey, entry: StoredFeatures) -> None:
         """Store features; they are durable when this returns.
 
@@ -155,6 +159,7 @@ class FeatureStore:
         except OSError as error:
             raise FeatureStoreError(f"feature store: {path} cannot be written: {error.strerror}") from error
 
+    @checked
     def path(self, digest: str) -> Path:
         """Return the path of the entry of a key's digest."""
         return self.root / digest[:2] / (digest + SUFFIX)

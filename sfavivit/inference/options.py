@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
+from sfavivit.arguments import check_fields, checked
 from sfavivit.config import CENTER, Crop
 from sfavivit.errors import UsageError
 from sfavivit.repository.manifest import Manifest
@@ -30,12 +31,14 @@ class Views:
     crops: int = 3
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 1 <= self.clips <= MAX_CLIPS or self.crops not in CROPS:
             raise UsageError(
                 f"views {self.clips}x{self.crops} cannot be: 1 to {MAX_CLIPS} clips, and 1 or 3 crops"
             )
 
     @classmethod
+    @checked
     def parse(cls, text: str) -> Self:
         """Parse ``"4x3"``: four clips, three crops. Raises ``UsageError`` for anything else."""
         match = re.fullmatch(r"(\d{1,3})x(\d)", text)
@@ -61,12 +64,18 @@ class ClassifyOptions:
         stride_seconds: seconds from window to window, at most one window (default: an eighth of it).
         top_k: number of labels for the whole video.
         views: average over clips and crops, in place of a timeline.
+
+    Raises:
+        UsageError: a value of a wrong type.
     """
 
     heads: tuple[str, ...] = ()
     stride_seconds: float | None = None
     top_k: int = 5
     views: Views | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def crops(self) -> tuple[Crop, ...]:

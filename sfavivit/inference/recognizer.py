@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sfavivit.arguments import checked
 from sfavivit.engines.device import Device
 from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import InvalidInputError, UsageError
@@ -29,12 +30,17 @@ OnWindow = Callable[[WindowScores], None]
 
 
 class Recognizer:
-    """Recognises actions in videos with one loaded model. Safe to use from several threads."""
+    """Recognises actions in videos with one loaded model. Safe to use from several threads.
 
+    Every method raises ``UsageError`` for an argument of a wrong type.
+    """
+
+    @checked
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
 
     @classmethod
+    @checked
     def load(
         cls,
         repository: str | Path,
@@ -60,6 +66,7 @@ class Recognizer:
         """Names of all heads."""
         return tuple(self.manifest.heads)
 
+    @checked
     def features(self, frames: Frames) -> Features:
         """Compute features of frames at the repository's sampling: uint8 [F, H, W, 3] RGB -> float32 [T, D].
 
@@ -75,6 +82,7 @@ class Recognizer:
         chunks = [*extractor.push(frames), *extractor.finish()]
         return np.concatenate([chunk.features for chunk in chunks])
 
+    @checked
     def logits(self, features: Features, head: str = "default") -> Logits:
         """Compute logits of one window: float32 [T, D] -> {output: float32 [C]}. T = 1 is already an answer.
 
@@ -85,6 +93,7 @@ class Recognizer:
         """
         return self.model.logits(features, head)
 
+    @checked
     def stream(
         self, chunks: Iterable[Frames], options: ClassifyOptions = DEFAULT_OPTIONS
     ) -> Iterator[WindowScores]:
@@ -100,6 +109,7 @@ class Recognizer:
             yield from stream.push(frames)
         yield from stream.finish()
 
+    @checked
     def classify(
         self,
         video: Source | VideoSegment,
@@ -133,6 +143,7 @@ class Recognizer:
         with FeatureReader(self.model, video, limits, crops=options.crops, store=store) as reader:
             return self.recognize(reader, options, on_progress=on_progress, on_window=on_window)
 
+    @checked
     def recognize(
         self,
         reader: FeatureReader,

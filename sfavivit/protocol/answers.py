@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sfavivit.arguments import check_fields
+from sfavivit.errors import UsageError
 from sfavivit.inference.results import Recognition, Timings, WindowScores
-from sfavivit.video.source import Source, VideoSegment
+from sfavivit.video.source import MAX_SECONDS, Source, VideoSegment
 
 DEFAULT_TOP_K = 5
+MAX_TOP_K = (1 << 31) - 1  # int32 on the wire
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,9 @@ class Query:
     ``heads``: empty for all. ``stride_seconds``: from window to window, None for an eighth of a window.
     ``min_confidence``: labels and segments below it are left out. ``end_seconds``: None for the end.
     ``video_track``: number of the video track, from 0; None for the default one.
+
+    Raises:
+        UsageError: a value of a wrong type, or that a request cannot carry.
     """
 
     heads: tuple[str, ...] = ()
@@ -30,6 +36,15 @@ class Query:
     start_seconds: float = 0.0
     end_seconds: float | None = None
     video_track: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if abs(self.top_k) > MAX_TOP_K:
+            raise UsageError(f"top_k must be at most {MAX_TOP_K}, got {self.top_k}")
+        for name in ("stride_seconds", "start_seconds", "end_seconds"):
+            seconds = getattr(self, name)
+            if seconds is not None and not abs(seconds) <= MAX_SECONDS:  # the service checks the rest
+                raise UsageError(f"{name} must be at most {MAX_SECONDS:g}, got {seconds:g}")
 
     def segment(self, source: Source) -> VideoSegment:
         """Return the stretch of a video that is asked for. Raises ``UsageError`` for an invalid one."""

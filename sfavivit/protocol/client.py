@@ -18,6 +18,7 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
+from sfavivit.arguments import check_fields, checked
 from sfavivit.errors import ServiceError, UsageError
 from sfavivit.protocol.answers import Query, ServedFeatures, ServedRecognition, ServedWindow, ServiceInfo
 from sfavivit.protocol.messages import (
@@ -43,8 +44,18 @@ from sfavivit.protocol.served_status import ServedStatus
 from sfavivit.protocol.status import error_of
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from sfavivit.protocol.v1.video_recognition_pb2_grpc import VideoRecognitionStub
+from sfavivit.utils.network import direct_options, proxy_note
 
 DEFAULT_QUERY = Query()
+
+# Notice during a call, however long the service computes, that its machine has vanished. A service that hangs
+# gets gRPC's 60 s: an acknowledgement may wait behind an upload. Without calls nothing is sent, since proxies
+# and servers of other makes take pings for abuse.
+KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 Chunk = bytes | NDArray[np.uint8]
 
 
@@ -59,6 +70,9 @@ class Tls:
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Return the credentials of a channel.
@@ -80,6 +94,7 @@ class Tls:
 class _Client:
     """Base of both clients."""
 
+    @checked
     def __init__(
         self,
         address: str,
@@ -93,11 +108,13 @@ class _Client:
             "timeout": timeout_seconds,
             "metadata": (("authorization", f"Bearer {token}"),) if token else (),
         }
+        self._where = f"{address}{proxy_note(address)}"
         channels = cast(Any, self._channels)
+        options = (*KEEPALIVE, *direct_options(address))
         if tls:
-            self._channel = channels.secure_channel(address, tls.credentials())
+            self._channel = channels.secure_channel(address, tls.credentials(), options=options)
         else:
-            self._channel = channels.insecure_channel(address)
+            self._channel = channels.insecure_channel(address, options=options)
         self._stub = cast(Any, VideoRecognitionStub)(self._channel)
 
     _channels: Any = grpc
@@ -112,7 +129,7 @@ class _Client:
                 raise requests.error from None  # gRPC reports it as a cancellation
             if isinstance(error, asyncio.CancelledError):
                 raise
-            raise error_of(error, self.address) from None
+            raise error_of(error, self._where) from None
 
     def _streamed(self, message: pb.StreamingClassifyResponse) -> ServedWindow | ServedRecognition:
         if message.HasField("summary"):
@@ -128,6 +145,8 @@ class _Client:
 
 class VideoRecognitionClient(_Client):
     """Client for threads. Every method raises the error of the service, or ``ServiceError``.
+
+    An argument of a wrong type is a ``UsageError``, before anything is sent.
 
     ``address``: HOST:PORT. ``tls``: None for plaintext. ``token``: bearer token. ``timeout_seconds``: of each
     call as a whole.
@@ -147,6 +166,7 @@ class VideoRecognitionClient(_Client):
         with self._errors():
             return service_info_of(self._stub.ListHeads(pb.ListHeadsRequest(), **self._options))
 
+    @checked
     def classify(
         self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
     ) -> ServedRecognition:
@@ -156,6 +176,7 @@ class VideoRecognitionClient(_Client):
             response = self._stub.Classify(requests, **self._options)
         return recognition_of(response.result, "<bytes>" if isinstance(video, bytes) else str(video))
 
+    @checked
     def stream(
         self,
         chunks: Iterable[Chunk],
@@ -179,6 +200,7 @@ class VideoRecognitionClient(_Client):
         finally:
             call.cancel()
 
+    @checked
     def extract_features(
         self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
     ) -> ServedFeatures:
@@ -188,6 +210,7 @@ class VideoRecognitionClient(_Client):
             messages = list(self._stub.ExtractFeatures(requests, **self._options))
         return self._features(messages)
 
+    @checked
     def score_features(
         self, features: NDArray[np.float32] | ServedFeatures, query: Query = DEFAULT_QUERY
     ) -> ServedRecognition:
@@ -227,6 +250,7 @@ class AsyncVideoRecognitionClient(_Client):
         with self._errors():
             return service_info_of(await self._stub.ListHeads(pb.ListHeadsRequest(), **self._options))
 
+    @checked
     async def classify(
         self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
     ) -> ServedRecognition:
@@ -237,6 +261,7 @@ class AsyncVideoRecognitionClient(_Client):
             response = await call
         return recognition_of(response.result, "<bytes>" if isinstance(video, bytes) else str(video))
 
+    @checked
     async def stream(
         self,
         chunks: AsyncIterable[Chunk],
@@ -265,6 +290,7 @@ class AsyncVideoRecognitionClient(_Client):
         finally:
             call.cancel()
 
+    @checked
     async def extract_features(
         self, video: VideoFile, query: Query = DEFAULT_QUERY, *, progress: Progress | None = None
     ) -> ServedFeatures:
@@ -275,6 +301,7 @@ class AsyncVideoRecognitionClient(_Client):
             messages = [message async for message in call]
         return self._features(messages)
 
+    @checked
     async def score_features(
         self, features: NDArray[np.float32] | ServedFeatures, query: Query = DEFAULT_QUERY
     ) -> ServedRecognition:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from sfavivit.errors import UsageError
+from sfavivit.extras import needs_extra
 
 ROOT = Path(__file__).parents[2]
 PROTO = "sfavivit/protocol/v1/video_recognition.proto"
@@ -22,12 +23,8 @@ def generate(folder: Path) -> None:
     Raises:
         UsageError: the compiler is not installed, or refuses the file (and prints the reason).
     """
-    try:
+    with needs_extra("generating the gRPC code", "dev"):
         from grpc_tools import protoc  # noqa: PLC0415 - a development tool
-    except ImportError as error:
-        raise UsageError(
-            "generating the gRPC code needs grpcio-tools: pip install 'sfavivit[dev]'"
-        ) from error
     outputs = [f"--{kind}_out={folder}" for kind in ("python", "pyi", "grpc_python")]
     well_known = files("grpc_tools") / "_proto"
     if protoc.main(["protoc", f"-I{ROOT}", f"-I{well_known}", *outputs, PROTO]):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sfavivit.arguments import checked
 from sfavivit.errors import InvalidInputError
 from sfavivit.protocol.answers import Query, ServedFeatures
 from sfavivit.protocol.messages import (
@@ -116,6 +117,7 @@ def streaming_config(query: Query, provisional_seconds: float | None) -> pb.Stre
     return pb.StreamingClassifyRequest(config=config)
 
 
+@checked
 def streaming_content(chunk: bytes | NDArray[np.uint8]) -> Iterator[pb.StreamingClassifyRequest]:
     """Yield the messages of one chunk, each small enough for gRPC.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import secrets
 import stat
@@ -14,14 +13,6 @@ from sfavivit.errors import UsageError
 from sfavivit.utils.atomic import atomic_write
 
 PAGE_SUFFIXES = (".html", ".htm")
-
-
-def require(package: str, module: str, user: str) -> None:
-    """Check that a package of the extra ``score`` is installed. Raises ``UsageError``; ``user`` needs it."""
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        raise UsageError(f"{user} needs {package}: pip install 'sfavivit[score]'") from None
 
 
 def check_target(path: Path, option: str, suffixes: Collection[str]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
+from sfavivit.extras import needs_extra
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.reports.export import check_export, write_export
-from sfavivit.reports.files import PAGE_SUFFIXES, check_target, require
+from sfavivit.reports.files import PAGE_SUFFIXES, check_target
 from sfavivit.reports.plot import SUFFIXES, write_plot
 from sfavivit.reports.video_page import write_report
 from sfavivit.reports.video_report import VideoReport
@@ -32,10 +34,12 @@ class ReportRequest:
             check_export(export, videos)
         if self.plot:
             check_target(self.plot, "--plot", SUFFIXES)
-            require("matplotlib", "matplotlib.figure", "--plot")
+            with needs_extra("--plot", "score"):
+                import_module("matplotlib.figure")
         if self.report:
             check_target(self.report, "--report", PAGE_SUFFIXES)
-            require("pillow", "PIL.Image", "--report")
+            with needs_extra("--report", "score"):
+                import_module("PIL.Image")
 
     def write(self, reports: Sequence[VideoReport], recognizer: Recognizer, limits: Limits) -> None:
         """Write all files. Raises ``UsageError`` when the disk is full or a folder has been removed."""

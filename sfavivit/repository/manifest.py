@@ -32,6 +32,7 @@ from pydantic import (
     model_validator,
 )
 
+from sfavivit.arguments import checked
 from sfavivit.config import ModelDimensions, Sampling, validation_summary
 from sfavivit.errors import (
     DigestMismatchError,
@@ -286,6 +287,7 @@ class Repository(Catalog):
     path: Path
 
     @classmethod
+    @checked
     def load(cls, path: str | Path) -> Repository:
         """Read and verify a repository.
 

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from sfavivit.errors import ScoringError, UsageError
+from sfavivit.extras import needs_extra
 from sfavivit.utils.text import one_line
 
 LOCAL = "local"
@@ -130,11 +131,9 @@ def _import_ray(debug: bool) -> ModuleType:
         settings |= {"RAY_DEDUP_LOGS_SKIP_REGEX": "(?s).*", "RAY_BACKEND_LOG_LEVEL": "fatal"}
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    try:
+    with needs_extra("--ray", "ray"):
         import ray  # noqa: PLC0415 - heavy, and an extra
         import ray.data  # noqa: PLC0415
-    except ImportError as error:
-        raise UsageError(f"--ray needs {error.name}: pip install 'sfavivit[ray]'") from None
     if not debug:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL + 1)
     return ray

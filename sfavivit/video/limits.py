@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sfavivit.arguments import check_fields
 from sfavivit.errors import UsageError
 
 _MIN_MEMORY_BYTES = 512 << 20  # the address space that ffmpeg maps to start, and some
@@ -29,6 +30,7 @@ class Limits:
     memory_bytes: int = 4 << 30
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, value in vars(self).items():
             if not value > 0:
                 raise UsageError(f"limit {name} must be more than 0, got {value}")

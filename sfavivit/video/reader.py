@@ -12,6 +12,7 @@ from typing import Self
 
 import numpy as np
 
+from sfavivit.arguments import checked
 from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.errors import (
     DecodeError,
@@ -64,6 +65,7 @@ class VideoReader:
         InvalidInputError: the video ends before the segment starts.
     """
 
+    @checked
     def __init__(
         self,
         video: VideoSegment | Source,

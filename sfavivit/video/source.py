@@ -8,6 +8,7 @@ import re
 import stat
 from dataclasses import dataclass
 
+from sfavivit.arguments import check_fields
 from sfavivit.errors import (
     EmptyVideoError,
     ForbiddenFormatError,
@@ -53,6 +54,7 @@ class VideoSegment:
     video_track: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         start, end = self.start_seconds, self.end_seconds
         if not 0 <= start <= MAX_SECONDS:
             raise UsageError(f"the start must be from 0 to {MAX_SECONDS:g} s, got {start:g}")

@@ -15,6 +15,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from serving.lifecycle import SERVICE_NAME
+from tests.fake_proxy import fake_proxy
 from tests.serving.certificates import Authority
 
 PROBE = Path(__file__).parents[2] / "deploy" / "healthcheck.py"
@@ -61,6 +62,12 @@ STATUS = health_pb2.HealthCheckResponse
 def test_the_probe_tells_serving_from_not(status: Any, words: list[str], code: int) -> None:
     with health_server(status) as port:
         assert probe_main()([f"127.0.0.1:{port}", f"--service={SERVICE_NAME}", *words]) == code
+
+
+def test_the_probe_takes_no_proxy() -> None:
+    with health_server(STATUS.SERVING) as port, fake_proxy("https_proxy") as proxy:
+        assert probe_main()([f"127.0.0.1:{port}"]) == 0
+        assert proxy.requests == []
 
 
 def test_the_probe_says_why_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

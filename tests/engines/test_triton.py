@@ -42,6 +42,7 @@ from sfavivit.errors import (
 from sfavivit.repository.manifest import Precision, logits_tensor
 from sfavivit.repository.triton_parameters import head_parameter, parse_catalog, spatial_parameter
 from tests.conftest import SIDE, build_model, noise_video, random_frames
+from tests.fake_proxy import fake_proxy
 from tests.serving.support import triton_executions
 from tests.waiting import eventually
 
@@ -354,6 +355,16 @@ def test_engine_and_location_must_fit(repository: Path) -> None:
 def test_nothing_there() -> None:
     with pytest.raises(EngineUnavailableError, match="Triton at 127.0.0.1:1 is unavailable"):
         TritonEngine("triton://127.0.0.1:1", TritonOptions(retry_seconds=0.1))
+
+
+def test_a_proxy_is_for_other_machines_and_named(triton_server: TritonServer) -> None:
+    with fake_proxy("http_proxy") as proxy:
+        for host in ("127.0.0.1", "localhost"):
+            TritonEngine(f"triton://{host}:{triton_server.ports.grpc}", QUICK).close()
+        assert proxy.requests == []
+        with pytest.raises(EngineUnavailableError, match=f"the proxy {proxy.address} of http_proxy"):
+            TritonEngine("triton://triton.invalid", TritonOptions(retry_seconds=0.1))
+        assert set(proxy.requests) == {"CONNECT triton.invalid:8001 HTTP/1.1"}
 
 
 def test_a_catalog_that_cannot_be(repository: Path) -> None:

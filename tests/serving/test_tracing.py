@@ -15,6 +15,7 @@ from serving.tracing import Tracing
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.client import VideoRecognitionClient
 from sfavivit.protocol.requests import classify_requests
+from tests.fake_proxy import fake_proxy
 from tests.serving.support import address_of, encode_videos, running_service
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -45,12 +46,14 @@ def test_a_span_of_a_call_with_its_stages(repository: Path, tmp_path: Path) -> N
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         with (
+            fake_proxy("http_proxy") as proxy,
             running_service(repository, otlp_endpoint=f"http://127.0.0.1:{port}") as service,
             VideoRecognitionClient(address_of(service)) as client,
         ):
             requests = classify_requests(video, Query())
             client._stub.Classify(requests, timeout=20, metadata=CALLER)
         server.stop(1).wait()
+    assert proxy.requests == []
     (span,) = collector.spans
     assert span.name == "sfavivit.v1.VideoRecognition/Classify"
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
