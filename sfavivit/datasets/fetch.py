@@ -12,6 +12,7 @@ from typing import Any
 
 from sfavivit.datasets.http_download import SCHEMES, download
 from sfavivit.errors import UsageError, VideoError, VideoLimitError, VideoNotFoundError, VideoPermissionError
+from sfavivit.extras import needs_extra
 from sfavivit.utils.text import error_line, one_line
 from sfavivit.video.limits import Limits
 from sfavivit.video.source import OpenSource, Source
@@ -96,8 +97,6 @@ def _video_error(name: str, error: Exception) -> VideoError:
 
 
 def _fsspec() -> Any:
-    try:
+    with needs_extra("a video that is no path", "score"):
         import fsspec  # noqa: PLC0415 - an extra, for URLs only
-    except ImportError:
-        raise UsageError("videos that are not paths need a package: pip install 'sfavivit[score]'") from None
     return fsspec

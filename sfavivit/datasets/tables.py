@@ -8,7 +8,8 @@ from typing import Any, BinaryIO
 
 from sfavivit.datasets.delimited import delimited_rows
 from sfavivit.datasets.lines import Row, Rows, text_lines
-from sfavivit.errors import AnnotationError, UsageError
+from sfavivit.errors import AnnotationError
+from sfavivit.extras import needs_extra
 
 MAX_DOCUMENT_BYTES = 1 << 29  # JSON is parsed as a whole; the file of Kinetics-700 has 140 MB
 
@@ -55,11 +56,9 @@ def _json_object(value: object, where: str) -> Row:
 
 def parquet_rows(stream: BinaryIO, name: str) -> Rows:
     """Yield the rows of a Parquet file. Raises ``UsageError`` when pyarrow is not installed."""
-    try:
+    with needs_extra(f"{name}: a Parquet file", "score"):
         import pyarrow as pa  # noqa: PLC0415 - heavy, and for Parquet only
         from pyarrow import parquet  # noqa: PLC0415
-    except ModuleNotFoundError:
-        raise UsageError(f"{name}: Parquet needs pyarrow; install 'sfavivit[score]'") from None
     number = 0
     try:
         table = parquet.ParquetFile(stream)

@@ -9,14 +9,15 @@ from typing import Any, cast
 from sfavivit.engines.base import Engine
 from sfavivit.engines.device import Device
 from sfavivit.errors import EngineError, UsageError
+from sfavivit.extras import needs_extra
 from sfavivit.repository.manifest import Catalog, Repository
 
 # Engine -> module, class, and the extra that installs its packages. Imported only when it is asked for.
 ENGINES = {
-    "onnxruntime": ("sfavivit.engines.onnxruntime", "OnnxRuntimeEngine", "sfavivit[cpu]"),
-    "tensorrt": ("sfavivit.engines.tensorrt", "TensorRtEngine", "sfavivit[gpu]"),
-    "torch": ("sfavivit.engines.torch", "TorchEngine", "sfavivit[export]"),
-    "triton": ("sfavivit.engines.triton", "TritonEngine", "sfavivit[triton]"),
+    "onnxruntime": ("sfavivit.engines.onnxruntime", "OnnxRuntimeEngine", "cpu"),
+    "tensorrt": ("sfavivit.engines.tensorrt", "TensorRtEngine", "gpu"),
+    "torch": ("sfavivit.engines.torch", "TorchEngine", "export"),
+    "triton": ("sfavivit.engines.triton", "TritonEngine", "triton"),
 }
 
 TRITON_SCHEME = "triton://"
@@ -73,9 +74,5 @@ def _engine_class(name: str) -> Any:
     if name not in ENGINES:
         raise UsageError(f"unknown engine {name!r}; choose one of {', '.join(ENGINES)}")
     module, cls, extra = ENGINES[name]
-    try:
+    with needs_extra(f"engine {name!r}", extra, EngineError):
         return getattr(import_module(module), cls)
-    except ImportError as error:
-        raise EngineError(
-            f"engine {name!r} needs a package that is missing ({error.name}): pip install '{extra}'"
-        ) from error
