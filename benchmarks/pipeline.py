@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -17,6 +16,7 @@ from benchmarks.models import random_repository
 from benchmarks.videos import read_chunks, write_video
 from sfavivit import Recognizer
 from sfavivit.inference.streaming import FrameStream
+from sfavivit.utils.cpus import available_cpus
 
 
 def command(
@@ -79,7 +79,7 @@ def measure(
 def _figures(meters: dict[str, Meter]) -> dict[str, Figure]:
     decode, inference = meters["decode"], meters["inference"]
     larger = np.maximum(decode.wall, inference.wall)
-    shared = np.add(decode.cpu, inference.cpu) / len(os.sched_getaffinity(0))
+    shared = np.add(decode.cpu, inference.cpu) / available_cpus()
     return {
         **{name: seconds_figure(*meter.wall) for name, meter in meters.items()},
         "ratio": Figure("x", "lower", ratios(meters["classify"].wall, larger)),

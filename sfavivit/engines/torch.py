@@ -16,6 +16,7 @@ from sfavivit.models.rotation import unrotated
 from sfavivit.models.vivit import SpatialTransformer, TemporalTransformer
 from sfavivit.repository.manifest import Repository
 from sfavivit.types import Features, Frames, Logits
+from sfavivit.utils.cpus import available_cpus
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,8 +35,7 @@ class TorchEngine:
     """
 
     def __init__(self, repository: Repository, *, threads: int | None = None) -> None:
-        if threads:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads or available_cpus())  # PyTorch itself knows of no CPU quota
         manifest = repository.manifest
         self._spatial = SpatialTransformer(manifest.dimensions)
         _load(self._spatial, repository.spatial_file(WEIGHTS_FILE))
