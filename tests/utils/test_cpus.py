@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sfavivit import Repository
+from sfavivit.engines.torch import TorchEngine
 from sfavivit.utils.cpus import available_cpus
+from training.hardware import make_fabric
 
+ROOT = Path(__file__).parents[2]
 CPUS = 64
 V1_POINT, V2_POINT = "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup"
 OTHERS = [
@@ -177,3 +184,30 @@ def test_a_real_quota_binds(one_cpu: Sequence[str]) -> None:
     program = "from sfavivit.utils.cpus import available_cpus; print(available_cpus())"
     command = [*one_cpu, sys.executable, "-c", program]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [lambda folder: TorchEngine(Repository.load(folder)), lambda _: make_fabric()],
+    ids=["engine", "training"],
+)
+def test_pytorch_uses_as_many_threads(
+    start: Callable[[Path], Any], repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    try:
+        start(repository)
+        assert torch.get_num_threads() == available_cpus() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_no_other_file_counts_cpus() -> None:
+    """Copies beside the Triton shim are compared with the original where the configs are."""
+    folders = ("sfavivit", "export", "serving", "client", "training", "benchmarks", "examples")
+    files = (file for folder in folders for file in (ROOT / folder).rglob("*.py"))
+    counting = {
+        str(file.relative_to(ROOT)) for file in files if re.search("getaffinity|cpu_count", file.read_text())
+    }
+    assert counting - {"sfavivit/video/ffmpeg.py"} == {"sfavivit/utils/cpus.py"}
