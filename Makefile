@@ -29,9 +29,9 @@ imports: $(VENV)/.dev             ## direction of imports between packages
 docs: $(VENV)/.dev                ## the documentation as a site, in build/site
 	$(BIN)/mkdocs build --strict --site-dir build/site
 
-wheel: $(VENV)/.dev               ## build the wheel and use it in an empty environment, away from the checkout
+wheel: $(VENV)/.dev               ## build the wheel and use it in empty environments, away from the checkout
 	$(BIN)/python -m build --outdir build/dist
-	bash .ci/try-wheel $(BIN)/python build/dist/*.whl
+	bash .ci/try-wheel $(BIN)/python build/dist/*.whl gpu
 
 proto: $(VENV)/.dev               ## generate the protocol's code from its .proto
 	$(BIN)/python -m sfavivit.protocol.generate
@@ -41,11 +41,11 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.runtime: $(VENV)/.python pyproject.toml constraints.txt
-	$(PIP) --editable .
+	$(PIP) --editable '.[cpu]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime serving/triton_requirements.txt
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[cpu,dev]'
 	$(BIN)/python -m serving.triton_install
 	@touch $@
 

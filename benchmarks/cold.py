@@ -15,6 +15,7 @@ from benchmarks.figures import RESULTS, Row, report, seconds_figure
 from benchmarks.first_answer import first_answer
 from benchmarks.measuring import timed
 from benchmarks.videos import write_video
+from sfavivit.cli.options import DeviceOption
 from sfavivit.engines import DEFAULT_ENGINE
 from sfavivit.engines.model import MAX_CHUNK_TUBELETS
 from sfavivit.repository.manifest import Repository
@@ -27,6 +28,7 @@ def command(
     repository: ModelRepository = DEMO_MODEL,
     rounds: Annotated[int, typer.Option(min=1, help="Number of processes of each kind.")] = 10,
     out: Out = RESULTS,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Time a fresh process until its answer for a clip of two seconds."""
     Repository.load(repository)  # an invalid one is reported here, not by a process
@@ -35,12 +37,13 @@ def command(
     with TemporaryDirectory() as folder:
         clip = write_video(Path(folder) / "clip.mp4", CLIP_SECONDS)
         words = [sys.executable, "-m", "sfavivit.cli.main", "classify", str(clip), "--repository", location]
+        words += ["--device", device]
         for _ in range(rounds):
             seconds[COMMAND].append(
                 timed(lambda: subprocess.run(words, stdout=subprocess.DEVNULL, check=True))
             )
             # The parts are all that the command does, except reading its command line.
-            parts = first_answer(location, clip, DEFAULT_ENGINE, MAX_CHUNK_TUBELETS)
+            parts = first_answer(location, clip, DEFAULT_ENGINE, MAX_CHUNK_TUBELETS, device)
             for part, took in parts.items():
                 seconds.setdefault(f"of which: {part}", []).append(took)
     rows = [Row({"what": what}, {"time": seconds_figure(*took)}) for what, took in seconds.items()]

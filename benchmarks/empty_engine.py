@@ -21,6 +21,8 @@ from sfavivit.types import Features, Frames, Logits
 class EmptyEngine:
     """Engine (``sfavivit.engines.base.Engine``) that returns zeros of the right shape."""
 
+    device = "none"
+
     def __init__(self, catalog: Catalog, **options: Any) -> None:
         self._manifest = catalog.manifest
 

@@ -33,6 +33,7 @@ from serving.scheduler import EngineScheduler, ScheduledEngine
 from serving.triton import TritonServer
 from sfavivit import Recognizer
 from sfavivit.engines import ENGINES
+from sfavivit.engines.device import Device
 from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import EngineError, UsageError
 from sfavivit.features.extractor import FeatureChunk
@@ -196,7 +197,13 @@ def _location(setting: Setting, folder: Path) -> Iterator[str]:
 
 
 def _load(setting: Setting, location: str) -> Recognizer:
-    return Recognizer.load(location, engine=setting.engine, chunk_tubelets=setting.chunk)
+    return Recognizer.load(
+        location, engine=setting.engine, chunk_tubelets=setting.chunk, device=_device(setting)
+    )
+
+
+def _device(setting: Setting) -> Device:
+    return "auto" if setting.engine == "triton" else "cpu"  # Triton decides for itself
 
 
 def _round(
@@ -204,7 +211,7 @@ def _round(
 ) -> None:
     """Measure everything once for one setting; the fresh process first, while no other engine is loaded."""
     clip = _clip(setting, folder)
-    parts = first_answer(location, clip, setting.engine, setting.chunk)
+    parts = first_answer(location, clip, setting.engine, setting.chunk, _device(setting))
     parts["total"] = sum(parts.values())
     result.add("fresh process", {stage: [took] for stage, took in parts.items()})
     recognizer = _load(setting, location)

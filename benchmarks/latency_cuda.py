@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -28,7 +27,6 @@ from benchmarks.videos import random_frames
 from export.plans import PlanOptions, export_plans
 from sfavivit.config import ModelDimensions, named_dimensions
 from sfavivit.engines import load_engine
-from sfavivit.engines.onnxruntime import CUDA, OnnxRuntimeEngine
 from sfavivit.errors import EngineError, SfaVivitError
 from sfavivit.models.vivit import SpatialTransformer
 from sfavivit.repository.manifest import PlanPrecision, Repository
@@ -256,12 +254,8 @@ def open_run(
             raise EngineError("this PyTorch does not see the GPU; install one that is built with CUDA")
         return torch_run(model, variant.mode, DTYPES[variant.precision], "cuda")
     if variant.engine == "onnxruntime":
-        if CUDA not in ort.get_available_providers():
-            raise EngineError("this onnxruntime has no CUDA: pip install onnxruntime-gpu in its place")
-        engine = OnnxRuntimeEngine(Repository.load(random_repository(folder / f"{size}-fp16", size, "fp16")))
-        if engine.provider != CUDA:
-            raise EngineError("onnxruntime-gpu cannot use the GPU; its message is above")
-        return engine.spatial
+        repository = Repository.load(random_repository(folder / f"{size}-fp16", size, "fp16"))
+        return load_engine("onnxruntime", repository, device="cuda").spatial
     plans = random_repository(folder / f"{size}-plans-{variant.precision}", size, "fp32")
     if not Repository.load(plans).manifest.plans:
         export_plans(plans, PlanOptions(variant.precision, small_chunk=min(chunks), large_chunk=max(chunks)))

@@ -71,7 +71,8 @@ def command(
             if name in (precision or PRECISIONS)
         }
         engines: dict[str, Engine] = {
-            name: load_engine("onnxruntime", repository) for name, repository in repositories.items()
+            name: load_engine("onnxruntime", repository, device="cpu")
+            for name, repository in repositories.items()
         }
         rates, seconds = _take_rounds(dims, engines, frames, rounds)
         rows = product_rows(rates, case)

@@ -26,6 +26,7 @@ from benchmarks.figures import RESULTS, Better, Case, Figure, Row, report
 from benchmarks.service_process import service_process
 from benchmarks.videos import random_frames, write_video
 from serving.settings import is_loopback
+from sfavivit.cli.options import DeviceOption
 from sfavivit.errors import ServiceError, SfaVivitError, UsageError, codes_of
 from sfavivit.protocol.answers import Query, ServiceInfo
 from sfavivit.protocol.client import AsyncVideoRecognitionClient
@@ -91,6 +92,7 @@ def command(
     ] = False,
     name: Name = "load",
     out: Out = RESULTS,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Measure the latency of the video service against the rate of requests."""
     if address and not elsewhere and not is_loopback(address.rpartition(":")[0]):
@@ -107,7 +109,9 @@ def command(
     with TemporaryDirectory() as folder, ExitStack() as stack:
         clip = write_video(Path(folder) / "clip.mp4", CLIP_SECONDS, size).read_bytes()
         if not address:
-            address = stack.enter_context(service_process("--repository", repository)).address
+            address = stack.enter_context(
+                service_process("--repository", repository, "--device", device)
+            ).address
         rows = measure(address, clip, plan)
     report(name, rows, out)
     for line in late_rows(rows):

@@ -18,6 +18,7 @@ from benchmarks.measuring import Meter, ratios, run_in_turn
 from benchmarks.models import random_repository
 from benchmarks.videos import read_chunks, write_video
 from sfavivit import Recognizer
+from sfavivit.cli.options import DeviceOption
 from sfavivit.errors import UsageError
 from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.windows import PADDING, Window, all_windows
@@ -43,11 +44,12 @@ def command(
     frames: Annotated[int, typer.Option(min=2, help="Frames in a window.")] = 128,
     name: Name = "long",
     out: Out = RESULTS,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Compare overlapping windows of features computed once with windows recomputed from frames."""
     with TemporaryDirectory() as folder:
         models = random_repository(Path(folder) / "models", size, precision, frames=frames)
-        recognizer = Recognizer.load(models)
+        recognizer = Recognizer.load(models, device=device)
         length = recognizer.manifest.head(HEAD).dimensions.max_tubelets
         strides = {share: _stride(share, length) for share in overlap or (0, 0.5, 0.75, 0.875)}
         video = write_video(Path(folder) / "long.mp4", seconds)

@@ -88,6 +88,10 @@ class RecordingEngine:
         self.tubelets = 0
         self.windows = 0
 
+    @property
+    def device(self) -> str:
+        return self._engine.device
+
     def spatial(self, frames: Frames) -> Features:
         """Record and pass on."""
         start = time.perf_counter()

@@ -19,6 +19,8 @@ from benchmarks.figures import RESULTS, Figure, Row, report
 from benchmarks.measuring import ratios
 from benchmarks.models import random_repository
 from benchmarks.videos import write_video
+from sfavivit.cli.options import DeviceOption
+from sfavivit.engines.device import Device
 
 POLL_SECONDS = 0.02
 MIB = 1 << 20
@@ -38,6 +40,7 @@ def command(
     size: Annotated[str, typer.Option(help=f"Size of the models with these windows: {SIZE_NAMES}.")] = "tiny",
     rounds: Rounds = 2,
     out: Out = RESULTS,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Measure peak memory against the length of the video and the frames of a window."""
     peaks: dict[tuple[str, int], list[_Peaks]] = defaultdict(list)
@@ -51,9 +54,9 @@ def command(
         for _ in range(rounds):
             for length in seconds or [10, 600, 3600]:
                 video = write_video(folder / "long.mp4", length, PICTURE)
-                peaks["video_seconds", length].append(_classify(repository, video))
+                peaks["video_seconds", length].append(_classify(repository, video, device))
             for count, model in windows.items():
-                peaks["window_frames", count].append(_classify(model, short))
+                peaks["window_frames", count].append(_classify(model, short, device))
     first: dict[str, tuple[float, ...]] = {}
     rows = []
     for (what, value), found in peaks.items():
@@ -76,8 +79,17 @@ class _Peaks(NamedTuple):
     seconds: float
 
 
-def _classify(repository: Path, video: Path) -> _Peaks:
-    command = [sys.executable, "-m", "sfavivit.cli.main", "classify", "--json", str(video)]
+def _classify(repository: Path, video: Path, device: Device) -> _Peaks:
+    command = [
+        sys.executable,
+        "-m",
+        "sfavivit.cli.main",
+        "classify",
+        "--json",
+        "--device",
+        device,
+        str(video),
+    ]
     start = time.perf_counter()
     child = subprocess.Popen([*command, "--repository", str(repository)], stdout=subprocess.DEVNULL)
     process_peak = tree_peak = 0

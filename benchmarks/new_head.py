@@ -24,6 +24,7 @@ from benchmarks.measuring import ratios, timed
 from examples.motions.encoding import write_video
 from examples.motions.rendering import MOTIONS, sample_scene
 from examples.motions.videos import FPS, HELD_OUT_SIZES, motion_frames
+from sfavivit.cli.options import DeviceOption
 from sfavivit.datasets import read_items
 from sfavivit.features.store import FeatureStore
 from sfavivit.models.vivit import SfaVivit
@@ -56,6 +57,7 @@ def command(
     held_out: HeldOutVideos = 100,
     repository: ModelRepository = DEMO_MODEL,
     out: Out = RESULTS,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Time a new head from labelled videos to served answers, and epochs on features and on frames."""
     with TemporaryDirectory() as scratch:
@@ -71,6 +73,7 @@ def command(
             "--name": HEAD,
             "--store": folder / "store",
             "--out": folder / "out",
+            "--device": device,
         }
         words = [str(word) for pair in options.items() for word in pair]
         train = [sys.executable, "-m", "training", "head", *words]
@@ -118,7 +121,9 @@ class StoredVideos:
         self.items = read_items(str(listed))
         self.names = head_classes(self.items, str(listed))
         self.labelled = number_labels(self.items, self.names, str(listed))
-        filler = FeatureFiller(open_on_demand(repository), store, variants or VariantConfig(), threads=2)
+        filler = FeatureFiller(
+            open_on_demand(repository, "cpu"), store, variants or VariantConfig(), threads=2
+        )
         stored, _ = filler.fill(self.items, [0], lambda _: None)
         self.examples = [
             FeatureExample(video.keys, one.labels) for video, one in zip(stored, self.labelled, strict=True)

@@ -178,6 +178,8 @@ class OpenVinoEngine:
         EngineError: the packages are not installed.
     """
 
+    device = "cpu"
+
     def __init__(self, repository: Repository, precision: str, threads: int, chunk_tubelets: int) -> None:
         if not has_openvino():
             raise EngineError("peer 'openvino' lacks its packages: pip install 'sfavivit[bench]'")

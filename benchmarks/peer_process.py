@@ -164,7 +164,7 @@ def open_peer(peer: Peer, settings: Settings) -> tuple[Facts, Callable[[], Logit
     torch.set_num_threads(settings.threads)
     if peer.model == OURS:
         repository = settings.folder / peer.precision
-        recognizer = Recognizer.load(repository, engine=peer.mode, threads=settings.threads)
+        recognizer = Recognizer.load(repository, engine=peer.mode, threads=settings.threads, device="cpu")
         return _open_recognizer(recognizer, settings)
     if peer.model == OPENVINO:
         return _open_recognizer(_over_openvino(peer, settings), settings)

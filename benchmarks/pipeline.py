@@ -15,6 +15,8 @@ from benchmarks.measuring import Meter, ratios, run_in_turn
 from benchmarks.models import random_repository
 from benchmarks.videos import read_chunks, write_video
 from sfavivit import Recognizer
+from sfavivit.cli.options import DeviceOption
+from sfavivit.engines.device import Device
 from sfavivit.inference.streaming import FrameStream
 from sfavivit.utils.cpus import available_cpus
 
@@ -30,13 +32,16 @@ def command(
     picture: Annotated[str, typer.Option(help="WIDTHxHEIGHT of both videos.")] = "640x360",
     rounds: Rounds = 5,
     out: Out = RESULTS,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Compare classifying with the longer of decoding alone and inference alone."""
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         large = random_repository(folder / "models", size, precision)
         rows = [
-            measure(model, models, folder, video_seconds=length, picture=picture, rounds=rounds)
+            measure(
+                model, models, folder, video_seconds=length, picture=picture, rounds=rounds, device=device
+            )
             for model, models, length in (
                 (repository.name, repository, seconds),
                 (f"{size} {precision}", large, size_seconds),
@@ -46,13 +51,20 @@ def command(
 
 
 def measure(
-    model: str, repository: Path, folder: Path, *, video_seconds: float, picture: str, rounds: int
+    model: str,
+    repository: Path,
+    folder: Path,
+    *,
+    video_seconds: float,
+    picture: str,
+    rounds: int,
+    device: Device = "cpu",
 ) -> Row:
     """Classify, only decode and only infer one video, in turn; inference alone starts from frames in memory.
 
     ``model``: name of the repository in the result; ``picture``: WIDTHxHEIGHT of the video.
     """
-    recognizer = Recognizer.load(repository)
+    recognizer = Recognizer.load(repository, device=device)
     sampling, chunk_frames = recognizer.manifest.sampling, recognizer.model.chunk_frames
     video = write_video(folder / "video.mp4", video_seconds, picture)
     chunks = list(read_chunks(video, sampling, chunk_frames))

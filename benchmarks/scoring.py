@@ -19,7 +19,9 @@ from benchmarks.measuring import RecordingEngine
 from benchmarks.models import random_repository
 from benchmarks.videos import read_chunks, write_video
 from sfavivit import Recognizer
+from sfavivit.cli.options import DeviceOption
 from sfavivit.datasets import VideoItem
+from sfavivit.engines.device import Device
 from sfavivit.engines.model import LoadedModel
 from sfavivit.inference.options import CROPS, ClassifyOptions, Views
 from sfavivit.inference.windows import view_windows
@@ -41,16 +43,17 @@ def command(
     videos: Annotated[int, typer.Option(min=1, help="Number of clips of ten seconds.")] = 4,
     view_videos: Annotated[int, typer.Option(min=1, help="Number of them scored in many views.")] = 1,
     out: Out = RESULTS,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Measure scoring from videos, from the feature store, with a second head, in many views."""
     with TemporaryDirectory() as folder:
         models = repository or random_repository(Path(folder) / "models", "B", "int8", heads=2)
-        rows = _measure(models, Path(folder), videos, min(view_videos, videos))
+        rows = _measure(models, Path(folder), videos, min(view_videos, videos), device)
     report("scoring", rows, out)
 
 
-def _measure(repository: Path, folder: Path, videos: int, view_videos: int) -> list[Row]:
-    engine = RecordingEngine(Recognizer.load(repository).model.engine)
+def _measure(repository: Path, folder: Path, videos: int, view_videos: int, device: Device) -> list[Row]:
+    engine = RecordingEngine(Recognizer.load(repository, device=device).model.engine)
     recognizer = Recognizer(LoadedModel(Repository.load(repository), engine))
     first, second = recognizer.heads[:2]
     clips = [

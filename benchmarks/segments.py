@@ -19,6 +19,7 @@ from benchmarks.figures import RESULTS, Figure, Row, report, seconds_figure
 from benchmarks.measuring import Meter, ratios, run_in_turn
 from benchmarks.videos import write_video
 from sfavivit import Recognizer
+from sfavivit.cli.options import DeviceOption
 from sfavivit.datasets import VideoItem
 from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
@@ -41,9 +42,10 @@ def command(
     ] = 32,
     rounds: Rounds = 3,
     out: Out = RESULTS,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Compare decoding segments of a long video with slicing its stored features."""
-    recognizer = Recognizer.load(repository)
+    recognizer = Recognizer.load(repository, device=device)
     plain = ScoreOptions(ClassifyOptions(recognizer.heads), align_to_tubelets=True)
     meters = {name: Meter() for name in (DECODED, STORED, SLICED)}
     with TemporaryDirectory() as folder:

@@ -28,6 +28,8 @@ from benchmarks.videos import random_frames
 from serving.models import slots_in_process
 from serving.triton import TritonServer
 from sfavivit import Recognizer
+from sfavivit.cli.options import DeviceOption
+from sfavivit.engines.device import Device
 from sfavivit.engines.model import LoadedModel
 from sfavivit.inference.streaming import FrameStream
 from sfavivit.protocol.answers import Query, ServedWindow
@@ -42,16 +44,19 @@ def command(
     repository: ModelRepository = DEMO_MODEL,
     name: Name = "service",
     out: Out = RESULTS,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Compare the throughput of the video service with that of the engine alone."""
     # The engine alone does all that a session does with the frames: spatial, temporal, windows. In the
     # process it has as many concurrent streams as suit it best; over Triton all of them, for its batches.
-    at_once = slots_in_process(LoadedModel.load(repository))
-    rows = [_compare(repository, str(repository), seconds, rounds, at_once=at_once)]
+    at_once = slots_in_process(LoadedModel.load(repository, device=device))
+    rows = [_compare(repository, str(repository), seconds, rounds, device, at_once=at_once)]
     with Path(os.devnull).open("w") as log, TritonServer(repository, log=log) as triton:
         assert triton.process is not None
         engine = psutil.Process(triton.process.pid)
-        rows.append(_compare(repository, triton.url, seconds, rounds, at_once=STREAMS, processes=[engine]))
+        rows.append(
+            _compare(repository, triton.url, seconds, rounds, "auto", at_once=STREAMS, processes=[engine])
+        )
     report(name, rows, out)
 
 
@@ -60,18 +65,19 @@ def _compare(
     location: str,
     seconds: float,
     rounds: int,
+    device: Device,
     *,
     at_once: int,
     processes: Sequence[psutil.Process] = (),
 ) -> Row:
     """Measure engine, service and empty service in turn."""
-    recognizer = Recognizer.load(location)
+    recognizer = Recognizer.load(location, device=device)
     sampling, dims = recognizer.manifest.sampling, recognizer.manifest.dimensions
     frames = random_frames(round(seconds * sampling.fps), dims.image_size)
     over_triton = location.startswith("triton://")
     source = "--engine" if over_triton else "--repository"
     with ExitStack() as stack:
-        service = stack.enter_context(service_process(source, location))
+        service = stack.enter_context(service_process(source, location, "--device", device))
         empty = stack.enter_context(process_that_serves(empty_engine.__name__, repository))
         client, empty_client = (
             stack.enter_context(VideoRecognitionClient(one.address)) for one in (service, empty)

@@ -17,6 +17,7 @@ from benchmarks.measuring import Meter, ratios, run_in_turn
 from benchmarks.models import random_repository
 from benchmarks.videos import RATE, read_chunks, write_video
 from sfavivit import Recognizer
+from sfavivit.cli.options import DeviceOption
 from sfavivit.types import Features, Frames
 
 PICTURE = "640x360"
@@ -30,10 +31,13 @@ def command(
     size: Size = "B",
     precision: SpatialPrecision = "int8",
     out: Out = RESULTS,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Measure a recorded screen, with engine calls in which nothing moves computed or reused."""
     with TemporaryDirectory() as folder:
-        recognizer = Recognizer.load(random_repository(Path(folder) / "models", size, precision))
+        recognizer = Recognizer.load(
+            random_repository(Path(folder) / "models", size, precision), device=device
+        )
         held = f"fps=1/{slide_seconds:g},fps={RATE}"
         video = write_video(Path(folder) / "slides.mp4", seconds, PICTURE, look=held)
         chunks = read_chunks(video, recognizer.manifest.sampling, recognizer.model.chunk_frames)

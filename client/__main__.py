@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from sfavivit.cli.options import HeadOption, StrideOption, TopKOption, err, out
+from sfavivit.cli.options import HeadOption, StrideOption, TopKOption, VideoTrackOption, err, out
 from sfavivit.cli.progress import progress_bar
 from sfavivit.cli.render import show_failure, show_recognition
 from sfavivit.cli.run import run_app
@@ -86,11 +86,12 @@ def classify(
     stride: StrideOption = None,
     start: Start = 0.0,
     end: End = None,
+    video_track: VideoTrackOption = None,
     as_json: Json = False,
 ) -> None:
     """Upload videos and show their actions."""
     client: VideoRecognitionClient = context.obj()
-    query = Query(tuple(head or ()), top_k, min_confidence, stride, start, end)
+    query = Query(tuple(head or ()), top_k, min_confidence, stride, start, end, video_track)
 
     def one(video: str) -> None:
         with progress_bar(Path(video).name, err, unit="bytes") as progress:
@@ -108,6 +109,7 @@ def stream(
     top_k: TopKOption = 1,
     min_confidence: MinConfidence = 0.0,
     stride: StrideOption = None,
+    video_track: VideoTrackOption = None,
     interval: Annotated[
         float | None,
         typer.Option(
@@ -119,7 +121,7 @@ def stream(
 ) -> None:
     """Stream videos (`-`: standard input) and show answers while they are sent."""
     client: VideoRecognitionClient = context.obj()
-    query = Query(tuple(head or ()), top_k, min_confidence, stride)
+    query = Query(tuple(head or ()), top_k, min_confidence, stride, video_track=video_track)
 
     def one(video: str) -> None:
         for answer in client.stream(_pieces(video), query, provisional_seconds=interval):
@@ -140,6 +142,7 @@ def features(
     folder: Annotated[Path, typer.Option(help="Folder for the files VIDEO.npy.")] = Path(),
     start: Start = 0.0,
     end: End = None,
+    video_track: VideoTrackOption = None,
     as_json: Json = False,
 ) -> None:
     """Upload videos and save their features, one float32 [T, D] array each."""
@@ -148,7 +151,7 @@ def features(
     def one(video: str) -> None:
         with progress_bar(Path(video).name, err, unit="bytes") as progress:
             answer = client.extract_features(
-                video, Query(start_seconds=start, end_seconds=end), progress=progress
+                video, Query(start_seconds=start, end_seconds=end, video_track=video_track), progress=progress
             )
         file = folder / f"{Path(video).name}.npy"
         _save(file, answer.features)

@@ -18,6 +18,7 @@ from export.exporter import SAMPLE_VIDEO, ExportOptions, ExportSummary, export_m
 from export.plans import PlanOptions, export_plans
 from export.source import read_source
 from export.versions import prune, rewrite_configs, roll_back
+from sfavivit.cli.options import DeviceOption
 from sfavivit.cli.run import run_app
 from sfavivit.repository.manifest import (
     SPATIAL_MODEL,
@@ -95,6 +96,7 @@ def export(
         str | None, typer.Option(help="Head to export, when CHECKPOINT is a repository with several.")
     ] = None,
     parity_video: ParityVideo = SAMPLE_VIDEO,
+    device: DeviceOption = "cpu",
     calibration_video: Annotated[
         list[Path] | None,
         typer.Option(
@@ -116,6 +118,7 @@ def export(
             padding=padding or source.padding,
             parity_video=parity_video,
             calibration_videos=tuple(calibration_video or ()),
+            device=device,
         )
         summary = export_model(source.model, source.labels, repository, options, progress=status.update)
     _print_summary(summary, repository)
@@ -133,7 +136,11 @@ def _print_summary(summary: ExportSummary, repository: Path) -> None:
         errors = (f"{parity.max_abs_error:.2g}", f"{parity.min_cosine:.6f}", f"{parity.top1_agreement:.0%}")
         table.add_row(name, precision, f"{size / 1e6:.1f} MB", *errors)
     console.print(f"{repository}: head {summary.head!r} version {version} written in {summary.seconds:.1f} s")
-    console.print("Parity with PyTorch fp32 (spatial: features; temporal: logits of both engines):")
+    console.print(
+        f"Parity with PyTorch fp32, on {summary.parity.device} (spatial: features; temporal: logits of both "
+        "engines):",
+        soft_wrap=True,
+    )
     console.print(table)
 
 

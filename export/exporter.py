@@ -21,7 +21,8 @@ from export.staging import staged
 from export.versions import with_version
 from export.writer import ENGINE_FILE, SPATIAL_VERSION, seal, write_engine, write_labels
 from sfavivit.config import ModelDimensions, Sampling, validation_summary
-from sfavivit.engines.onnxruntime import OnnxModel
+from sfavivit.engines.device import Device
+from sfavivit.engines.onnxruntime import OnnxModel, require_cuda, usable_device
 from sfavivit.errors import ExportError
 from sfavivit.models.rotation import rotated
 from sfavivit.models.vivit import SfaVivit, TemporalTransformer
@@ -59,7 +60,7 @@ class ExportOptions:
     ``fps``: frames a second that the model sees [12.5]; ``shortest_side``: pixels before the crop [crop *
     256 / 224]; ``precision`` of the spatial engine [fp32]; ``backend`` of the Triton configs [python];
     ``frames`` of a window [the checkpoint's; another number interpolates the temporal positions];
-    ``calibration_videos`` for int8 weights [the sample video].
+    ``calibration_videos`` for int8 weights [the sample video]; ``device`` that the engines are compared on.
     """
 
     head: str = "default"
@@ -71,6 +72,7 @@ class ExportOptions:
     padding: Padding | None = None
     parity_video: Source = SAMPLE_VIDEO
     calibration_videos: tuple[Source, ...] = ()
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def export_model(
 
     Raises:
         ExportError: options that contradict the model or the repository; a directory that cannot be written.
+        EngineError, UsageError: the engine of ONNX Runtime cannot run on ``options.device``.
         ParityError: an engine that does not reproduce the model.
         RepositoryError: the directory at ``target`` is not a usable repository.
         VideoError: a video of parity or calibration gives no frames.
@@ -113,6 +116,9 @@ def export_model(
     dims, weights = model.dims, numpy_state(model.spatial)
     digest = weights_digest(dims, weights)
     sampling, precision, backend = _repository_settings(old, dims, digest, options)
+    device = usable_device(options.device, precision)
+    if device == "cuda":
+        require_cuda()  # now, not after the calibration
     if options.calibration_videos and (old or precision != "int8"):
         raise ExportError(
             "--calibration-video is for the spatial engine of a new int8 repository; leave it out here"
@@ -129,7 +135,7 @@ def export_model(
         temporal_file = _write_head(stage, options.head, version, model.temporal, labels, backend)
         progress("comparing with PyTorch")
         clips = parity_clips(options.parity_video, sampling, dims.tubelet_frames)
-        report = measure(model, spatial_file, temporal_file, clips)
+        report = measure(model, spatial_file, temporal_file, clips, device)
         require(report, precision)
         entry = HeadEntry(
             version=version, dimensions=dims, padding=options.padding or "loop", parity=report.temporal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from sfavivit.config import Sampling
-from sfavivit.engines.onnxruntime import OnnxModel
+from sfavivit.engines.device import Device, Processor, start_on
+from sfavivit.engines.onnxruntime import OnnxModel, has_cuda
 from sfavivit.errors import ParityError
 from sfavivit.models.vivit import SfaVivit, TemporalTransformer
 from sfavivit.repository.manifest import FEATURES, FRAMES, Parity, PlanPrecision, Precision, logits_tensor
@@ -35,10 +36,14 @@ TemporalRun = Callable[[Features], dict[str, NDArray[Any]]]
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Errors of the spatial engine (in features) and of both engines in a row (in logits)."""
+    """Errors of the spatial engine (in features) and of both engines in a row (in logits).
+
+    ``device``: the device that the engines ran on, where one ran.
+    """
 
     spatial: Parity
     temporal: Parity
+    device: str = ""
 
 
 def parity_clips(source: Source, sampling: Sampling, tubelet_frames: int) -> list[Frames]:
@@ -56,19 +61,26 @@ def parity_clips(source: Source, sampling: Sampling, tubelet_frames: int) -> lis
     return [noise, real[repeats]]
 
 
-def measure(model: SfaVivit, spatial_file: Path, temporal_file: Path, clips: list[Frames]) -> ParityReport:
-    """Compare two ``model.onnx`` files, on the CPU, with PyTorch.
+def measure(
+    model: SfaVivit, spatial_file: Path, temporal_file: Path, clips: list[Frames], device: Device = "cpu"
+) -> ParityReport:
+    """Compare two ``model.onnx`` files, on ``device``, with PyTorch on the CPU.
 
     Raises:
-        EngineError: a file does not load or run.
+        EngineError: a file does not load or run, or the device cannot be used.
     """
-    spatial, temporal = OnnxModel(spatial_file), OnnxModel(temporal_file)
-    return measure_runs(
+
+    def load(processor: Processor) -> tuple[OnnxModel, OnnxModel]:
+        return OnnxModel(spatial_file, None, processor), OnnxModel(temporal_file, None, processor)
+
+    spatial, temporal = start_on(device, load, gpu_package=has_cuda())
+    report = measure_runs(
         model,
         [lambda frames: spatial.run({FRAMES: frames})[FEATURES]],
         lambda features: temporal.run({FEATURES: features}),
         clips,
     )
+    return replace(report, device=spatial.device)
 
 
 @torch.inference_mode()

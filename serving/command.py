@@ -13,7 +13,9 @@ from serving.settings import Security, Settings
 from sfavivit.cli.options import (
     DEFAULT_REPOSITORY,
     MIB,
+    DeviceOption,
     LimitDurationOption,
+    LimitGapOption,
     LimitMemoryOption,
     LimitPixelsOption,
     LimitStallOption,
@@ -23,7 +25,7 @@ from sfavivit.cli.options import (
 )
 from sfavivit.engines import TRITON_SCHEME
 from sfavivit.errors import UsageError
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 
 
 def serve(
@@ -32,6 +34,7 @@ def serve(
         str | None, typer.Option(help=f"onnxruntime (default), torch, tensorrt, or {TRITON_SCHEME}HOST:PORT.")
     ] = None,
     threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = Settings.host,
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = Settings.port,
     metrics_host: Annotated[str, typer.Option(help="Interface of the metrics.")] = Settings.metrics_host,
@@ -79,6 +82,7 @@ def serve(
     limit_duration_seconds: LimitDurationOption = Limits.duration_seconds,
     limit_pixels: LimitPixelsOption = Limits.pixels,
     limit_stall_seconds: LimitStallOption = Limits.stall_seconds,
+    limit_gap_seconds: LimitGapOption = Limits.gap_seconds,
     limit_memory_mib: LimitMemoryOption = Limits.memory_bytes // MIB,
     idle_seconds: Annotated[
         float, typer.Option(help="Maximum seconds to wait until a client sends, or reads its answers.")
@@ -102,12 +106,15 @@ def serve(
         location,
         engine,
         threads=threads,
+        device=device,
         host=host,
         port=port,
         metrics_host=metrics_host,
         metrics_port=None if metrics_port < 0 else metrics_port,
         security=Security(tls_cert, tls_key, tls_client_ca, token_file, insecure),
-        limits=limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib),
+        limits=limits_of(
+            limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_gap_seconds, limit_memory_mib
+        ),
         max_upload_bytes=limit_upload_mib * MIB,
         max_streams=max_streams,
         max_waiting=max_waiting,

@@ -21,8 +21,8 @@ from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.results import Timings
 from sfavivit.inference.streaming import Session
 from sfavivit.protocol.answers import Query
-from sfavivit.video.reader import Limits
-from sfavivit.video.source import Source, VideoSegment
+from sfavivit.video.limits import Limits
+from sfavivit.video.source import Source
 
 Result = TypeVar("Result")
 _END = object()
@@ -31,8 +31,8 @@ _END = object()
 class Job:
     """Share of the service that one request uses: threads of ``pool``, engine slots, a decoder of its own.
 
-    ``frames_used``: frames decoded so far. ``warning``: what was wrong with a video that could be decoded
-    in part.
+    ``frames_used``: frames decoded so far. ``warning``: what was irregular in the
+    video.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Job:
             CancelledRequestError: ``cancel`` was called.
         """
         self.start_clock()
-        segment = VideoSegment(source, query.start_seconds, query.end_seconds)
+        segment = query.segment(source)
         with FeatureReader(self.model, segment, self.limits) as reader:
             self.on_cancel(reader.close)
             try:
@@ -153,7 +153,8 @@ class Job:
         """Return the time of each stage so far."""
         seconds = self.engine.timer.seconds
         total = time.perf_counter() - self._start if self._start else 0.0
-        return Timings(seconds["decode"], seconds["spatial"], seconds["temporal"], total)
+        device = self.engine.device
+        return Timings(seconds["decode"], seconds["spatial"], seconds["temporal"], total, device)
 
     @property
     def queue_seconds(self) -> float:

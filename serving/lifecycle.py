@@ -102,6 +102,11 @@ class VideoServer:
         self._metrics.close()
         self._tracing.close()
 
+    @property
+    def device(self) -> str | None:
+        """Device that computes, None while the models are not available."""
+        return None if self._models.unavailable_reason else self._models.current().engine.device
+
     def _bind(self) -> int:
         address = f"{self._settings.host}:{self._settings.port}"
         try:
@@ -135,7 +140,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled.set)
     await server.start()
-    log("ready", host=settings.host, port=server.port, metrics_port=server.metrics_port)
+    log("ready", host=settings.host, port=server.port, metrics_port=server.metrics_port, device=server.device)
     await signalled.wait()
     signalled.clear()
     log("draining", seconds=settings.drain_seconds)

@@ -18,12 +18,13 @@ def log(message: str, *, level: int = logging.INFO, error: bool = False, **field
 
 
 def configure() -> None:
-    """Send the service's log to stderr."""
+    """Send the log of the service and of the library to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    logger.handlers[:] = [handler]
+    top = logging.getLogger("sfavivit")  # the parent of ``logger``
+    top.handlers[:] = [handler]
+    top.propagate = False
     logger.setLevel(logging.INFO)
-    logger.propagate = False
 
 
 class JsonFormatter(logging.Formatter):

@@ -24,8 +24,8 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "sfavivit_stage_seconds",
-            "Seconds of a request in each stage.",
-            ("stage",),
+            "Seconds of a request in each stage, by the device that computed.",
+            ("stage", "device"),
             buckets=STAGE_BUCKETS,
             registry=registry,
         )
@@ -46,7 +46,7 @@ class Metrics:
             "temporal": timings.temporal_seconds,
         }
         for stage, seconds in stages.items():
-            self.stage_seconds.labels(stage).observe(seconds)
+            self.stage_seconds.labels(stage, timings.device).observe(seconds)
 
     def serve(self, host: str, port: int) -> int:
         """Serve the metrics over HTTP in a thread; return the port, which 0 leaves to the system.

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from serving.settings import Settings
+from sfavivit.engines import check_remote_device
 from sfavivit.engines.base import Engine
 from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import EngineOutdatedError, EngineTimeoutError, EngineUnavailableError, SfaVivitError
@@ -112,6 +113,7 @@ class ModelSource:
     def _open(self) -> LoadedModel:
         settings = self._settings
         if settings.remote:
+            check_remote_device(settings.device)
             from sfavivit.engines.triton import TritonEngine, TritonOptions  # noqa: PLC0415 - an extra
 
             options = TritonOptions(
@@ -126,6 +128,7 @@ class ModelSource:
             engine=settings.engine,
             threads=settings.threads,
             chunk_tubelets=settings.chunk_tubelets,
+            device=settings.device,
         )
 
 

@@ -36,7 +36,6 @@ from sfavivit.protocol.messages import (
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from sfavivit.repository.manifest import SPATIAL_MODEL
 from sfavivit.types import Features
-from sfavivit.video.source import VideoSegment
 
 
 class VideoRecognitionServicer:
@@ -70,7 +69,7 @@ class VideoRecognitionServicer:
         async with self._job(requests) as (job, stream):
             config: pb.RecognitionConfig = await stream.config()
             query = query_of(config)
-            VideoSegment(NAME, query.start_seconds, query.end_seconds)  # refuses an invalid one
+            query.segment(NAME)  # refuses an invalid one
             session = job.session(query)
             async with self._upload(job, stream, config.content_size) as spool:
                 await job.infer(_classify, job, session, spool, query)
@@ -83,7 +82,7 @@ class VideoRecognitionServicer:
         async with self._job(requests) as (job, stream):
             config: pb.StreamingClassifyConfig = await stream.config()
             query = query_of(config.recognition)
-            VideoSegment(NAME, query.start_seconds, query.end_seconds)  # refuses an invalid one
+            query.segment(NAME)  # refuses an invalid one
             interval = None
             if config.HasField("provisional_interval"):
                 interval = seconds_of(config.provisional_interval)
@@ -104,8 +103,10 @@ class VideoRecognitionServicer:
         async with self._job(requests) as (job, stream):
             config: pb.ExtractFeaturesConfig = await stream.config()
             end = seconds_of(config.end_offset) if config.HasField("end_offset") else None
-            query = Query(start_seconds=seconds_of(config.start_offset), end_seconds=end)
-            VideoSegment(NAME, query.start_seconds, query.end_seconds)  # refuses an invalid one
+            track = config.video_track if config.HasField("video_track") else None
+            start = seconds_of(config.start_offset)
+            query = Query(start_seconds=start, end_seconds=end, video_track=track)
+            query.segment(NAME)  # refuses an invalid one
             async with (
                 self._upload(job, stream, config.content_size) as spool,
                 aclosing(job.iterate(_features(job, spool, query))) as chunks,
@@ -128,7 +129,7 @@ class VideoRecognitionServicer:
         async with self._job(requests) as (job, stream):
             config: pb.ScoreFeaturesConfig = await stream.config()
             query = query_of(config.recognition)
-            VideoSegment(NAME, query.start_seconds)  # refuses an invalid one
+            query.segment(NAME)  # refuses an invalid one
             digest = job.model.manifest.weights_sha256[SPATIAL_MODEL]
             if config.spatial_sha256 not in ("", digest):
                 raise InvalidInputError(

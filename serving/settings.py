@@ -7,8 +7,9 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from sfavivit.engines import TRITON_SCHEME
+from sfavivit.engines.device import Device
 from sfavivit.errors import UsageError
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 
 MAX_CHUNK_TUBELETS = 1024
 ZERO_ALLOWED = ("port", "metrics_port", "max_waiting", "drain_seconds")
@@ -48,7 +49,7 @@ class Security:
 class Settings:
     """Settings of one service.
 
-    ``location``, ``engine``, ``threads``: as for ``sfavivit.engines.open_models``. ``port``,
+    ``location``, ``engine``, ``threads``, ``device``: as for ``sfavivit.engines.open_models``. ``port``,
     ``metrics_port``: 0 picks a free one; no metrics when ``metrics_port`` is None.
     ``max_streams``, ``max_waiting``: running and waiting requests; more are refused.
     ``idle_seconds``, ``min_bytes_per_second``: patience with a client that sends (see ``RequestStream``); the
@@ -68,6 +69,7 @@ class Settings:
     location: str
     engine: str | None = None
     threads: int | None = None
+    device: Device = "auto"
     host: str = "127.0.0.1"
     port: int = 50051
     metrics_host: str = "127.0.0.1"

@@ -31,7 +31,8 @@ from sfavivit.inference.results import (
     WindowScores,
 )
 from sfavivit.repository.manifest import Manifest, Repository
-from sfavivit.video.reader import Limits, VideoReader
+from sfavivit.video.limits import Limits
+from sfavivit.video.reader import VideoReader
 from sfavivit.video.source import VideoSegment
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@
     └── VideoError                  video without frames
         ├── VideoNotFoundError      no such file
         ├── VideoPermissionError    not readable by this user
+        ├── VideoUnavailableError   its server is unreachable or busy, perhaps for a moment
         ├── NotAFileError           a directory, device or socket
         ├── EmptyVideoError         zero bytes
         ├── NotAVideoError          no known video container
@@ -156,6 +157,10 @@ class VideoPermissionError(VideoError):
     kind = "permission"
 
 
+class VideoUnavailableError(VideoError):
+    kind = "unavailable"
+
+
 class NotAFileError(VideoError):
     kind = "not_a_file"
 
@@ -227,6 +232,7 @@ ERROR_CODES: dict[type[SfaVivitError], Codes] = {
     VideoError: Codes(1, "INVALID_ARGUMENT"),
     VideoNotFoundError: Codes(1, "NOT_FOUND"),
     VideoPermissionError: Codes(1, "PERMISSION_DENIED"),
+    VideoUnavailableError: Codes(1, "UNAVAILABLE"),
     VideoLimitError: Codes(1, "RESOURCE_EXHAUSTED"),
 }
 

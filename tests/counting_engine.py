@@ -27,6 +27,10 @@ class CountingEngine:
         engine = cls(load_engine("onnxruntime", loaded))
         return Recognizer(LoadedModel(loaded, engine, chunk_tubelets=4)), engine
 
+    @property
+    def device(self) -> str:
+        return self.engine.device
+
     def spatial(self, frames: Frames) -> Features:
         self.frames.append(frames[0].copy())
         return self.engine.spatial(frames)

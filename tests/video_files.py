@@ -39,6 +39,12 @@ def encode(
     return path
 
 
+def retimed(path: Path, to: Path, pts: str) -> Path:
+    """Copy a video with other presentation times; ``pts`` in the terms of ffmpeg's filter setts."""
+    ffmpeg("-i", path, "-c", "copy", "-bsf:v", f"setts=pts='{pts}':dts=DTS", to)
+    return to
+
+
 def numbered(count: int, first: int = 0, side: int = SIDE) -> Frames:
     """``count`` pictures that show their number as 16 black and white cells; uint8 [count, side, side, 3]."""
     numbers = np.arange(first, first + count)

@@ -8,11 +8,11 @@ The work is imported when a command runs, so that ``--help`` needs no torch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from sfavivit.cli.options import AlignOption
+from sfavivit.cli.options import AlignOption, DeviceOption
 from sfavivit.cli.run import run_app
 from sfavivit.errors import UsageError
 from training.config import Precision, Strategy, load_recipe
@@ -33,7 +33,6 @@ SettingsOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Value that replaces one of the recipe: optimiser.learning_rate=0.01."),
 ]
-Accelerator = Literal["auto", "cpu", "cuda"]
 
 # Stages of the recipe that each command trains, and its help.
 STAGE_COMMANDS: dict[str, tuple[slice, str]] = {
@@ -73,7 +72,7 @@ def train_stages(
         typer.Option("--labels", help="Class names, one a line; NAME=FILE for several outputs."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
-    accelerator: Annotated[Accelerator, typer.Option(help="Device to train on.")] = "auto",
+    device: DeviceOption = "auto",
     devices: Annotated[int, typer.Option(min=0, help="Devices per machine, a process each; 0: all.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Number of machines.")] = 1,
     strategy: Annotated[
@@ -99,7 +98,7 @@ def train_stages(
 
     examples = read_examples(loaded, train, validation, root, labels or [])
     train_chain(
-        make_fabric(accelerator, devices, nodes, strategy, precision),
+        make_fabric(device, devices, nodes, strategy, precision),
         loaded,
         stages,
         Job(out, *examples, accumulate, workers, checkpoint_steps),
@@ -158,9 +157,7 @@ def head(
         ),
     ] = 0,
     align_to_tubelets: AlignOption = False,
-    accelerator: Annotated[
-        Accelerator, typer.Option(help="Device to train on; results on cpu are reproducible to the last bit.")
-    ] = "cpu",
+    device: DeviceOption = "auto",
 ) -> None:
     """Train a head on stored features (missing ones are extracted), export it, and measure it."""
     if from_scratch and from_head:
@@ -181,7 +178,7 @@ def head(
         store=store,
         out=out or Path("runs") / name,
         variants=variants,
-        accelerator=accelerator,
+        device=device,
     )
     lists = read_head_lists(
         manifest, validation, root, held_out, align_to=repository if align_to_tubelets else None

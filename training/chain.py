@@ -76,6 +76,8 @@ def train_chain(
         if not resume and (folder := job.folder / stage.name).exists():
             raise UsageError(f"{folder} exists already; go on with --resume, or name another --out")
     fabric.launch()
+    if fabric.is_global_zero:
+        say(f"training on {fabric.device}, processes: {fabric.world_size}")
     for stage in stages:
         if not (model := finished_model(job.folder, stage)):
             start = stage_model(recipe, stage, previous, image_checkpoint)

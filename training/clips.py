@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 
 from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.datasets import VideoItem
-from sfavivit.datasets.fetch import open_video
 from sfavivit.errors import InvalidInputError, VideoError
 from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES
 from sfavivit.video.reader import VideoReader
@@ -130,7 +129,7 @@ def read_clip(
     wanted: deque[NDArray[np.uint8]] = deque(maxlen=frames)
     stop: int | None = None
     read = 0
-    source = open_video(item.video, DEFAULT_FETCH_BYTES)
+    source = item.open(DEFAULT_FETCH_BYTES)
     segment = VideoSegment(source, item.start_seconds, item.end_seconds)
     with VideoReader(segment, sampling, chunk_frames=CHUNK_FRAMES, crops=(crop,)) as reader:
         for chunk in reader:

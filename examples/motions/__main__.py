@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from sfavivit.cli.options import DeviceOption
 from sfavivit.cli.run import run_app
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -29,9 +30,10 @@ def train(
         float, typer.Option(min=0.001, max=10, help="Factor of the numbers of steps and clips, for a trial.")
     ] = 1.0,
     held_out: Annotated[int, typer.Option(min=1, help="Number of held-out clips to measure on.")] = 240,
+    device: DeviceOption = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Start from OUT/stage_one.safetensors.")] = False,
 ) -> None:
-    """Train the demo model in two stages, export it, and measure it on real video files."""
+    """Train the demo model in two stages, on the CPU, export it, and measure it on real video files."""
     from examples.motions.job import run
     from examples.motions.train import DemoConfig
 
@@ -41,6 +43,7 @@ def train(
         repository or out / "model_repository",
         held_out,
         resume=resume,
+        device=device,
     )
 
 

@@ -9,6 +9,7 @@ from examples.motions.rendering import LABELS
 from examples.motions.train import DemoConfig, long_clip_features, train_stage_one, train_stage_two
 from examples.motions.videos import judge
 from export.exporter import ExportOptions, export_model
+from sfavivit.engines.device import Device
 from sfavivit.errors import UsageError
 from sfavivit.models.checkpoints import load_checkpoint, save_checkpoint
 from training.progress import say, work_bar
@@ -16,8 +17,12 @@ from training.progress import say, work_bar
 STAGE_ONE, STAGE_TWO, LABELS_FILE = "stage_one.safetensors", "demo.safetensors", "labels.txt"
 
 
-def run(config: DemoConfig, out: Path, repository: Path, held_out: int, *, resume: bool) -> None:
+def run(
+    config: DemoConfig, out: Path, repository: Path, held_out: int, *, resume: bool, device: Device = "auto"
+) -> None:
     """Train both stages (the first is loaded with ``resume``), export the model and print its accuracy.
+
+    Training and export compute on the CPU; ``device`` is for the accuracy.
 
     Raises:
         UsageError: the repository exists already.
@@ -39,7 +44,7 @@ def run(config: DemoConfig, out: Path, repository: Path, held_out: int, *, resum
     (out / LABELS_FILE).write_text("".join(f"{label}\n" for label in LABELS))
     options = ExportOptions(fps=SAMPLING.fps, shortest_side=SAMPLING.shortest_side)
     export_model(model, {"": LABELS}, repository, options)
-    confusion = judge(repository, held_out)
+    confusion = judge(repository, held_out, device)
     say(f"held-out top-1 {confusion.accuracy:.1%} on {held_out} videos, through {repository}")
     for label, answer, times in confusion.mistakes():
         say(f"  {label} taken for {answer}: {times}")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from examples.motions.encoding import write_video
 from examples.motions.rendering import LABELS, MOTIONS, Frames, Scene, render, sample_scene, trajectory
+from sfavivit.engines.device import Device
 from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.recognizer import Recognizer
 from training.progress import work_bar
@@ -83,9 +84,9 @@ class Confusion:
         )
 
 
-def judge(repository: Path, clips: int) -> Confusion:
+def judge(repository: Path, clips: int, device: Device) -> Confusion:
     """Classify held-out clips through the real path: H.264 in MP4 -> ffmpeg -> the repository's engines."""
-    recognizer = Recognizer.load(repository)
+    recognizer = Recognizer.load(repository, device=device)
     counts = np.zeros((len(LABELS), len(LABELS)), dtype=np.int64)
     with TemporaryDirectory() as folder, work_bar("held-out videos", clips) as progress:
         for index in range(clips):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,8 @@ from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.reports.request import ReportRequest
 from sfavivit.reports.video_report import VideoReport, recorder_for, video_report
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
+from sfavivit.video.source import VideoSegment
 
 
 def classify(
@@ -28,9 +30,12 @@ def classify(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per video.")] = False,
     engine: opt.EngineOption = None,
     threads: opt.ThreadsOption = None,
+    device: opt.DeviceOption = "auto",
+    video_track: opt.VideoTrackOption = None,
     limit_duration_seconds: opt.LimitDurationOption = Limits.duration_seconds,
     limit_pixels: opt.LimitPixelsOption = Limits.pixels,
     limit_stall_seconds: opt.LimitStallOption = Limits.stall_seconds,
+    limit_gap_seconds: opt.LimitGapOption = Limits.gap_seconds,
     limit_memory_mib: opt.LimitMemoryOption = Limits.memory_bytes // opt.MIB,
     features: opt.FeaturesOption = None,
     report: Annotated[
@@ -51,8 +56,10 @@ def classify(
     """Show the actions in videos: labels for the whole video, and a timeline."""
     request = ReportRequest(report, plot, tuple(export or ()))
     request.check(len(videos))
-    limits = opt.limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
-    recognizer = Recognizer.load(repository, engine=engine, threads=threads)
+    limits = opt.limits_of(
+        limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_gap_seconds, limit_memory_mib
+    )
+    recognizer = Recognizer.load(repository, engine=engine, threads=threads, device=device)
     options = ClassifyOptions(tuple(head or ()), stride_seconds=stride, top_k=top_k)
     options.resolve(recognizer.manifest)  # invalid options are refused before any video is opened
     store = FeatureStore(features) if features else None
@@ -62,7 +69,7 @@ def classify(
         try:
             with progress_bar(Path(video).name, opt.err, unit="s") as progress:
                 answer = recognizer.classify(
-                    video,
+                    VideoSegment(video, video_track=video_track),
                     options,
                     store=store,
                     limits=limits,
@@ -71,7 +78,8 @@ def classify(
                 )
             show_recognition(answer, as_json=as_json)
             if recorder:
-                reports.append(video_report(recognizer, answer, recorder))
+                made = video_report(recognizer, answer, recorder)
+                reports.append(replace(made, video_track=video_track))
         except UsageError:
             raise
         except SfaVivitError as error:

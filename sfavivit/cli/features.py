@@ -14,7 +14,7 @@ import typer
 
 from sfavivit.cli import options as opt
 from sfavivit.cli.progress import JobMonitor
-from sfavivit.cli.render import print_error
+from sfavivit.cli.render import on_devices, print_error, print_note
 from sfavivit.datasets import VideoItem, read_items
 from sfavivit.datasets.fetch import check_schemes
 from sfavivit.errors import UsageError
@@ -24,7 +24,7 @@ from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES, ModelLocation, ScoreOptions, Shard
 from sfavivit.scoring.machines import this_machine
 from sfavivit.scoring.stop import StopSignals
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 
 
 def features(
@@ -52,23 +52,28 @@ def features(
     as_json: opt.JsonSummaryOption = False,
     engine: opt.EngineOption = None,
     threads: opt.WorkerThreadsOption = None,
+    device: opt.DeviceOption = "auto",
+    video_track: opt.VideoTrackOption = None,
     limit_duration_seconds: opt.LimitDurationOption = Limits.duration_seconds,
     limit_pixels: opt.LimitPixelsOption = Limits.pixels,
     limit_stall_seconds: opt.LimitStallOption = Limits.stall_seconds,
+    limit_gap_seconds: opt.LimitGapOption = Limits.gap_seconds,
     limit_memory_mib: opt.LimitMemoryOption = Limits.memory_bytes // opt.MIB,
     limit_fetch_mib: opt.LimitFetchOption = DEFAULT_FETCH_BYTES // opt.MIB,
 ) -> None:
     """Compute the features that a store lacks, so that scoring with any head needs no video decoded."""
-    limits = opt.limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
+    limits = opt.limits_of(
+        limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_gap_seconds, limit_memory_mib
+    )
     share = Shard.parse(shard)
-    listed = read_items(manifest, root=video_root, split=split)
+    listed = read_items(manifest, root=video_root, split=split, note=partial(print_note, opt.err))
     items = [item for item in (_whole_videos(listed) if whole else listed) if share.holds(item.id)]
     check_schemes(item.video for item in items)
     if dtype not in (None, *get_args(StoredDtype)):
         raise UsageError(f"dtype {dtype!r} must be {' or '.join(get_args(StoredDtype))}")
     machine = this_machine()
     workers = workers or machine.default_workers
-    models = ModelLocation(repository, engine, threads or machine.cores_each(workers))
+    models = ModelLocation(repository, engine, threads or machine.cores_each(workers), device)
     catalog = models.catalog()
     FeatureStore(root, cast("StoredDtype | None", dtype))
     # A store is filled by scoring without keeping the rows: one clip with one head costs next to nothing.
@@ -79,6 +84,7 @@ def features(
         limits=limits,
         store=str(root),
         fetch_bytes=limit_fetch_mib * opt.MIB,
+        video_track=video_track,
     )
     try:
         from sfavivit.scoring.job import JobProgress, run_executor  # noqa: PLC0415 - pyarrow is heavy, and an extra
@@ -98,6 +104,7 @@ def features(
         "found": outcome.found,
         "failed": state.failed,
         "seconds": round(monitor.seconds, 3),
+        "devices": dict(state.devices),
     }
     print(json.dumps(counts) if as_json else _summary(counts, root), flush=True)
     raise typer.Exit(stop.exit_code or (1 if state.failed else 0))
@@ -118,8 +125,11 @@ class _Outcome:
 
 
 def _whole_videos(items: Sequence[VideoItem]) -> list[VideoItem]:
-    videos = dict.fromkeys(item.video for item in items)
-    return [VideoItem(str(number), video, {}) for number, video in enumerate(videos)]
+    videos = {item.video: item for item in items}
+    return [
+        VideoItem(str(number), item.video, {}, looked_for=item.looked_for)
+        for number, item in enumerate(videos.values())
+    ]
 
 
 def _summary(counts: dict[str, Any], root: Path) -> str:
@@ -127,4 +137,4 @@ def _summary(counts: dict[str, Any], root: Path) -> str:
     facts = [f"{counts['stored']} videos stored", f"{counts['found']} were there"]
     facts += [f"{counts['failed']} failed"] if counts["failed"] else []
     facts += [f"{left} are left: start again to go on"] if left else []
-    return f"{root}: {', '.join(facts)}, in {timedelta(seconds=round(counts['seconds']))}"
+    return f"{root}: {', '.join(facts)}, in {timedelta(seconds=round(counts['seconds']))}{on_devices(counts)}"

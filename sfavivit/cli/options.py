@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sfavivit.video.reader import Limits
+from sfavivit.engines.device import Device
+from sfavivit.video.limits import Limits
 
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
@@ -32,19 +33,33 @@ StrideOption = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Seconds between windows (default: 1/8 of a window).")
 ]
 EngineOption = Annotated[str | None, typer.Option(help="onnxruntime (default), or torch (the reference).")]
+DeviceOption = Annotated[
+    Device, typer.Option(help="cpu, cuda (an error where it cannot be used), or auto: cuda where it works.")
+]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads of the engine (default: all).")]
+VideoTrackOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0, metavar="N", help="Number of the video track, from 0 (default: what ffmpeg prefers)."
+    ),
+]
 LimitDurationOption = Annotated[float, typer.Option(help="Maximum length of a video in seconds.")]
 LimitPixelsOption = Annotated[int, typer.Option(help="Maximum pixels of a frame (width x height).")]
-LimitStallOption = Annotated[float, typer.Option(help="Maximum seconds of decoding without progress.")]
+LimitStallOption = Annotated[
+    float, typer.Option(help="Maximum seconds of decoding, or of a download, without progress.")
+]
+LimitGapOption = Annotated[
+    float, typer.Option(help="Maximum seconds of video without a new picture, as in a paused recording.")
+]
 LimitMemoryOption = Annotated[int, typer.Option(help="Maximum memory of the decoder process in MiB.")]
 
 # Options of the commands that go through a list of videos.
 ListArgument = Annotated[
     str,
     typer.Argument(
-        help="List of videos: CSV, JSON Lines or Parquet with a column `video` (and label, id, "
-        "start_seconds, end_seconds), a dataset's annotation file, the URL of such a file, a folder, or - "
-        "for paths on standard input."
+        help="List of videos: CSV, TSV, JSON Lines or Parquet with a column `video` (and label, id, "
+        "start_seconds, end_seconds), lines of a path and a label, a dataset's annotation file, the URL of "
+        "such a file, a folder, or - for paths on standard input."
     ),
 ]
 ListRootOption = Annotated[
@@ -73,11 +88,14 @@ JsonSummaryOption = Annotated[bool, typer.Option("--json", help="Print the summa
 LimitFetchOption = Annotated[int, typer.Option(min=1, help="Maximum size of a downloaded video in MiB.")]
 
 
-def limits_of(duration_seconds: float, pixels: int, stall_seconds: float, memory_mib: int) -> Limits:
+def limits_of(
+    duration_seconds: float, pixels: int, stall_seconds: float, gap_seconds: float, memory_mib: int
+) -> Limits:
     """Return the decoding limits of a command. Raises ``UsageError`` for an invalid one."""
     return Limits(
         stall_seconds=stall_seconds,
         pixels=pixels,
         duration_seconds=duration_seconds,
+        gap_seconds=gap_seconds,
         memory_bytes=memory_mib * MIB,
     )

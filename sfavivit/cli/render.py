@@ -40,11 +40,12 @@ PALETTE = (
 def recognition_view(answer: Recognition, width: int) -> RenderableType:
     """Return the view of one video: a header, then top labels and timeline of every output."""
     timings = answer.timings
+    computed = f"on {timings.device} " if timings.device else ""
     views: list[RenderableType] = [
         Text.assemble(
             (printable(answer.video), "bold"),
             f"  {clock(answer.duration_seconds)}, {answer.frames_used} frames, {timings.total_seconds:.2f} s "
-            f"(decode {timings.decode_seconds:.2f}, spatial {timings.spatial_seconds:.2f}, "
+            f"{computed}(decode {timings.decode_seconds:.2f}, spatial {timings.spatial_seconds:.2f}, "
             f"temporal {timings.temporal_seconds:.2f})",
             no_wrap=True,  # one line for grep and logs, however long the path is
             overflow="ignore",
@@ -107,8 +108,8 @@ def _timeline_view(timeline: tuple[Segment, ...]) -> Table:
     return table
 
 
-def repository_view(repository: Repository) -> RenderableType:
-    """Return the view of a repository's manifest."""
+def repository_view(repository: Repository, device: str) -> RenderableType:
+    """Return the view of a repository's manifest, and of the device that its models run on here."""
     manifest, dims = repository.manifest, repository.manifest.dimensions
     size = sum(entry.bytes for entry in manifest.files.values())
     facts = Table.grid(padding=(0, 2))
@@ -121,6 +122,7 @@ def repository_view(repository: Repository) -> RenderableType:
         f"crop {manifest.sampling.crop_size}",
         "Triton backend": manifest.backend,
         "weights": manifest.spatial.weights_sha256,
+        "device": printable(device),
     }
     for name, value in rows.items():
         facts.add_row(Text(name, "bold"), value)
@@ -143,6 +145,11 @@ def repository_view(repository: Repository) -> RenderableType:
     return Group(facts, Text(), heads)
 
 
+def on_devices(summary: dict[str, Any]) -> str:
+    """Return the devices of a job's summary as words, such as `` on cpu``; nothing where none computed."""
+    return f" on {', '.join(summary['devices'])}" if summary["devices"] else ""
+
+
 def print_score_summary(console: Console, summary: dict[str, Any], folder: str) -> None:
     """Print the summary of a scoring job: counts, errors by kind, and accuracies where labels are known."""
     left = summary["videos"] - summary["done_before"] - summary["done_now"]
@@ -150,7 +157,7 @@ def print_score_summary(console: Console, summary: dict[str, Any], folder: str) 
     console.print(
         Text.assemble(
             (f"{summary['done_now']} videos", "bold"),
-            f" in {time} ({summary['videos_per_second']:.3g} a second)",
+            f" in {time}{on_devices(summary)} ({summary['videos_per_second']:.3g} a second)",
             f", {summary['done_before']} were done before" if summary["done_before"] else "",
             f", {left} are left: start again to go on" if left else "",
         )
@@ -223,6 +230,11 @@ def show_failure(video: str, error: SfaVivitError, *, as_json: bool) -> None:
 def terminal_width(console: Console) -> int:
     """Return the columns to use: a very wide terminal does not help a timeline."""
     return min(console.width, 100)
+
+
+def print_note(console: Console, note: str) -> None:
+    """Print a line about something that is no error."""
+    console.print(Text.assemble(("note: ", "bold"), printable(note)), soft_wrap=True)
 
 
 def print_error(console: Console, error: Exception | str) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from sfavivit.cli import options as opt
 from sfavivit.cli.progress import JobMonitor
-from sfavivit.cli.render import print_score_summary
+from sfavivit.cli.render import print_note, print_score_summary
 from sfavivit.cli.run import debugging
 from sfavivit.datasets import read_items
 from sfavivit.datasets.fetch import check_schemes
@@ -22,7 +22,7 @@ from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES, ModelLocation, Out
 from sfavivit.scoring.machines import ray_cluster, this_machine
 from sfavivit.scoring.stop import StopSignals
 from sfavivit.utils.text import printable
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 
 if TYPE_CHECKING:
     from sfavivit.scoring.job import JobProgress
@@ -57,6 +57,7 @@ def score(
     as_json: opt.JsonSummaryOption = False,
     engine: opt.EngineOption = None,
     threads: opt.WorkerThreadsOption = None,
+    device: opt.DeviceOption = "auto",
     ray: Annotated[
         str | None,
         typer.Option(
@@ -72,19 +73,23 @@ def score(
     part_seconds: Annotated[
         float, typer.Option(min=0, help="Seconds after which a Parquet file is written at the latest.")
     ] = Output.part_seconds,
+    video_track: opt.VideoTrackOption = None,
     limit_duration_seconds: opt.LimitDurationOption = Limits.duration_seconds,
     limit_pixels: opt.LimitPixelsOption = Limits.pixels,
     limit_stall_seconds: opt.LimitStallOption = Limits.stall_seconds,
+    limit_gap_seconds: opt.LimitGapOption = Limits.gap_seconds,
     limit_memory_mib: opt.LimitMemoryOption = Limits.memory_bytes // opt.MIB,
     limit_fetch_mib: opt.LimitFetchOption = DEFAULT_FETCH_BYTES // opt.MIB,
 ) -> None:
     """Score a list of videos into Parquet files: each video once, however often it is restarted."""
-    limits = opt.limits_of(limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_memory_mib)
-    items = read_items(manifest, root=root, split=split)
+    limits = opt.limits_of(
+        limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_gap_seconds, limit_memory_mib
+    )
+    items = read_items(manifest, root=root, split=split, note=partial(print_note, opt.err))
     check_schemes(item.video for item in items)
     machines = ray_cluster(ray, debug=debugging()) if ray else this_machine()
     workers = workers or machines.default_workers
-    models = ModelLocation(repository, engine, threads or machines.cores_each(workers))
+    models = ModelLocation(repository, engine, threads or machines.cores_each(workers), device)
     catalog = models.catalog()
     options = ScoreOptions(
         ClassifyOptions(
@@ -97,6 +102,7 @@ def score(
         store=features,
         align_to_tubelets=align_to_tubelets,
         fetch_bytes=limit_fetch_mib * opt.MIB,
+        video_track=video_track,
     )
     options.open_store()  # a store that cannot be used ends this before any worker starts
     try:
@@ -140,6 +146,7 @@ def _summary(state: JobProgress, seconds: float, metrics: dict[str, Any] | None)
         "succeeded": state.outcomes[None],
         "failed": {kind: count for kind, count in state.outcomes.most_common() if kind is not None},
         "seconds": round(seconds, 3),
+        "devices": dict(state.devices),
         "videos_per_second": round(scored / max(seconds, 1e-3), 3),
         "metrics": metrics,
     }

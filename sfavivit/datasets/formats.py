@@ -13,17 +13,21 @@ EPIC-KITCHENS-100       as that, with narration_id (epic-kitchens-100-annotation
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any
 
-from sfavivit.datasets.item import VideoFolder, VideoItem
-from sfavivit.datasets.tables import Row, is_unicode
+from sfavivit.datasets.folder import VideoFolder
+from sfavivit.datasets.item import VideoItem
+from sfavivit.datasets.lines import Row, is_unicode
 from sfavivit.video.source import VideoSegment
 
+SPLIT_NAMES = {"training": "train", "validate": "val", "validation": "val"}
+"""{another name in use, also for folders: name of the split}"""
 _TIMESTAMP = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)", re.ASCII)
 
 
@@ -74,28 +78,38 @@ def _kinetics(row: Row, folder: VideoFolder) -> VideoItem:
     start_seconds, end_seconds = _given_seconds(row, "time_start"), _given_seconds(row, "time_end")
     VideoSegment(video, start_seconds, end_seconds)
     name = f"{video}_{round(start_seconds):06d}_{round(end_seconds):06d}"
-    label = str(labels.get("", ""))
-    classes = ["", *dict.fromkeys((f"{label}/", f"{label.replace(' ', '_')}/"))] if label else [""]
-    folders = [f"{top}{below}" for top, below in product(["", f"{split}/"] if split else [""], classes)]
-    clip = folder.find(f"{place}{name}.mp4" for place in folders)
-    if not clip and (whole := folder.find(f"{place}{video}.mp4" for place in folders)):
+    places = _kinetics_places(str(split or ""), str(labels.get("", "")))
+    if clip := folder.find(name, places, ".mp4"):
+        return VideoItem(name, clip, labels)
+    if whole := folder.find(video, places, ".mp4"):
         return VideoItem(name, whole, labels, start_seconds, end_seconds)
-    return VideoItem(name, clip or folder.path(f"{name}.mp4"), labels)
+    looked_for = folder.looked_for([name, video], places)
+    return VideoItem(name, folder.path(f"{name}.mp4"), labels, looked_for=looked_for)
+
+
+@lru_cache(4096)
+def _kinetics_places(split: str, label: str) -> list[str]:
+    """Return the folders of clips: of a split, by any of its names, of a class, or of a class in a split."""
+    canonical = SPLIT_NAMES.get(split, split)
+    names = [split, canonical, *(name for name, other in SPLIT_NAMES.items() if other == canonical)]
+    splits = ["", *(f"{name}/" for name in dict.fromkeys(names))] if split else [""]
+    classes = ["", *dict.fromkeys((f"{label}/", f"{label.replace(' ', '_')}/"))] if label else [""]
+    return [f"{top}{below}" for top, below in product(splits, classes)]
 
 
 def _moments(row: Row, folder: VideoFolder) -> VideoItem:
     path = _text(row, "path")
-    video = folder.find_or_first([path, f"training/{path}", f"validation/{path}"])
-    return VideoItem(path, video, _labels(row, {"": "label"}))
+    name, extension = os.path.splitext(path)  # noqa: PTH122 - faster than a Path
+    places = ["", "training/", "validation/"]
+    return _found(path, folder, name, places, extension or ".mp4", _labels(row, {"": "label"}))
 
 
 def _something(row: Row, folder: VideoFolder) -> VideoItem:
     name = _text(row, "id")
-    files = [f"{name}.webm", f"20bn-something-something-v2/{name}.webm", f"{name}.mp4"]
     labels = _labels(row, {"": "template"})
     if labels:  # the class is the template without its brackets: "Holding [something]" -> "Holding something"
         labels[""] = str(labels[""]).replace("[", "").replace("]", "")
-    return VideoItem(name, folder.find_or_first(files), labels)
+    return _found(name, folder, name, ["", "20bn-something-something-v2/"], ".webm", labels)
 
 
 def _epic(row: Row, folder: VideoFolder, *, id_column: str) -> VideoItem:
@@ -103,7 +117,6 @@ def _epic(row: Row, folder: VideoFolder, *, id_column: str) -> VideoItem:
     participant, video = _text(row, "participant_id"), _text(row, "video_id")
     of_55 = [f"videos/{split}/{participant}/" for split in ("train", "test")]
     places = [f"{participant}/videos/", f"{participant}/", "", *of_55]
-    path = folder.find_or_first([f"{place}{video}{end}" for end, place in product((".MP4", ".mp4"), places)])
     indexes = {"verb": "verb_class", "noun": "noun_class"}
     labels: dict[str, str | int] = {
         output: _class_index(row, column)
@@ -111,7 +124,24 @@ def _epic(row: Row, folder: VideoFolder, *, id_column: str) -> VideoItem:
         if not _is_empty(row.get(column))
     }
     start, end = _timestamp(row, "start_timestamp"), _timestamp(row, "stop_timestamp")
-    return VideoItem(_text(row, id_column), path, labels, start, end)
+    return _found(_text(row, id_column), folder, video, places, ".MP4", labels, start, end)
+
+
+def _found(
+    id_: str,
+    folder: VideoFolder,
+    name: str,
+    places: list[str],
+    extension: str,
+    labels: dict[str, str | int],
+    start_seconds: float = 0.0,
+    end_seconds: float | None = None,
+) -> VideoItem:
+    """Return the item of a video called ``name``, at the first place if it is at none."""
+    path = folder.find(name, places, extension)
+    looked_for = "" if path else folder.looked_for([name], places)
+    video = path or folder.path(f"{places[0]}{name}{extension}")
+    return VideoItem(id_, video, labels, start_seconds, end_seconds, looked_for)
 
 
 _EPIC_COLUMNS = frozenset({"participant_id", "video_id", "start_timestamp", "stop_timestamp"})

@@ -1,19 +1,14 @@
-"""A video of a list, and the path of its file."""
+"""A video of a list."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from urllib.parse import quote
+from dataclasses import dataclass, field
 
-from sfavivit.datasets.fetch import scheme_of
-from sfavivit.errors import UsageError
-from sfavivit.video.source import VideoSegment
-
-_CACHED_FILES = 4096  # files looked up before; EPIC-KITCHENS has thousands of rows per video
+from sfavivit.datasets.fetch import open_video
+from sfavivit.errors import UsageError, VideoNotFoundError
+from sfavivit.video.limits import Limits
+from sfavivit.video.source import Source, VideoSegment
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +21,7 @@ class VideoItem:
         labels: {output of a head: name or index of the true class}; a head's only output is called ``""``.
         start_seconds: start of the segment.
         end_seconds: end of the segment; None for the end of the video.
+        looked_for: files and folders that were looked at for the video, if none of them was there.
     """
 
     id: str
@@ -33,6 +29,7 @@ class VideoItem:
     labels: dict[str, str | int]
     start_seconds: float = 0.0
     end_seconds: float | None = None
+    looked_for: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -40,28 +37,13 @@ class VideoItem:
         except UsageError as error:
             raise ValueError(str(error)) from None
 
+    def open(self, limit_bytes: int, stall_seconds: float = Limits.stall_seconds) -> Source:
+        """Return the video, downloaded if it is at a URL.
 
-class VideoFolder:
-    """Folder, or URL of one, that relative paths of videos start from."""
-
-    def __init__(self, root: str | Path) -> None:
-        scheme, root = scheme_of(str(root)), str(root).removeprefix("file://")
-        # A Path per row would double the time of long lists.
-        self._root = root if scheme not in (None, "file") else os.path.abspath(root)  # noqa: PTH100
-        self._quoted = scheme in ("http", "https")
-        self._exists = lru_cache(_CACHED_FILES)(os.path.exists)
-
-    def path(self, video: str) -> str:
-        """Return the absolute path of a video; a URL as it is."""
-        if scheme_of(video):
-            return video
-        relative = quote(video) if self._quoted and not video.startswith("/") else video
-        return os.path.join(self._root, relative)  # noqa: PTH118 - as above
-
-    def find(self, candidates: Iterable[str]) -> str | None:
-        """Return the absolute path of the first candidate that exists, if one does."""
-        return next(filter(self._exists, map(self.path, candidates)), None)
-
-    def find_or_first(self, candidates: list[str]) -> str:
-        """Return as ``find``; the first candidate when none exists, so that errors name it."""
-        return self.find(candidates) or self.path(candidates[0])
+        Raises:
+            VideoNotFoundError: it was not where its dataset has its videos.
+            VideoError, UsageError: as :func:`sfavivit.datasets.fetch.fetched`.
+        """
+        if self.looked_for and not os.path.exists(self.video):  # noqa: PTH110 - never raises
+            raise VideoNotFoundError(f"{self.video!r}: no such file; {self.looked_for}")
+        return open_video(self.video, limit_bytes, stall_seconds)

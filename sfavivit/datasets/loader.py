@@ -11,16 +11,18 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+from sfavivit.datasets.delimited import path_rows
 from sfavivit.datasets.fetch import fetched, scheme_of
-from sfavivit.datasets.formats import Format, find_format
-from sfavivit.datasets.item import VideoFolder, VideoItem
-from sfavivit.datasets.tables import READERS, VIDEO_EXTENSIONS, Rows, folder_rows, path_rows
+from sfavivit.datasets.folder import VIDEO_EXTENSIONS, Note, VideoFolder, folder_rows
+from sfavivit.datasets.formats import SPLIT_NAMES, Format, find_format
+from sfavivit.datasets.item import VideoItem
+from sfavivit.datasets.lines import Rows
+from sfavivit.datasets.tables import READERS
 from sfavivit.errors import AnnotationError, UsageError, VideoError
 
 STDIN = "-"
 MAX_FETCHED_BYTES = 1 << 30
 _SPLIT_COLUMNS = ("split", "subset")
-_SPLIT_NAMES = {"training": "train", "validate": "val", "validation": "val"}
 
 
 @dataclass(frozen=True)
@@ -43,25 +45,32 @@ class _Table:
         return f"{self.name} {self.unit} {number}"
 
 
-def read_items(source: str, *, root: str | Path | None = None, split: str | None = None) -> list[VideoItem]:
+def _no_note(_: str) -> None:
+    pass
+
+
+def read_items(
+    source: str, *, root: str | Path | None = None, split: str | None = None, note: Note = _no_note
+) -> list[VideoItem]:
     """Read the videos of a list, in its order.
 
     An id that the list does not give is the video as the list names it, with ``@start-end`` for a segment.
 
     Args:
-        source: a CSV, JSON Lines, JSON or Parquet file, or its URL, with a column ``video`` and optionally
-            ``label`` (or ``verb``, ``noun``), ``start_seconds``, ``end_seconds`` and ``id``, or in a format
-            of :mod:`sfavivit.datasets.formats`; a folder, for all videos below it; or ``-`` for paths on
-            standard input.
+        source: a CSV, TSV, text, JSON Lines, JSON or Parquet file, or its URL, with a column ``video`` and
+            optionally ``label`` (or ``verb``, ``noun``), ``start_seconds``, ``end_seconds`` and ``id``, or
+            in a format of :mod:`sfavivit.datasets.formats` or :mod:`sfavivit.datasets.delimited`; a folder,
+            for all videos below it; or ``-`` for paths on standard input.
         root: folder or URL that relative paths start from; by default that of the list, or the working
             directory for ``-``.
         split: value of the column ``split`` that rows must have, such as ``train``, ``val`` or ``test``.
+        note: takes a line that counts the files of a folder that are left out, if there are any.
 
     Raises:
         AnnotationError: there is no such list, its format is unknown, or a row is invalid.
         UsageError: a Parquet file without pyarrow, or a URL without fsspec.
     """
-    return [item for _, item in _read(source, root, split)]
+    return [item for _, item in _read(source, root, split, note)]
 
 
 def read_splits(source: str, *, root: str | Path | None = None) -> dict[str | None, list[VideoItem]]:
@@ -77,11 +86,11 @@ def read_splits(source: str, *, root: str | Path | None = None) -> dict[str | No
 
 
 def _read(
-    source: str, root: str | Path | None, wanted_split: str | None = None
+    source: str, root: str | Path | None, wanted_split: str | None = None, note: Note = _no_note
 ) -> Iterator[tuple[str | None, VideoItem]]:
     """Yield the split and the item of each row."""
     numbers: dict[str, int] = {}
-    with _open(source) as table:
+    with _open(source, note) as table:
         list_format, column, rows = _recognised(table)
         if wanted_split is not None:
             rows = _of_split(rows, column, wanted_split, table.name)
@@ -102,12 +111,12 @@ def _read(
 
 
 @contextmanager
-def _open(source: str) -> Iterator[_Table]:
+def _open(source: str, note: Note) -> Iterator[_Table]:
     name = repr(source)
     if source == STDIN:
         yield _Table("standard input", "line", Path.cwd(), path_rows(sys.stdin.buffer, "standard input"))
     elif os.path.isdir(source):  # noqa: PTH112 - never raises, whatever the name
-        yield _Table(name, "file", Path(source), folder_rows(source))
+        yield _Table(name, "file", Path(source), folder_rows(source, note))
     else:
         remote = scheme_of(source) is not None
         address = source.partition("?")[0] if remote else source  # a URL may be signed
@@ -173,4 +182,4 @@ def _of_split(rows: Rows, column: str | None, split: str, name: str) -> Rows:
 
 def _split_name(value: object) -> str:
     name = str(value or "").strip().lower()
-    return _SPLIT_NAMES.get(name, name)
+    return SPLIT_NAMES.get(name, name)

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from sfavivit.engines.base import Engine
+from sfavivit.engines.device import Device
 from sfavivit.errors import EngineError, UsageError
 from sfavivit.repository.manifest import Catalog, Repository
 
 # Engine -> module, class, and the extra that installs its packages. Imported only when it is asked for.
 ENGINES = {
-    "onnxruntime": ("sfavivit.engines.onnxruntime", "OnnxRuntimeEngine", "sfavivit"),
+    "onnxruntime": ("sfavivit.engines.onnxruntime", "OnnxRuntimeEngine", "sfavivit[cpu]"),
     "tensorrt": ("sfavivit.engines.tensorrt", "TensorRtEngine", "sfavivit[gpu]"),
     "torch": ("sfavivit.engines.torch", "TorchEngine", "sfavivit[export]"),
     "triton": ("sfavivit.engines.triton", "TritonEngine", "sfavivit[triton]"),
@@ -23,36 +24,49 @@ DEFAULT_ENGINE = "onnxruntime"
 
 
 def open_models(
-    location: str | Path, engine: str | None = None, *, threads: int | None = None
+    location: str | Path,
+    engine: str | None = None,
+    *,
+    threads: int | None = None,
+    device: Device = "auto",
 ) -> tuple[Catalog, Engine]:
     """Open a repository's directory with an engine of this process, or the models of ``triton://HOST:PORT``.
 
     Raises:
-        UsageError: no such engine, or one that does not fit the location.
+        UsageError: no such engine, or an engine or device that does not fit the location.
         RepositoryError: the repository cannot be used.
         EngineError: the engine cannot start.
     """
     if str(location).startswith(TRITON_SCHEME):
         if engine not in (None, "triton"):
             raise UsageError(f"{location} is served by Triton; the engine cannot be {engine!r}")
+        check_remote_device(device)
         remote = _engine_class("triton")(str(location))
         return remote.catalog, remote
     if engine == "triton":
         raise UsageError(f"the repository of engine 'triton' is {TRITON_SCHEME}HOST:PORT, not {location}")
     repository = Repository.load(location)
-    return repository, load_engine(engine or DEFAULT_ENGINE, repository, threads=threads)
+    return repository, load_engine(engine or DEFAULT_ENGINE, repository, threads=threads, device=device)
 
 
-def load_engine(name: str, repository: Repository, *, threads: int | None = None) -> Engine:
+def load_engine(
+    name: str, repository: Repository, *, threads: int | None = None, device: Device = "auto"
+) -> Engine:
     """Start an engine of this process on a repository.
 
     ``threads``: number of CPU threads (default: all that the process may use).
 
     Raises:
-        UsageError: no such engine.
-        EngineError: its packages are not installed, or it cannot load the repository.
+        UsageError: no such engine, or one that never runs on ``device``.
+        EngineError: its packages are not installed, it cannot load the repository, or it cannot use CUDA.
     """
-    return cast(Engine, _engine_class(name)(repository, threads=threads))
+    return cast(Engine, _engine_class(name)(repository, threads=threads, device=device))
+
+
+def check_remote_device(device: Device) -> None:
+    """Raise ``UsageError`` for a device of models that Triton serves: its repository decides that."""
+    if device != "auto":
+        raise UsageError(f"Triton decides where its models run; leave out the device {device!r}")
 
 
 def _engine_class(name: str) -> Any:

@@ -16,6 +16,11 @@ class Engine(Protocol):
         EngineError: the run failed.
     """
 
+    @property
+    def device(self) -> str:
+        """Device that computes: ``cpu``, ``cuda:N``, or ``triton:cpu`` and ``triton:cuda`` of a server."""
+        ...
+
     def spatial(self, frames: Frames) -> Features:
         """Compute features: uint8 [B, F, H, W, 3] -> float32 [B, F / t, D]."""
         ...

@@ -20,10 +20,14 @@ from sfavivit.errors import EngineError
 
 
 class Gpu(NamedTuple):
-    """The GPU model that a compiled engine depends on. ``compute_capability`` as in ``"9.0"``."""
+    """The GPU model that a compiled engine depends on. ``compute_capability`` as in ``"9.0"``.
+
+    ``ordinal``: number of the GPU among those that this process sees.
+    """
 
     name: str
     compute_capability: str
+    ordinal: int = 0
 
 
 def current_gpu() -> Gpu:
@@ -32,10 +36,11 @@ def current_gpu() -> Gpu:
     Raises:
         EngineError: no GPU, or a driver too old for this CUDA.
     """
-    properties = check(cudart.cudaGetDeviceProperties(check(cudart.cudaGetDevice())))
+    ordinal = check(cudart.cudaGetDevice())
+    properties = check(cudart.cudaGetDeviceProperties(ordinal))
     name = properties.name
     text = name.decode() if isinstance(name, bytes) else str(name)
-    return Gpu(text.rstrip("\0"), f"{properties.major}.{properties.minor}")
+    return Gpu(text.rstrip("\0"), f"{properties.major}.{properties.minor}", ordinal)
 
 
 def check(result: tuple[Any, ...]) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from sfavivit.config import ModelDimensions
 from sfavivit.engines import open_models
 from sfavivit.engines.base import Engine
+from sfavivit.engines.device import Device
 from sfavivit.errors import InvalidInputError, UsageError
 from sfavivit.repository.manifest import Catalog, Labels, Manifest
 from sfavivit.types import Features, Frames, Logits
@@ -52,17 +53,19 @@ class LoadedModel:
         engine: str | None = None,
         threads: int | None = None,
         chunk_tubelets: int | None = None,
+        device: Device = "auto",
     ) -> LoadedModel:
         """Load and verify a repository, and start an engine of ``sfavivit.engines.ENGINES`` on it.
 
         ``triton://HOST:PORT`` instead of a directory uses the models of that Triton server and needs no file.
+        ``device``: ``cpu``, ``cuda`` (an error where it cannot be used) or ``auto``.
 
         Raises:
             RepositoryError: the repository cannot be used.
             EngineError: the engine cannot start, or its server is away.
-            UsageError: an unknown engine, or a chunk of no tubelets.
+            UsageError: an unknown engine, one that never runs on ``device``, or a chunk of no tubelets.
         """
-        return cls(*open_models(location, engine, threads=threads), chunk_tubelets)
+        return cls(*open_models(location, engine, threads=threads, device=device), chunk_tubelets)
 
     def with_engine(self, engine: Engine) -> LoadedModel:
         """Return the same model on another engine."""
@@ -117,6 +120,10 @@ class TimedEngine:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.timer = StageTimer()
+
+    @property
+    def device(self) -> str:
+        return self._engine.device
 
     def spatial(self, frames: Frames) -> Features:
         with self.timer.measure("spatial"):

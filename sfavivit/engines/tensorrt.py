@@ -16,7 +16,8 @@ import numpy as np
 import tensorrt as trt
 
 from sfavivit.engines import cuda
-from sfavivit.errors import EngineError
+from sfavivit.engines.device import Device
+from sfavivit.errors import EngineError, UsageError
 from sfavivit.repository.manifest import (
     FEATURES,
     SPATIAL_MODEL,
@@ -42,11 +43,17 @@ class TensorRtEngine:
 
     Raises:
         EngineError: a plan is missing, or is for another GPU or TensorRT version.
+        UsageError: the CPU as device.
     """
 
-    def __init__(self, repository: Repository, *, threads: int | None = None) -> None:
+    def __init__(
+        self, repository: Repository, *, threads: int | None = None, device: Device = "auto"
+    ) -> None:
+        if device == "cpu":
+            raise UsageError("engine 'tensorrt' runs on NVIDIA GPUs only; it cannot use device 'cpu'")
         self._heads = repository.manifest.heads
         gpu = cuda.current_gpu()
+        self.device = f"cuda:{gpu.ordinal}"
         versions = {SPATIAL_MODEL: repository.manifest.spatial.version}
         versions |= {temporal_model(head): entry.version for head, entry in self._heads.items()}
         # All are checked before the first is loaded.

@@ -20,7 +20,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from sfavivit.errors import (
     CancelledRequestError,
@@ -45,12 +45,14 @@ from sfavivit.utils.text import one_line
 # Untyped: the stubs are made at run time. They are used directly, because Triton's client class is for one
 # thread, and a gRPC channel is for all.
 kserve: Any = service_pb2
+model_config: Any = model_config_pb2.ModelInstanceGroup  # type: ignore[attr-defined]
 kserve_stub: Any = service_pb2_grpc.GRPCInferenceServiceStub
 
 DEFAULT_PORT = 8001
 START_SECONDS = 30.0  # timeout of each request for the catalog when an engine is made
 CHECK_SECONDS = 3.0
 TEMPORAL_PREFIX = temporal_model("")
+DEVICES = {model_config.KIND_CPU: "triton:cpu", model_config.KIND_GPU: "triton:cuda"}
 DATATYPES = {np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
 
 # Reconnect within a second of the server's return; gRPC's default is up to two minutes.
@@ -100,10 +102,13 @@ class TritonEngine:
         self._slots = BoundedSemaphore(self.options.in_flight)
         self._calls = _Calls()
         try:
-            self.catalog = self._read_catalog(START_SECONDS, self.options.retry_seconds)
+            limits = (START_SECONDS, self.options.retry_seconds)
+            self.catalog = self._read_catalog(*limits)
+            groups = self._config(SPATIAL_MODEL, *limits).instance_group
         except BaseException:
             self.close()
             raise
+        self.device = DEVICES.get(groups[0].kind, "triton") if groups else "triton"
 
     def spatial(self, frames: Frames) -> Features:
         version = self.catalog.manifest.spatial.version
@@ -157,8 +162,10 @@ class TritonEngine:
         return parse_catalog(self._parameter(SPATIAL_MODEL, *limits), heads, f"Triton at {self.server}")
 
     def _parameter(self, model: str, *limits: float) -> str:
-        answer = self._call(self._stub.ModelConfig, kserve.ModelConfigRequest(name=model), *limits)
-        return str(answer.config.parameters[PARAMETER].string_value)
+        return str(self._config(model, *limits).parameters[PARAMETER].string_value)
+
+    def _config(self, model: str, *limits: float) -> Any:
+        return self._call(self._stub.ModelConfig, kserve.ModelConfigRequest(name=model), *limits).config
 
     def _infer(self, model: str, version: int, name: str, array: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run a model on one input tensor and return all its output tensors, float32."""

@@ -59,6 +59,7 @@ class FeatureKey:
     crop: Crop = CENTER[0]
     start_seconds: float = 0.0
     end_seconds: float | None = None
+    video_track: int | None = None
 
     @property
     def of_whole(self) -> FeatureKey:
@@ -67,8 +68,11 @@ class FeatureKey:
 
     @cached_property
     def text(self) -> str:
-        """Key as JSON with its fields sorted."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """Key as JSON with its fields sorted; without a track unless one was chosen."""
+        fields = asdict(self)
+        if self.video_track is None:  # as in the stores that knew of no tracks
+            del fields["video_track"]
+        return json.dumps(fields, sort_keys=True)
 
     @cached_property
     def digest(self) -> str:
@@ -81,7 +85,7 @@ class StoredFeatures:
     """Features float32 [T, D] of a video, and float64 [T], the second at which each tubelet starts.
 
     ``frames_used``: number of frames behind them (the last tubelet may have been filled up). ``warning``:
-    damage of the video, of which these features are the readable part.
+    what was irregular in the video (damage, timestamps, other tracks), or None.
     """
 
     features: NDArray[np.float32]
@@ -153,7 +157,7 @@ def read_header(path: Path) -> EntryHeader:
         metadata = header["__metadata__"]
         key = json.loads(metadata["key"])
         return EntryHeader(
-            {name: key[name] for name in FeatureKey.__dataclass_fields__},
+            {"video_track": None, **key},
             int(header["features"]["shape"][0]),
             int(metadata["frames_used"]),
         )

@@ -19,17 +19,16 @@ from sfavivit.features.extractor import FeatureChunk, FeatureExtractor
 from sfavivit.features.store import FeatureStore
 from sfavivit.types import Features, Frames
 from sfavivit.utils.prefetch import Prefetcher
-from sfavivit.video.reader import Limits, VideoReader
+from sfavivit.video.limits import DEFAULT_LIMITS, Limits
+from sfavivit.video.reader import VideoReader
 from sfavivit.video.source import OpenSource, Source, VideoSegment, display_name, open_source
-
-DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
 class _End:
     """End of a video's frames. ``keys``: under which the features of each crop are to be stored, if any."""
 
-    damage: str | None
+    warning: str | None
     keys: list[FeatureKey]
 
 
@@ -87,7 +86,9 @@ class _Reading:
     def _key(self, video_sha256: str, crop: Crop) -> FeatureKey:
         start, end = float(self.segment.start_seconds), self.segment.end_seconds
         end = None if end is None else float(end)
-        return FeatureKey(video_sha256, self.spatial_sha256, self.sampling, crop, start, end)
+        return FeatureKey(
+            video_sha256, self.spatial_sha256, self.sampling, crop, start, end, self.segment.video_track
+        )
 
     def _decode(self, segment: VideoSegment, keys: Callable[[], list[FeatureKey]]) -> Iterator[_Item]:
         """Yield frames and their end; ``keys`` is called when the file has been read."""
@@ -97,7 +98,7 @@ class _Reading:
         with self.reader:
             if not self.stopped:
                 yield from self.reader
-        yield _End(self.reader.damage, keys())
+        yield _End(self.reader.warning, keys())
 
 
 class FeatureReader:
@@ -125,7 +126,7 @@ class FeatureReader:
     Attributes:
         crops: crops of the picture, as given.
         frames_used: frames of a crop so far.
-        warning: damage of the video, known at the end.
+        warning: what was irregular in the video, known at the end; None if nothing was.
         from_store: whether the features came from the store.
 
     Raises, from the iteration:
@@ -235,7 +236,7 @@ class FeatureReader:
     def _finish(self, end: _End) -> None:
         """Note the decoder's warning, and put the features into the store."""
         self._ended = True
-        self.warning = end.damage
+        self.warning = end.warning
         store = self._reading.store
         for key, parts in zip(end.keys, self._kept, strict=False):
             assert store is not None
@@ -244,4 +245,4 @@ class FeatureReader:
             timestamps = self.segment.start_seconds + self._tubelet_seconds * np.arange(
                 len(features), dtype=np.float64
             )
-            store.put(key, StoredFeatures(features, timestamps, self.frames_used, end.damage))
+            store.put(key, StoredFeatures(features, timestamps, self.frames_used, end.warning))

@@ -38,7 +38,7 @@ def slice_features(whole: StoredFeatures, key: FeatureKey) -> StoredFeatures | N
     """Return the features of the segment ``key`` as a slice of ``whole``, bit for bit as decoding it gives.
 
     None where no slice is that: the segment begins or ends within a tubelet, lies behind the video's end, or
-    the video is damaged somewhere.
+    the video is irregular somewhere.
     """
     if whole.warning or len(whole.timestamps) < 2:
         return None

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sfavivit.engines.device import Device
 from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import InvalidInputError, UsageError
 from sfavivit.features.extractor import FeatureExtractor
-from sfavivit.features.reader import DEFAULT_LIMITS, FeatureReader
+from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import DEFAULT_OPTIONS, ClassifyOptions
 from sfavivit.inference.results import Recognition, Timings, WindowScores
@@ -19,7 +20,7 @@ from sfavivit.inference.streaming import FrameStream, Session
 from sfavivit.inference.views import ViewSession
 from sfavivit.repository.manifest import Manifest
 from sfavivit.types import Features, Frames, Logits
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import DEFAULT_LIMITS, Limits
 from sfavivit.video.source import Source, VideoSegment
 
 OnProgress = Callable[[float, float | None], None]
@@ -41,10 +42,14 @@ class Recognizer:
         engine: str | None = None,
         threads: int | None = None,
         chunk_tubelets: int | None = None,
+        device: Device = "auto",
     ) -> Recognizer:
         """Load a model repository; arguments and errors as ``LoadedModel.load``."""
-        model = LoadedModel.load(repository, engine=engine, threads=threads, chunk_tubelets=chunk_tubelets)
-        return cls(model)
+        return cls(
+            LoadedModel.load(
+                repository, engine=engine, threads=threads, chunk_tubelets=chunk_tubelets, device=device
+            )
+        )
 
     @property
     def manifest(self) -> Manifest:
@@ -162,6 +167,10 @@ class Recognizer:
         tell(session.finish())
         total_seconds = time.perf_counter() - started
         timings = Timings(
-            reader.decode_seconds, reader.spatial_seconds, session.temporal_seconds, total_seconds
+            reader.decode_seconds,
+            reader.spatial_seconds,
+            session.temporal_seconds,
+            total_seconds,
+            self.model.engine.device,
         )
         return session.result(reader.name, timings, reader.warning)

@@ -60,17 +60,21 @@ class OutputResult:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds spent in each stage. Stages overlap, so the total is less than their sum."""
+    """Seconds spent in each stage. Stages overlap, so the total is less than their sum.
+
+    ``device``: the device that computed, such as ``cpu`` or ``cuda:0``; empty where that is not known.
+    """
 
     decode_seconds: float
     spatial_seconds: float
     temporal_seconds: float
     total_seconds: float
+    device: str = ""
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """Answer for one video. ``warning`` says what broke when only a part of the file was readable."""
+    """Answer for one video. ``warning`` says what was irregular in the file (:class:`VideoReader`)."""
 
     video: str
     duration_seconds: float

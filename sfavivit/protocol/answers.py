@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfavivit.inference.results import Recognition, Timings, WindowScores
+from sfavivit.video.source import Source, VideoSegment
 
 DEFAULT_TOP_K = 5
 
@@ -19,6 +20,7 @@ class Query:
 
     ``heads``: empty for all. ``stride_seconds``: from window to window, None for an eighth of a window.
     ``min_confidence``: labels and segments below it are left out. ``end_seconds``: None for the end.
+    ``video_track``: number of the video track, from 0; None for the default one.
     """
 
     heads: tuple[str, ...] = ()
@@ -27,6 +29,11 @@ class Query:
     stride_seconds: float | None = None
     start_seconds: float = 0.0
     end_seconds: float | None = None
+    video_track: int | None = None
+
+    def segment(self, source: Source) -> VideoSegment:
+        """Return the stretch of a video that is asked for. Raises ``UsageError`` for an invalid one."""
+        return VideoSegment(source, self.start_seconds, self.end_seconds, self.video_track)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def query_message(query: Query, content_size: int = 0) -> pb.RecognitionConfig:
         start_offset=duration(query.start_seconds),
         end_offset=None if query.end_seconds is None else duration(query.end_seconds),
         content_size=content_size,
+        video_track=query.video_track,
     )
 
 
@@ -73,6 +74,7 @@ def query_of(config: pb.RecognitionConfig) -> Query:
         stride_seconds=seconds_of(config.stride) if config.HasField("stride") else None,
         start_seconds=seconds_of(config.start_offset),
         end_seconds=seconds_of(config.end_offset) if config.HasField("end_offset") else None,
+        video_track=config.video_track if config.HasField("video_track") else None,
     )
 
 
@@ -299,7 +301,7 @@ def service_info_of(message: pb.ListHeadsResponse) -> ServiceInfo:
 
 
 def timings_message(timings: Timings, queue_seconds: float) -> pb.StageTimings:
-    """Return the message of stage timings, in nanoseconds."""
+    """Return the message of stage timings, in nanoseconds, and of the device that computed."""
     stages = (timings.decode_seconds, queue_seconds, timings.spatial_seconds, timings.temporal_seconds)
     decode, queue, spatial, temporal = (round(seconds * NANOSECONDS) for seconds in stages)
     return pb.StageTimings(
@@ -308,13 +310,15 @@ def timings_message(timings: Timings, queue_seconds: float) -> pb.StageTimings:
         spatial_time_ns=spatial,
         temporal_time_ns=temporal,
         total_time_ns=round(timings.total_seconds * NANOSECONDS),
+        device=timings.device,
     )
 
 
 def timings_of(message: pb.StageTimings) -> Timings:
     """Return the timings of a message, without the queue's, which only a service has."""
     stages = (message.decode_time_ns, message.spatial_time_ns, message.temporal_time_ns)
-    return Timings(*(ns / NANOSECONDS for ns in (*stages, message.total_time_ns)))
+    decode, spatial, temporal = (ns / NANOSECONDS for ns in stages)
+    return Timings(decode, spatial, temporal, message.total_time_ns / NANOSECONDS, message.device)
 
 
 def _labels(labels: Sequence[LabelScore], min_confidence: float) -> list[pb.LabelScore]:

@@ -90,7 +90,10 @@ def extract_requests(
     for size, piece in _pieces(video, progress):
         if piece is None:
             config = pb.ExtractFeaturesConfig(
-                start_offset=duration(query.start_seconds), end_offset=end, content_size=size
+                start_offset=duration(query.start_seconds),
+                end_offset=end,
+                content_size=size,
+                video_track=query.video_track,
             )
             yield pb.ExtractFeaturesRequest(config=config)
         else:

@@ -12,7 +12,7 @@ from sfavivit.reports.files import PAGE_SUFFIXES, check_target, require
 from sfavivit.reports.plot import SUFFIXES, write_plot
 from sfavivit.reports.video_page import write_report
 from sfavivit.reports.video_report import VideoReport
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from sfavivit.reports.page import render_page
 from sfavivit.reports.thumbnails import thumbnails
 from sfavivit.reports.video_report import OutputReport, VideoReport
 from sfavivit.utils.text import printable
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
+from sfavivit.video.source import VideoSegment
 
 EMBED_BYTES = 16 << 20
 EMBED_PAGE_BYTES = 64 << 20
@@ -66,6 +67,7 @@ def model_facts(recognizer: Recognizer) -> list[tuple[str, str]]:
         ("model", manifest.name),
         ("spatial weights", manifest.spatial.weights_sha256),
         ("precision", manifest.spatial.precision),
+        ("device", recognizer.model.engine.device),
         (
             "sampling",
             f"{sampling.fps:g} frames/s, shortest side {sampling.shortest_side}, crop {sampling.crop_size}",
@@ -93,9 +95,13 @@ def _video_fields(report: VideoReport, limits: Limits) -> dict[str, Any]:
         "frames": answer.frames_used,
         "warning": printable(answer.warning) if answer.warning else None,
         "timings": [
-            (name.removesuffix("_seconds"), seconds) for name, seconds in asdict(answer.timings).items()
+            (name.removesuffix("_seconds"), seconds)
+            for name, seconds in asdict(answer.timings).items()
+            if name.endswith("_seconds")
         ],
-        "thumbnails": thumbnails(report.video, start, answer.duration_seconds, limits),
+        "thumbnails": thumbnails(
+            VideoSegment(report.video, start, video_track=report.video_track), answer.duration_seconds, limits
+        ),
         "outputs": [_output_fields(output) for output in report.outputs],
     }
 

@@ -28,12 +28,13 @@ class OutputReport:
 
 @dataclass(frozen=True)
 class VideoReport:
-    """Report on a video: its answer, or an error and no outputs."""
+    """Report on a video: its answer, or an error and no outputs. ``video_track``: the one asked for."""
 
     video: str
     answer: Recognition | None = None
     outputs: tuple[OutputReport, ...] = ()
     error: SfaVivitError | None = None
+    video_track: int | None = None
 
 
 def recorder_for(recognizer: Recognizer) -> CurveRecorder:

@@ -31,11 +31,13 @@ class JobProgress:
         videos: videos of its shard.
         before: how many of them had rows at the start.
         outcomes: {error kind: number of videos that have rows}; None for those without an error.
+        devices: {device: number of videos that it computed in this job}.
     """
 
     videos: int
     before: int = 0
     outcomes: Counter[str | None] = field(default_factory=Counter)
+    devices: Counter[str] = field(default_factory=Counter)
 
     @property
     def done(self) -> int:
@@ -117,6 +119,7 @@ def run_executor(
             take_rows(rows)
             if rows:
                 state.outcomes[rows[0].get("error_kind")] += 1
+                state.devices.update(filter(None, [rows[0].get("device")]))
             on_progress(state)
             if stopped():
                 break

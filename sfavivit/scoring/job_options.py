@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Self
 
 from sfavivit.engines import TRITON_SCHEME, open_models
+from sfavivit.engines.device import Device
 from sfavivit.errors import UsageError
-from sfavivit.features.reader import DEFAULT_LIMITS
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import ClassifyOptions
 from sfavivit.inference.recognizer import Recognizer
 from sfavivit.repository.manifest import Catalog, Repository
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import DEFAULT_LIMITS, Limits
 
 DEFAULT_FETCH_BYTES = 16 << 30
 
@@ -31,6 +31,7 @@ class ScoreOptions:
         align_to_tubelets: widen segments of videos to whole tubelets, so that the stored features of the
             whole video serve them.
         fetch_bytes: size of the largest video that is downloaded.
+        video_track: number of the track of each video, from 0; None for the default one.
     """
 
     classify: ClassifyOptions
@@ -38,6 +39,7 @@ class ScoreOptions:
     store: str | None = None
     align_to_tubelets: bool = False
     fetch_bytes: int = DEFAULT_FETCH_BYTES
+    video_track: int | None = None
 
     def open_store(self) -> FeatureStore | None:
         """Open the feature store, if there is one. Raises ``FeatureStoreError``."""
@@ -51,15 +53,16 @@ class ModelLocation:
     repository: str
     engine: str | None = None
     threads: int | None = None
+    device: Device = "auto"
 
     def load(self) -> Recognizer:
         """Load the models. Raises as ``Recognizer.load``."""
-        return Recognizer.load(self.repository, engine=self.engine, threads=self.threads)
+        return Recognizer.load(self.repository, engine=self.engine, threads=self.threads, device=self.device)
 
     def catalog(self) -> Catalog:
         """Read the manifest and labels, without starting an engine where that would cost memory."""
         if self.repository.startswith(TRITON_SCHEME):
-            return open_models(self.repository, self.engine)[0]
+            return open_models(self.repository, self.engine, device=self.device)[0]
         return Repository.load(self.repository)
 
 

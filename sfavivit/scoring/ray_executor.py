@@ -104,6 +104,8 @@ def _dataset(
     """Return a lazy dataset of the outcomes, one block per video."""
     if models.repository.startswith(TRITON_SCHEME):
         gpus = 0.0  # Triton has them
+    elif models.device == "cpu":
+        gpus = 0.0
     else:
         models = replace(models, repository=str(Path(models.repository).absolute()))
     if options.store:

@@ -23,6 +23,7 @@ Record = dict[str, Any]
     stride_seconds   null: each head's default
     top_k, views     views: null or "4x3"
     align_to_tubelets             true where segments were widened to whole tubelets, else null
+    video_track      number of the video track, if one was chosen
 """
 
 
@@ -52,6 +53,7 @@ def record_of(catalog: Catalog, options: ScoreOptions) -> Record:
         "top_k": options.classify.top_k,
         "views": str(options.classify.views) if options.classify.views else None,
         "align_to_tubelets": options.align_to_tubelets or None,
+        "video_track": options.video_track,
     }
 
 

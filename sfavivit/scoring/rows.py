@@ -45,6 +45,7 @@ SCHEMA = pa.schema(
         ("spatial_seconds", pa.float64()),
         ("temporal_seconds", pa.float64()),
         ("total_seconds", pa.float64()),
+        ("device", pa.string()),
         ("spatial_sha256", pa.string()),
         ("head_sha256", pa.string()),
     ]
@@ -60,9 +61,10 @@ SCHEMA = pa.schema(
     frames_used               number of sampled frames, and duration_seconds: their length
     error_kind, _message      null, or the reason for having no answer: labels, logits ... are empty then, and
                               unmeasured values null
-    warning                   null, or the damage of a video of which only a part could be read
+    warning                   null, or what was irregular in the video: damage, timestamps, other tracks
     decode_seconds ...        timings of the video, the same in all its rows; features from the store have
                               zero decode and spatial seconds
+    device                    device of the engine, such as cpu or cuda:0
     spatial_sha256, head_sha256   digests of the engines' files, where the manifest has them
 
 A byte of a file name that is not UTF-8 is written as ``\\udcXX``.

@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 
 from sfavivit.datasets import VideoItem
-from sfavivit.datasets.fetch import open_video
 from sfavivit.errors import InvalidInputError, VideoError
 from sfavivit.features.reader import FeatureReader
 from sfavivit.features.slicing import align_to_tubelets, tubelet_rate
@@ -39,8 +38,8 @@ def score_items(
 
     def open_source(item: VideoItem) -> FeatureReader:  # downloads if need be, hashes, and begins to decode
         aligned = align_to_tubelets(item, rate) if options.align_to_tubelets else item
-        video = open_video(item.video, options.fetch_bytes)
-        segment = VideoSegment(video, aligned.start_seconds, aligned.end_seconds)
+        video = item.open(options.fetch_bytes, options.limits.stall_seconds)
+        segment = VideoSegment(video, aligned.start_seconds, aligned.end_seconds, options.video_track)
         crops = options.classify.crops
         return FeatureReader(recognizer.model, segment, options.limits, crops=crops, store=store)
 

@@ -18,7 +18,9 @@ from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[attr-defined]
 
 from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.errors import DecodeError
+from sfavivit.video.ffmpeg_log import FfmpegLog
 from sfavivit.video.sandbox import confined_command
+from sfavivit.video.timebase import FrameTicks
 
 # Containers that hold their own media. Demuxers that open other files or addresses (hls, dash, concat,
 # image2, sdp, rtsp, imf, vobsub, lavfi, ...) are absent on purpose. The audio containers distinguish an audio
@@ -41,10 +43,11 @@ _KEPT_VARIABLES = ("LD_LIBRARY_PATH",)
 _MAX_ASPECT_RATIO = 4
 
 # Containers store times in milliseconds (Matroska, FLV) or finer: a picture up to 2 ms late is on time.
-_LATENESS_MICROSECONDS = 2000
+LATENESS_MICROSECONDS = 2000
 
-# The duration of a picture does not pass from one graph to the next: the last one would have none.
-_HOLD_LAST = "tpad=stop=1:stop_mode=clone"
+# Packets keep one time. With both, a decoder that sees one presentation time out of order goes over to the
+# decoding times, which are those of other pictures (libavcodec/decode.c, guess_correct_pts).
+_ONE_TIME = r"setts=pts=PTS:dts=if(eq(PTS\,NOPTS)\,DTS\,NOPTS)"
 
 
 @dataclass(frozen=True)
@@ -61,29 +64,23 @@ def decode_command(
     sampling: Sampling,
     *,
     pixels: int,
-    offset_microseconds: int = 0,
+    index_descriptor: int,
+    origin_ticks: int = 0,
     crops: Sequence[Crop] = CENTER,
+    track: int | None = None,
 ) -> list[str]:
-    """Return the ffmpeg command that reads descriptor 0 and writes frames to descriptor 1, its log to 2.
+    """Return the ffmpeg command that reads descriptor 0 and writes pictures to descriptor 1, its log to 2.
 
-    A frame is uint8 [crops * crop size, crop size, 3] RGB: the crops of one picture, one below the other.
+    A picture is uint8 [crops * crop size, crop size, 3] RGB: the crops, one below the other. Only those are
+    written that are on display at ``origin_ticks`` + k periods for some k (in :class:`FrameTicks` of the
+    sampling's rate), and those before and after a jump of the timestamps; all others are dropped before they
+    are scaled. For each crop written, the number of its picture in the order of decoding goes to
+    ``index_descriptor`` as a decimal line. The log has a line ``[Eval @ ...] [info] <ticks>`` with the time
+    of every decoded picture in that order, and of the end. Repeating pictures is left to the reader: here it
+    would cost memory.
 
-    Frame k is the picture on display at ``offset_microseconds`` + k / fps seconds, or the first picture
-    if none is on display yet. That is ``round=up`` of the ``fps`` filter; its default, ``near``, would show
-    pictures of up to half a period later: 50 fps sampled at 12.5 would be pictures 1, 5, 9, not 0, 4, 8.
-
-    The command chains two filter graphs. ffmpeg rebuilds a graph when the size, shape or colours of the
-    picture change in mid-stream, and the state of its ``fps`` filter is lost. The first graph therefore only
-    drops the pictures that no frame needs, before they are scaled. The second sees nothing but equal squares,
-    so it is never rebuilt, and keeps the timeline from 0 on without a gap; at such a change one frame may
-    show the picture before it.
+    ``track``: number of the video track, from 0. None: the one that ffmpeg prefers.
     """
-    rate = exact_rate(sampling.fps)
-    fps_filter = f"fps={rate.numerator}/{rate.denominator}"
-    pictures = f"{_scale_filter(sampling.shortest_side)},{_crop_filter(sampling.crop_size, crops)}"
-    timed = (
-        f"[0:V:0]{_shift_filter(offset_microseconds)},{fps_filter}:round=up,{pictures},{_HOLD_LAST}[timed]"
-    )
     source = ffmpeg.input(  # type: ignore[no-untyped-call]
         "fd:",
         fd=0,
@@ -94,28 +91,50 @@ def decode_command(
         an=None,
         sn=None,
         dn=None,
+        **{"bsf:v": _ONE_TIME},
     )
-    frames = source.output(
+    pictures = f"{_scale_filter(sampling.shortest_side)},{_crop_filter(sampling.crop_size, crops)}"
+    output = source.output(
         "pipe:1",
         format="rawvideo",
         pix_fmt="rgb24",
         fps_mode="passthrough",
         threads=1,
-        filter_complex=timed,
-        map="[frames]",
+        vf=f"{_sampling_filter(exact_rate(sampling.fps), origin_ticks)},{pictures}",
+        stats_enc_pre=f"pipe:{index_descriptor}",
+        stats_enc_pre_fmt="{ni}",
+        **{"bsf:v": "setts=ts=N"},  # the muxer complains of times that are equal (crops) or jump back
+        **({} if track is None else {"map": f"0:v:{track}"}),
     )
-    frames = frames.global_args("-filter_complex", f"[timed]{fps_filter}:start_time=0[frames]")
-    options = "-hide_banner -nostdin -nostats -loglevel level+info -filter_complex_threads 1"
-    return list(frames.compile(cmd=[path, *options.split()]))
+    # The timeline judges jumps of the timestamps; -copyts keeps ffmpeg from taking them out of MPEG-TS.
+    quiet = "-hide_banner -nostdin -nostats -loglevel repeat+level+info"  # of equal lines, too, each counts
+    command = [path, *quiet.split(), "-filter_threads", "1", "-copyts", "-start_at_zero"]
+    return list(output.compile(cmd=command))
+
+
+def _sampling_filter(rate: Fraction, origin_ticks: int) -> str:
+    """Log the time of each picture, and drop those that are on display at no frame's time.
+
+    The ``fps`` filter drops them, since it waits for the next picture before it decides. (Frame k is the
+    picture on display with ``round=up``; the default, ``near``, shows pictures of up to half a period later.)
+    It would also repeat pictures, and for ever after a wrong timestamp. So it sees a steady time instead: any
+    step that is not between 0 and 2 periods is replaced by one of 1 to 2 periods with the same rest, so that
+    a picture before such a step is always kept, and all others fall on frames as by their own times. Where
+    the size or format of the picture changes, ffmpeg makes the filters anew, and the picture before is lost.
+    """
+    ticks = FrameTicks.of_rate(rate)
+    period = ticks.period
+    step = f"if(between(ld(0),1,{2 * period}),ld(0),mod(ld(0),{period})+{period})"
+    time = f"st(0,print(PTS)-PREV_INPTS);if(isnan(PREV_INPTS),PTS-{origin_ticks},PREV_OUTPTS+{step})"
+    return (
+        f"settb={ticks.time_base.numerator}/{ticks.time_base.denominator},setpts='{time}',"
+        f"fps={rate.numerator}/{rate.denominator}:round=up"
+    )
 
 
 def exact_rate(fps: float) -> Fraction:
     """Return a decimal frame rate as the fraction that ffmpeg makes of it."""
     return Fraction(fps).limit_denominator(1001000)
-
-
-def _shift_filter(microseconds: int) -> str:
-    return f"settb=AVTB,setpts=PTS-{_LATENESS_MICROSECONDS + microseconds}"
 
 
 def _scale_filter(shortest_side: int) -> str:
@@ -135,7 +154,10 @@ def _scale_filter(shortest_side: int) -> str:
 
 
 def _crop_filter(size: int, crops: Sequence[Crop]) -> str:
-    """Cut the crops out of the scaled picture and stack them."""
+    """Cut the crops out of the scaled picture, one after the other.
+
+    They are pictures of their own, since a stack (``vstack``) would not know the number of its picture.
+    """
     cuts = [
         f"crop={size}:{size}:x='(iw-ow)*if(gte(iw,ih),{crop.along},{crop.across})'"
         f":y='(ih-oh)*if(gte(iw,ih),{crop.across},{crop.along})'" + (",hflip" if crop.flip else "")
@@ -146,7 +168,7 @@ def _crop_filter(size: int, crops: Sequence[Crop]) -> str:
     copies = "".join(f"[whole{k}]" for k in range(len(cuts)))
     branches = ";".join(f"[whole{k}]{cut}[square{k}]" for k, cut in enumerate(cuts))
     squares = copies.replace("whole", "square")
-    return f"split={len(cuts)}{copies};{branches};{squares}vstack=inputs={len(cuts)}"
+    return f"split={len(cuts)}{copies};{branches};{squares}interleave=nb_inputs={len(cuts)}"
 
 
 @lru_cache(maxsize=1)
@@ -196,10 +218,11 @@ def _program(path: str) -> FfmpegProgram:
 def _works(program: FfmpegProgram) -> bool:
     """Try to decode a video of one picture with the command and the sandbox of real use.
 
-    A version number would say less: this needs the fd protocol (6.0), chained filter graphs (7.1), the
-    filters' options, and a program that starts with nothing but its libraries.
+    A version number would say less: this needs the fd protocol and the numbers of pictures (6.0), packet
+    filters on inputs (7.1), the filters' options, and a program that starts with nothing but its libraries.
     """
-    command = decode_command(program.path, Sampling(fps=1.0, shortest_side=8, crop_size=8), pixels=64)
+    sampling = Sampling(fps=1.0, shortest_side=8, crop_size=8)
+    command = decode_command(program.path, sampling, pixels=64, index_descriptor=2)
     with tempfile.TemporaryFile() as video:
         video.write(b"YUV4MPEG2 W8 H8 F1:1 Ip A1:1 C420jpeg\nFRAME\n" + bytes(96))
         video.seek(0)
@@ -214,4 +237,7 @@ def _works(program: FfmpegProgram) -> bool:
             )
         except (OSError, subprocess.TimeoutExpired):
             return False
-    return result.returncode == 0 and len(result.stdout) == 8 * 8 * 3
+    log = FfmpegLog()
+    log.feed(result.stderr)
+    times = list(log.picture_ticks)  # of the picture and of the end
+    return result.returncode == 0 and len(result.stdout) == 8 * 8 * 3 and times == [0, 1_000_000]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass
 
 from sfavivit.errors import (
@@ -13,13 +14,22 @@ from sfavivit.errors import (
     VideoError,
     VideoLimitError,
 )
+from sfavivit.video.hdr import TRANSFERS
 
 MAX_LINE_BYTES = 4096
 MAX_QUOTED_CHARACTERS = 160
+MAX_TRACKS = 1000
 
-# With ``-loglevel level+info`` a line is "[part @ 0x55..] [level] text", with any number of parts.
+# With ``-loglevel repeat+level+info`` a line is "[part @ 0x55..] [level] text", with any number of parts.
 _LINE = re.compile(r"(?:\[[^\]]*? @ 0x[0-9a-f]+\] )*\[(?P<level>[a-z]+)\] (?P<text>.*)", re.DOTALL)
 _DURATION = re.compile(r"  Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?),")
+_INPUT = re.compile(r"Input #0, (?P<container>\S+), from ")
+_VIDEO_TRACK = re.compile(r"  Stream #0:(?P<stream>\d+)\b.*?: Video: (?P<format>.*)")
+_SIZE = re.compile(r", (\d+x\d+)")
+_HDR = re.compile(rf"/({'|'.join(TRANSFERS)})\b")  # after the matrix and the primaries
+_MAPPING = re.compile(r"  Stream #0:(?P<stream>\d+) -> #0:0 ")
+# Written by the filters of sfavivit.video.ffmpeg.decode_command.
+_PICTURE_TIME = re.compile(rb"\[Eval @ 0x[0-9a-f]+\] \[info\] (-?\d+)\.0+$")
 
 # Pattern of a message -> its error and text. Of all messages that match, the first row of this table decides.
 # \1 and \2 are groups of the pattern; \0 is the whole line.
@@ -43,9 +53,9 @@ _DIAGNOSES: tuple[tuple[str, type[VideoError], str], ...] = (
     ),
     # libavformat/mov.c: the index of an mp4, which is written last, is missing
     (r"moov atom not found", TruncatedVideoError, "cut off before its index (moov); get the whole file"),
-    # fftools: [0:V:0] matches no moving pictures; cover art does not count
+    # fftools: the stream specifier of a track's number, and an input without video
     (r"matches no streams", NoVideoStreamError, "it has no video track"),
-    (r"does not contain any stream", NoVideoStreamError, "it has no tracks"),
+    (r"does not contain any stream", NoVideoStreamError, "it has no video track"),
     # libavformat/demux.c, because of -format_whitelist
     (r"Format not on whitelist", NotAVideoError, "not one of the video containers that are read here"),
     # libavformat/mov.c, matroskadec.c, and AVERROR_EOF: the end inside of something
@@ -62,29 +72,72 @@ class _Diagnosis:
     message: str
 
 
-class FfmpegLog:
-    """Incremental parser of a log: the duration in its header, and its errors.
+@dataclass(frozen=True)
+class VideoTrack:
+    """A video track of the input.
 
-    ``duration_seconds`` of the container; None while it is unknown. ``errors``: number of lines at level
-    error or worse. ``quotable_error``: the one of these lines that sorts first, made fit for a one-line
-    message (which one *comes* first is chance, since the decoder's threads all write).
+    ``stream``: its number among all streams. ``size``: e.g. "640x360". ``transfer``: ffmpeg's name of the
+    transfer characteristic of an HDR track, else empty.
+    """
+
+    stream: int
+    size: str
+    transfer: str
+    is_default: bool
+    is_cover: bool
+
+    @classmethod
+    def parse(cls, stream: str, text: str) -> VideoTrack:
+        """Read the description that follows "Video: "."""
+        size = found[1] if (found := _SIZE.search(text)) else "unknown size"
+        transfer = found[1] if (found := _HDR.search(text)) else ""
+        return cls(int(stream), size, transfer, "(default)" in text, "(attached pic)" in text)
+
+
+class FfmpegLog:
+    """Incremental parser of a log: the header, the times of the pictures, and the errors.
+
+    ``duration_seconds`` of the container; None while it is unknown. ``container``: ffmpeg's name of the
+    format. ``tracks``: the video tracks; ``track``: the one that is decoded, by its place in ``tracks``.
+    ``picture_ticks``: time of each decoded picture, in order, and of the end, as ``decode_command`` has them
+    printed; the reader takes them from the left. ``errors``: number of lines at level error or worse.
+    ``quotable_error``: the one of these lines that sorts first, made fit for a one-line message (which one
+    *comes* first is chance, since the decoder's threads all write).
     """
 
     def __init__(self) -> None:
         self.duration_seconds: float | None = None
+        self.container = ""
+        self.tracks: list[VideoTrack] = []
+        self.track: int | None = None
+        self.picture_ticks: deque[int] = deque()
         self.quotable_error: str | None = None
         self.errors = 0
         self._last_line = "it gives no reason"
         self._rest = b""
         self._in_header = True
+        self._estimated_duration = False
         self._diagnosis: _Diagnosis | None = None
+
+    @property
+    def on_cover(self) -> bool:
+        """True if the track that is decoded is a picture beside a sound track, not a video."""
+        return self.track is not None and self.tracks[self.track].is_cover
+
+    @property
+    def transfer(self) -> str:
+        """Transfer characteristic of the track that is decoded, if it is HDR."""
+        return "" if self.track is None else self.tracks[self.track].transfer
 
     def feed(self, data: bytes) -> None:
         """Parse the next piece of the log, cut anywhere."""
         *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest[:MAX_LINE_BYTES]
         for line in lines:
-            self._parse_line(line[:MAX_LINE_BYTES].decode(errors="replace"))
+            if found := _PICTURE_TIME.match(line):
+                self.picture_ticks.append(int(found[1]))
+            else:
+                self._parse_line(line[:MAX_LINE_BYTES].decode(errors="replace"))
 
     def limit_error(self) -> VideoError | None:
         """Return the limit that ffmpeg ran into, or None."""
@@ -110,13 +163,22 @@ class FfmpegLog:
             self._diagnose(text)
         elif self._in_header:
             self._parse_header(text)
+        elif self.track is None and (found := _MAPPING.match(text)):
+            streams = [track.stream for track in self.tracks]
+            self.track = streams.index(int(found["stream"]))
 
     def _parse_header(self, text: str) -> None:
-        if found := _DURATION.match(text):
+        if found := _INPUT.match(text):
+            self.container = found["container"]
+        elif (found := _DURATION.match(text)) and not self._estimated_duration:
             hours, minutes, seconds = found.groups()
             self.duration_seconds = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        # A duration estimated from the bitrate is often wildly wrong; the outputs follow the mapping.
-        if "Estimating duration from bitrate" in text or text.startswith("Stream mapping:"):
+        elif (found := _VIDEO_TRACK.match(text)) and len(self.tracks) < MAX_TRACKS:
+            self.tracks.append(VideoTrack.parse(found["stream"], found["format"]))
+        # A duration estimated from the bitrate is often wildly wrong.
+        elif "Estimating duration from bitrate" in text:
+            self._estimated_duration = True
+        elif text.startswith("Stream mapping:"):
             self._in_header = False
 
     def _diagnose(self, text: str) -> None:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sfavivit.errors import DecodeError
 
-_LOG_READ_BYTES = 1 << 16
+_LOG_READ_BYTES = 1 << 16  # what a pipe holds
 _MAX_PIPE_BYTES = 1 << 20  # the most an unprivileged process may ask for
 _EXIT_SECONDS = 10.0  # from the end of the output to the exit
 
@@ -25,11 +25,12 @@ class StalledError(Exception):
 
 
 class DecoderProcess:
-    """A confined child whose output is read into buffers while its log is drained.
+    """A confined child whose output is read into buffers while its log and its index are drained.
 
-    ``command`` must come from :func:`sfavivit.video.sandbox.confined_command`; descriptor ``stdin`` becomes
-    its descriptor 0. ``on_log`` is called with what it writes to descriptor 2. It may write at most about
-    ``pipe_bytes`` ahead of the reader.
+    ``command`` gives the command line for the number of a descriptor, to which the child writes its index; it
+    must come from :func:`sfavivit.video.sandbox.confined_command`. Descriptor ``stdin`` becomes descriptor 0.
+    ``on_log`` is called with what the child writes to descriptor 2, ``on_index`` with what it writes to the
+    index. Output may run at most about ``pipe_bytes`` ahead of the reader.
 
     ``kill`` may be called from any thread at any time, the other methods from one thread at a time.
 
@@ -39,23 +40,32 @@ class DecoderProcess:
 
     def __init__(
         self,
-        command: Sequence[str],
+        command: Callable[[int], Sequence[str]],
         *,
         stdin: int,
         environment: Mapping[str, str],
         on_log: Callable[[bytes], None],
+        on_index: Callable[[bytes], None],
         stall_seconds: float,
         pipe_bytes: int,
     ) -> None:
         self._owner = os.getpid()
-        self._on_log = on_log
         self._stall_seconds = stall_seconds
-        self._child = _start(command, stdin, environment)
+        index, written_index = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._child = _start(command(written_index), stdin, environment, written_index)
+        except BaseException:
+            os.close(index)
+            raise
+        finally:
+            os.close(written_index)
         self._kill_lock = threading.RLock()  # a finalizer may kill in the middle of anything
         self._selector = selectors.DefaultSelector()
         assert self._child.stdout is not None and self._child.stderr is not None
-        self._output, self._log = self._child.stdout.fileno(), self._child.stderr.fileno()
-        for descriptor in (self._output, self._log):
+        self._output = self._child.stdout.fileno()
+        self._pipes = (self._child.stdout, self._child.stderr, os.fdopen(index, "rb", buffering=0))
+        self._side = {self._child.stderr.fileno(): on_log, index: on_index}
+        for descriptor in (self._output, *self._side):
             os.set_blocking(descriptor, False)
             self._selector.register(descriptor, selectors.EVENT_READ)
         with contextlib.suppress(OSError, AttributeError):
@@ -64,22 +74,21 @@ class DecoderProcess:
     def read_into(self, buffer: memoryview) -> int:
         """Fill ``buffer`` (bytes) and return the number of bytes: fewer than asked for only at the end.
 
+        What the child wrote to its log and its index before these bytes has then been taken.
+
         Raises:
             StalledError: no output for ``stall_seconds``. The log does not count: a file can make it endless.
         """
         filled = 0
         deadline = time.monotonic() + self._stall_seconds
         while filled < len(buffer) and self._output in self._selector.get_map():
-            ready = self._wait(deadline)
-            # The log first: messages that precede these frames are then known before the frames are used.
-            if self._log in ready:
-                self._drain_log()
-            if self._output in ready:
+            if self._output in self._wait(deadline):
                 count = os.readv(self._output, [buffer[filled:]])
                 if not count:
                     self._selector.unregister(self._output)
                 filled += count
                 deadline = time.monotonic() + self._stall_seconds
+        self._drain({key.fd for key, _ in self._selector.select(0)})  # a read empties a pipe
         return filled
 
     def finish(self) -> int:
@@ -90,11 +99,8 @@ class DecoderProcess:
         """
         deadline = time.monotonic() + self._stall_seconds
         while self._selector.get_map():
-            for descriptor in self._wait(deadline):
-                if descriptor == self._log:
-                    self._drain_log()
-                elif not os.read(self._output, _LOG_READ_BYTES):
-                    self._selector.unregister(self._output)
+            if self._output in self._wait(deadline) and not os.read(self._output, _LOG_READ_BYTES):
+                self._selector.unregister(self._output)
         try:
             return self._child.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -113,23 +119,25 @@ class DecoderProcess:
         self.kill()
         self._child.wait()
         self._selector.close()
-        for pipe in (self._child.stdout, self._child.stderr):
-            if pipe is not None:
-                pipe.close()
+        for pipe in self._pipes:
+            pipe.close()
 
     def _wait(self, deadline: float) -> set[int]:
+        """Wait for the child to write something, take what is not output, and return what is ready."""
         events = self._selector.select(max(0.0, deadline - time.monotonic()))
         ready = {key.fd for key, _ in events}
+        self._drain(ready)
         if self._output not in ready and time.monotonic() >= deadline:
             raise StalledError
         return ready
 
-    def _drain_log(self) -> None:
-        data = os.read(self._log, _LOG_READ_BYTES)
-        if data:
-            self._on_log(data)
-        else:
-            self._selector.unregister(self._log)
+    def _drain(self, ready: set[int]) -> None:
+        """Take what is ready of the log and the index."""
+        for descriptor in ready - {self._output}:
+            if data := os.read(descriptor, _LOG_READ_BYTES):
+                self._side[descriptor](data)
+            else:
+                self._selector.unregister(descriptor)
 
 
 def _new_spawner() -> ThreadPoolExecutor:
@@ -149,7 +157,9 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _start(command: Sequence[str], stdin: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(
+    command: Sequence[str], stdin: int, environment: Mapping[str, str], inherited: int
+) -> subprocess.Popen[bytes]:
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command,
@@ -160,6 +170,7 @@ def _start(command: Sequence[str], stdin: int, environment: Mapping[str, str]) -
             env=dict(environment),
             cwd="/",
             start_new_session=True,
+            pass_fds=(inherited,),
         )
 
     try:

@@ -41,13 +41,16 @@ MAX_SECONDS = 1e9
 class VideoSegment:
     """A stretch of a video, [``start_seconds``, ``end_seconds``); to its end when that is None.
 
+    ``video_track``: number of the video track, from 0. None: the default one, else that of most pixels.
+
     Raises:
-        UsageError: not 0 <= start < end <= ``MAX_SECONDS``.
+        UsageError: not 0 <= start < end <= ``MAX_SECONDS``, or a negative track.
     """
 
     source: Source
     start_seconds: float = 0.0
     end_seconds: float | None = None
+    video_track: int | None = None
 
     def __post_init__(self) -> None:
         start, end = self.start_seconds, self.end_seconds
@@ -55,6 +58,8 @@ class VideoSegment:
             raise UsageError(f"the start must be from 0 to {MAX_SECONDS:g} s, got {start:g}")
         if end is not None and not start < end <= MAX_SECONDS:
             raise UsageError(f"the end must be after the start ({start:g} s), got {end:g}")
+        if self.video_track is not None and self.video_track < 0:
+            raise UsageError(f"the video track must be 0 or more, got {self.video_track}")
 
 
 _OPEN_ERRORS: dict[int, tuple[type[VideoError], str]] = {

@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 MICROSECONDS = 1_000_000
+_MAX_INT32 = (1 << 31) - 1
 
 
 class Periods(NamedTuple):
@@ -33,6 +34,11 @@ def periods_in(microseconds: int, rate: Fraction) -> Periods:
 def to_microseconds(seconds: float) -> int:
     """Round a time to whole microseconds."""
     return round(seconds * MICROSECONDS)
+
+
+def in_seconds(microseconds: int) -> Fraction:
+    """Return whole microseconds as exact seconds."""
+    return Fraction(microseconds, MICROSECONDS)
 
 
 @dataclass(frozen=True)
@@ -64,3 +70,36 @@ class FrameRange:
         origin, before = (start, 0) if offset else (0, skip)
         whole, rest = periods_in(to_microseconds(end_seconds) - origin, rate)
         return cls(skip, offset, max(1, whole + (rest > 0) - before))
+
+
+@dataclass(frozen=True)
+class FrameTicks:
+    """Time base in which a period of a frame rate is a whole number of ticks.
+
+    ``period``: ticks of a frame, about a microsecond each, so that ``time_base`` fits ffmpeg's 32 bits.
+    """
+
+    rate: Fraction
+    period: int
+
+    @classmethod
+    def of_rate(cls, rate: Fraction) -> FrameTicks:
+        """Return the time base for ``rate`` frames a second."""
+        return cls(rate, max(1, min(round(MICROSECONDS / rate), _MAX_INT32 // rate.numerator)))
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds of a tick."""
+        return 1 / (self.rate * self.period)
+
+    def of_seconds(self, seconds: float | Fraction) -> int:
+        """Round a time to whole ticks."""
+        return round(Fraction(seconds) / self.time_base)
+
+    def to_seconds(self, ticks: int) -> float:
+        """Return the seconds of ``ticks``."""
+        return float(ticks * self.time_base)
+
+    def frames_before(self, ticks: int) -> int:
+        """Return the number of frames k = 0, 1, ... whose time k periods lies before ``ticks``."""
+        return max(0, -(-ticks // self.period))

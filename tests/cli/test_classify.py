@@ -65,6 +65,7 @@ def test_failures_are_a_line_each_and_the_rest_is_done(repository: Path, video: 
         (["--stride", "99"], "stride of 99 s"),
         (["--top-k", "0"], "top-k must be at least 1"),
         (["--engine", "abacus"], "unknown engine 'abacus'"),
+        (["--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
         (["--repository", "/nowhere"], "/nowhere is not a model repository"),
         (["--limit-pixels", "0"], "limit pixels must be"),
         (["--limit-memory-mib", "8"], "limit memory_bytes must be"),

@@ -44,6 +44,7 @@ def test_a_store_is_filled_once(
     assert len(first.stderr.splitlines()) == 1
     counts = json.loads(first.stdout)
     assert (counts["videos"], counts["stored"] + counts["found"], counts["failed"]) == (5, 4, 1)
+    assert counts["devices"] == {"cpu": 4}
     kept = {path: path.stat().st_mtime_ns for path in entries(FeatureStore(store))}
     assert len(kept) == 3
 

@@ -69,6 +69,7 @@ def test_a_list_with_broken_videos(repository: Path, corpus: Path, tmp_path: Pat
     summary = json.loads(done.stdout)
     assert (summary["videos"], summary["done_before"], summary["done_now"]) == (18, 0, 18)
     assert sum(summary["failed"].values()) == len(BREAKAGES) == 18 - summary["succeeded"]
+    assert summary["devices"] == {"cpu": summary["succeeded"]}
     assert len(summary["failed"]) >= 5
     assert Counter(row["id"] for row in rows_in(tmp_path)) == {f"v{k}": 3 for k in range(18)}
 
@@ -98,8 +99,10 @@ def test_standard_input_and_a_folder(repository: Path, corpus: Path, tmp_path: P
     assert not (tmp_path / "a" / "metrics.json").exists()
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / good[0].name).symlink_to(good[0])
+    (tmp_path / "folder" / f"._{good[0].name}").touch()
     done = run(tmp_path / "folder", "--out", tmp_path / "b", "--views", "4x3", repository=repository)
     assert done.returncode == 0
+    assert done.stderr == f"note: '{tmp_path}/folder': 1 left out as no video: 1 ._* of macOS\n"
     assert len(rows_in(tmp_path / "b")) == 3
     assert all(row["timeline"] == [] for row in rows_in(tmp_path / "b"))
 

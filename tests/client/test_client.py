@@ -20,7 +20,10 @@ from sfavivit import Recognizer
 from sfavivit.cli.main import app as sfavivit
 from sfavivit.video.reader import VideoReader
 from tests.commands import run_here
+from tests.conftest import noise_video, random_frames
+from tests.scoring.support import rows_in
 from tests.serving.support import address_of, encode_videos, running_service
+from tests.video_files import encode, ffmpeg
 
 TOKEN = "a-token-of-32-characters-0123456"
 
@@ -58,7 +61,10 @@ def run(address: str) -> Any:
 
 def without_timings(line: str) -> dict[str, Any]:
     fields = json.loads(line)
-    assert set(fields.pop("timings")) == {f"{s}_seconds" for s in ("decode", "spatial", "temporal", "total")}
+    stages = {f"{stage}_seconds" for stage in ("decode", "spatial", "temporal", "total")}
+    timings = fields.pop("timings")
+    assert set(timings) == stages | {"device"}
+    assert timings["device"] == "cpu"
     for outputs in fields["heads"].values():
         for result in outputs.values():
             for item in (*result["labels"], *result["timeline"]):
@@ -78,6 +84,36 @@ def test_json_is_that_of_sfavivit_classify(run: Any, repository: Path, video: Pa
     assert without_timings(first) == without_timings(last) == without_timings(local)
     assert json.loads(failed)["error"]["kind"] == "not_a_video"
     assert json.loads(missing)["error"]["kind"] == "not_found"
+
+
+def test_every_answer_tells_what_was_irregular(run: Any, repository: Path, tmp_path: Path) -> None:
+    video, other = tmp_path / "a.mkv", encode(tmp_path / "other.mkv", random_frames(10, 1))
+    inputs = ("-i", noise_video(tmp_path / "first.mkv", 100), "-i", other, "-map", "0", "-map", "1")
+    ffmpeg(*inputs, "-c", "copy", "-bsf:v:0", "setts=pts='PTS+if(eq(N\\,50)\\,40/TB\\,0)':dts=DTS", video)
+    warning = (
+        "1 timestamp was out of order near second 2.0; "
+        "2 video tracks, of which track 0 (64x64, the default) was read; ask for another by its number"
+    )
+    local = (sfavivit, "classify", video, "--repository", repository)
+    answers = [run(command, video, "--json") for command in ("classify", "stream")]
+    answers.append(run_here(*local, "--json", "--report", tmp_path / "a.html"))
+    answers.append(run("features", video, "--folder", tmp_path, "--json"))
+    for done in answers:
+        assert json.loads(done.stdout.splitlines()[-1])["warning"] == warning
+    for done in (run_here(*local), run("classify", video)):
+        assert warning in " ".join(done.stdout.split())
+    listed = tmp_path / "list.csv"
+    listed.write_text(f"video\n{video}\n")
+    scored = (sfavivit, "score", listed, "--out", tmp_path / "scores", "--repository", repository)
+    assert run_here(*scored, "--workers", "1", "--report", tmp_path / "b.html").returncode == 0
+    assert {row["warning"] for row in rows_in(tmp_path / "scores")} == {warning}
+    for page in ("a.html", "b.html"):
+        assert warning in (tmp_path / page).read_text()
+    chosen = json.loads(run("classify", video, "--json", "--video-track", "1").stdout)
+    assert (chosen["frames_used"], "warning" in chosen) == (5, False)
+    assert (
+        chosen["heads"]["default"] == json.loads(run("classify", other, "--json").stdout)["heads"]["default"]
+    )
 
 
 def test_table_for_people(run: Any, video: Path) -> None:

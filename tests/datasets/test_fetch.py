@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_videos_from_elsewhere(
     addresses += [f"{web}/a.mp4", f"{web}/none.mp4"]
     items = [VideoItem(str(k), address, {}) for k, address in enumerate(addresses)]
     rows = scored(recognizer, items, DEFAULT)
-    failed = [None, None, "not_found", "not_a_video", "empty", "not_found", "video", "video"]
+    failed = [None, None, "not_found", "not_a_video", "empty", "not_found", "video", "unavailable"]
     kinds = [*failed, None, "not_found"]
     assert [row.get("error_kind") for row in rows] == kinds
     (local,) = scored(recognizer, [VideoItem("v0", str(parity_video), {})], DEFAULT)
@@ -60,6 +61,18 @@ def test_videos_from_elsewhere(
     (large,) = scored(recognizer, items[:1], replace(DEFAULT, fetch_bytes=len(content) - 1))
     assert large["error_kind"] == "limit"
     assert scored(recognizer, items[:1], replace(DEFAULT, fetch_bytes=len(content))) == rows[:1]
+
+
+def test_why_a_video_could_not_be_had_is_in_its_row(recognizer: Recognizer, tmp_path: Path) -> None:
+    """A clip that is at none of its places, and a server that says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        missing = VideoItem("a", str(tmp_path / "a.mp4"), {}, looked_for="looked for 'a.*'")
+        items = [missing, VideoItem("b", f"http://127.0.0.1:{silent.getsockname()[1]}/b.mp4", {})]
+        options = replace(DEFAULT, limits=replace(DEFAULT.limits, stall_seconds=0.3))
+        rows = scored(recognizer, items, options)
+    assert [row["error_kind"] for row in rows] == ["not_found", "limit"]
+    assert rows[0]["error_message"] == f"'{tmp_path}/a.mp4': no such file; looked for 'a.*'"
+    assert rows[1]["error_message"].endswith("no byte from its server in 0.3 s (limit)")
 
 
 def test_a_list_from_elsewhere(web: str, memory: Any, tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ def test_the_same_model_on_another_engine(model: LoadedModel) -> None:
 
 def test_seconds_of_each_half() -> None:
     class Sleeping:
+        device = "cpu"
+
         def spatial(self, frames: Frames) -> Features:
             time.sleep(0.02)
             return np.zeros((1, 1, 1), np.float32)

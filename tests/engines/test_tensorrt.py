@@ -21,7 +21,7 @@ from sfavivit import Recognizer
 from sfavivit.engines import load_engine
 from sfavivit.engines.base import Engine
 from sfavivit.engines.model import LoadedModel
-from sfavivit.errors import EngineError
+from sfavivit.errors import EngineError, UsageError
 from sfavivit.repository.manifest import PlanPrecision, Repository
 from tests import gpu
 from tests.conftest import random_frames
@@ -63,6 +63,9 @@ def assert_equal(engine: Engine, repository: Repository, tolerance: float) -> No
 
 def test_every_model_runs_its_plan(fake: FakeTensorRt, loaded: Repository, recognizer: Recognizer) -> None:
     engine = load_engine("tensorrt", loaded)
+    assert engine.device == "cuda:0"
+    with pytest.raises(UsageError, match="cannot use device 'cpu'"):
+        load_engine("tensorrt", loaded, device="cpu")
     assert_equal(engine, loaded, 1e-5)
     frames = random_frames(20)
     own = Recognizer(LoadedModel(loaded, engine, chunk_tubelets=3))

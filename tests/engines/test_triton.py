@@ -120,6 +120,7 @@ def test_a_video_gets_the_same_answer(
     for head, outputs in here.heads.items():
         for output, result in outputs.items():
             np.testing.assert_allclose(there.heads[head][output].logits, result.logits, atol=1e-5)
+    assert there.timings.device == "triton:cpu"
     assert dataclasses.replace(there, timings=here.timings).to_json() == here.to_json()
 
 
@@ -344,6 +345,8 @@ def test_addresses() -> None:
 def test_engine_and_location_must_fit(repository: Path) -> None:
     with pytest.raises(UsageError, match="the engine cannot be 'torch'"):
         open_models("triton://localhost:1", "torch")
+    with pytest.raises(UsageError, match="leave out the device 'cuda'"):
+        open_models("triton://localhost:1", device="cuda")
     with pytest.raises(UsageError, match="is triton://HOST:PORT, not"):
         open_models(repository, "triton")
 

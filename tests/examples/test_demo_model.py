@@ -69,8 +69,8 @@ def test_the_readme_shows_what_is_printed() -> None:
         check=True,
         env=os.environ | {"COLUMNS": "100"},
     )
-    # Times and the last digit of a probability are the machine's.
-    noise = re.compile(r"\d+\.\d+ s \(.*?\)|\.\d%|\s")
+    # Times, the device and the last digit of a probability are the machine's.
+    noise = re.compile(r"\d+\.\d+ s on \S+ \(.*?\)|\.\d%|\s")
     assert noise.sub("", shown[1]) == noise.sub("", done.stdout)
 
 

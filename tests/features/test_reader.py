@@ -20,7 +20,7 @@ from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import ClassifyOptions, Views
 from sfavivit.types import Features, Frames
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 from sfavivit.video.source import VideoSegment
 from tests.conftest import wide_video
 from tests.counting_engine import CountingEngine
@@ -50,7 +50,7 @@ def test_scores_from_the_store_are_those_from_the_video_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
     name: str,
-    part: dict[str, float],
+    part: dict[str, Any],
     options: ClassifyOptions,
 ) -> None:
     segment = VideoSegment(request.getfixturevalue(name), **part)

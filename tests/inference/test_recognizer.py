@@ -264,7 +264,8 @@ def test_json_has_the_documented_keys(recognizer: Recognizer, video: Path) -> No
     assert set(result["labels"][0]) == {"label", "confidence"}
     assert set(result["timeline"][0]) == {"start_seconds", "end_seconds", "label", "confidence"}
     stages = {"decode_seconds", "spatial_seconds", "temporal_seconds", "total_seconds"}
-    assert set(fields["timings"]) == stages
+    assert set(fields["timings"]) == stages | {"device"}
+    assert fields["timings"]["device"] == recognizer.model.engine.device
 
 
 def test_build_model_halves_are_independent() -> None:

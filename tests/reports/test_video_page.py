@@ -22,7 +22,7 @@ from sfavivit.reports.curves import MAX_BINS, MAX_LANES, Lane, OutputCurves
 from sfavivit.reports.video_page import write_report
 from sfavivit.reports.video_report import VideoReport, recorder_for, video_report
 from sfavivit.repository.manifest import Catalog
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 from tests.cli.support import run, run_process
 from tests.conftest import random_frames
 from tests.reports.browser import visit, wait_until

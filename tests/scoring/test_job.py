@@ -115,6 +115,7 @@ def test_rows_are_the_answers_of_classify(job: Job, items: list[VideoItem]) -> N
             measured = (answer.frames_used, answer.duration_seconds)
             assert (row["frames_used"], row["duration_seconds"]) == measured
             assert row["total_seconds"] > 0 and row["spatial_seconds"] > 0 and row["error_kind"] is None
+            assert row["device"] == answer.timings.device == "cpu"
             assert row["spatial_sha256"] == job.recognizer.manifest.spatial_sha256
     assert [rows["v1", *output]["truth"] for output in outputs] == ["1", "class 1", None]
     kinds = {"text": "not_a_video", "gone": "not_found", "late": "invalid_input"}
@@ -323,6 +324,7 @@ def test_an_engine_that_fails_ends_the_job_and_keeps_what_is_done(
 
     class Failing:
         calls = 0
+        device = inner.device
 
         def spatial(self, frames: Frames) -> Features:
             self.calls += 1

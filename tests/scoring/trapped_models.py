@@ -20,6 +20,7 @@ class Trap:
 
     def __init__(self, engine: Engine, what: str, marks: Path) -> None:
         self._engine = engine
+        self.device = engine.device
         self._what = what
         self._marks = marks
 

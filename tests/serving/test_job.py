@@ -20,7 +20,7 @@ from sfavivit.features.reader import FeatureReader
 from sfavivit.protocol.answers import Query
 from sfavivit.protocol.messages import frames_message
 from sfavivit.types import Features, Frames, Logits
-from sfavivit.video.reader import Limits
+from sfavivit.video.limits import Limits
 from tests.conftest import random_frames
 from tests.serving.support import arriving, pieces
 
@@ -33,6 +33,7 @@ class FailingEngine:
 
     def __init__(self, engine: Engine, kind: str, fail: Callable[[], None]) -> None:
         self._engine, self._kind, self._fail = engine, kind, fail
+        self.device = engine.device
         self._calls = 0
 
     def spatial(self, frames: Frames) -> Features:

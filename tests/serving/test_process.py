@@ -140,7 +140,7 @@ def test_metrics_and_logs(process: Process, video: Path) -> None:
     metrics = process.metrics()
     assert 'sfavivit_requests_total{code="OK",method="Classify"} 1.0' in metrics
     for stage in ("decode", "queue", "spatial", "temporal"):
-        assert f'sfavivit_stage_seconds_count{{stage="{stage}"}} 2.0' in metrics
+        assert f'sfavivit_stage_seconds_count{{device="cpu",stage="{stage}"}} 2.0' in metrics
     received = float(metrics.partition("\nsfavivit_received_bytes_total ")[2].split()[0])
     assert received == video.stat().st_size + 8000
     assert "sfavivit_active_streams 0.0" in metrics and "sfavivit_queue_depth 0.0" in metrics
@@ -276,6 +276,7 @@ def test_triton_is_taken_as_repository_or_engine(option: str) -> None:
             "triton://127.0.0.1:1 is served by Triton; the engine cannot be 'torch'",
         ),
         (["--engine-timeout-seconds", "0"], "engine_timeout_seconds must be more than 0"),
+        (["--repository", "triton://127.0.0.1:1", "--device", "cpu"], "leave out the device 'cpu'"),
         (["--engine", "abacus"], "unknown engine 'abacus'"),
         (["--max-streams", "0"], "max_streams must be more than 0"),
         (["--nonsense"], "No such option"),
@@ -304,3 +305,10 @@ def test_a_taken_port_is_one_line(process: Process, repository: Path) -> None:
         assert done.returncode == 2, done.stderr
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: cannot")]
         assert len(errors) == 1 and "Traceback" not in done.stderr
+
+
+def test_warnings_of_the_library_are_lines_of_the_log() -> None:
+    code = "from serving.logs import configure; import logging; configure(); "
+    code += "logging.getLogger('sfavivit').warning('the GPU is not used')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr)["message"] == "the GPU is not used"

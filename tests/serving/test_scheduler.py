@@ -60,6 +60,8 @@ def test_a_cancelled_call_leaves_the_queue() -> None:
 class CountingEngine:
     """Engine that answers the number of slots in use while it is called."""
 
+    device = "cpu"
+
     def __init__(self, scheduler: EngineScheduler) -> None:
         self._scheduler = scheduler
 

@@ -36,6 +36,7 @@ def test_classify(client: VideoRecognitionClient, local: Recognizer, videos: lis
     assert seen[-1] == (size, size)
     timings = answer.timings
     assert 0 < timings.spatial_seconds + timings.temporal_seconds < timings.total_seconds
+    assert timings.device == local.model.engine.device
     assert timings.decode_seconds > 0 and answer.queue_seconds >= 0
     assert answer.model_digests["sfavivit_spatial"] == local.manifest.spatial.weights_sha256
 

@@ -54,6 +54,8 @@ def test_a_span_of_a_call_with_its_stages(repository: Path, tmp_path: Path) -> N
     (span,) = collector.spans
     assert span.name == "sfavivit.v1.VideoRecognition/Classify"
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
+    (device,) = [item.value.string_value for item in span.attributes if item.key == "sfavivit.device"]
+    assert device == "cpu"
     attributes = {item.key: item.value.int_value for item in span.attributes}
     for stage in ("decode", "spatial", "temporal"):
         assert (

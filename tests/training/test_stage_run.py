@@ -48,7 +48,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 def arguments(command: str, files: Files, out: Path, *more: str, settings: tuple[str, ...] = ()) -> list[str]:
     recipe, training, validation = map(str, files)
-    lists = ("--train", training, "--validation", validation, "--out", str(out), "--accelerator", "cpu")
+    lists = ("--train", training, "--validation", validation, "--out", str(out), "--device", "cpu")
     changes = [part for setting in settings for part in ("--set", setting)]
     return [command, recipe, *lists, "--checkpoint-steps", "1", *more, *changes]
 
@@ -209,7 +209,7 @@ def test_two_processes_give_the_losses_of_one(files: Files, tmp_path: Path) -> N
     train("stage1", files, one, "--accumulate", "2", settings=SHARED)
     with served(files[1].parent) as address:
         split = split_list(files, address, tmp_path / "list.csv")
-        words = ["stage1", str(files[0]), "--train", str(split), "--out", str(two), "--accelerator", "cpu"]
+        words = ["stage1", str(files[0]), "--train", str(split), "--out", str(two), "--device", "cpu"]
         words += ["--devices", "2", "--workers", "1", "--set", SHARED[0]]
         done = subprocess.run(
             [sys.executable, "-m", "training", *words], capture_output=True, text=True, check=False

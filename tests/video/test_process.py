@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from sfavivit.errors import DecodeError, NotAVideoError, VideoLimitError
+from sfavivit.video.limits import Limits
 from sfavivit.video.process import DecoderProcess, StalledError
-from sfavivit.video.reader import Limits, VideoReader
+from sfavivit.video.reader import VideoReader
 from tests.video_files import H264, encode, ffmpeg, numbered, numbers_shown, sampling
 from tests.waiting import eventually
 
@@ -116,8 +117,8 @@ def test_an_endless_log_is_no_progress(script: str) -> None:
         taken += len(data)
 
     command = ["/bin/sh", "-c", script]
-    options: dict[str, Any] = {"environment": {}, "on_log": take, "stall_seconds": 0.5, "pipe_bytes": 4096}
-    process = DecoderProcess(command, stdin=0, **options)
+    options: dict[str, Any] = {"environment": {}, "stall_seconds": 0.5, "pipe_bytes": 4096}
+    process = DecoderProcess(lambda _: command, stdin=0, on_log=take, on_index=take, **options)
     with pytest.raises(StalledError):
         process.read_into(memoryview(bytearray(10)))
         process.finish()
@@ -154,7 +155,7 @@ def test_close_ends_the_child_and_the_iteration(video: Path) -> None:
     reader.close()
     assert children() == []
     assert list(reader) == []
-    assert reader.damage == "closed before the end, after 0.8 s"
+    assert reader.warning == "closed before the end, after 0.8 s"
 
 
 def test_close_from_another_thread_ends_a_wait(video: Path) -> None:
@@ -169,8 +170,8 @@ def test_close_from_another_thread_ends_a_wait(video: Path) -> None:
     iterating.join(5)
     assert not iterating.is_alive()
     assert children() == []
-    assert reader.damage is not None
-    assert "closed before the end" in reader.damage
+    assert reader.warning is not None
+    assert "closed before the end" in reader.warning
 
 
 def test_a_reader_outlives_the_thread_that_opened_it(video: Path) -> None:
@@ -218,7 +219,7 @@ def test_a_forked_process_neither_ends_a_reader_nor_lacks_one(video: Path) -> No
         "    reader.close()\n"
         "    os._exit(sum(map(len, opened())) % 251)\n"
         "status = os.waitpid(pid, 0)[1]\n"
-        "print(os.waitstatus_to_exitcode(status), 64 + sum(map(len, reader)), reader.damage)\n"
+        "print(os.waitstatus_to_exitcode(status), 64 + sum(map(len, reader)), reader.warning)\n"
     )
     printed = subprocess.check_output([sys.executable, "-W", "ignore", "-c", script, video], text=True)
     assert printed.split() == [str(500 % 251), "500", "None"]
@@ -248,7 +249,7 @@ def test_nothing_is_left_behind(video: Path, tmp_path: Path) -> None:
         use(turn)
     gc.collect()
     assert children() == []
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before  # other tests may have closed theirs
 
 
 def test_memory_does_not_depend_on_length(tmp_path: Path) -> None:

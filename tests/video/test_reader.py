@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from sfavivit.config import Sampling
 from sfavivit.errors import VideoError
 from sfavivit.types import Frames
-from sfavivit.video.reader import Limits, VideoReader
+from sfavivit.video.limits import Limits
+from sfavivit.video.reader import VideoReader
 from sfavivit.video.source import Source, VideoSegment
 from tests.video_files import H264, SIDE, disc, encode, ffmpeg, numbered, numbers_shown, quadrants, sampling
 
@@ -34,7 +35,7 @@ def read(source: Source, how: Sampling | None = None, *, chunk_frames: int = 16)
         chunks = list(reader)
     assert reader.frames_read == sum(map(len, chunks))
     assert all(len(chunk) == chunk_frames for chunk in chunks[:-1])
-    return np.concatenate(chunks), reader.damage
+    return np.concatenate(chunks), reader.warning
 
 
 def read_whole(source: Source, how: Sampling | None = None) -> Frames:
@@ -314,7 +315,7 @@ def test_damage_is_told_alike_each_time(tmp_path: Path, kind: str) -> None:
             with VideoReader(segment, sampling(), chunk_frames=5) as reader:
                 for _ in reader:
                     time.sleep(pause)
-            told.add(reader.damage)
+            told.add(reader.warning)
         assert len(told) == 1 and None not in told
 
 
@@ -341,4 +342,4 @@ def test_whatever_is_broken_there_are_frames_or_one_error(data: st.DataObject) -
         assert "\n" not in str(error)
         assert str(error).startswith(f"video of {len(content)} bytes: ")
     else:
-        assert reader.damage is None or "\n" not in reader.damage
+        assert reader.warning is None or "\n" not in reader.warning

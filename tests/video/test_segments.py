@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,16 +14,17 @@ from hypothesis import strategies as st
 
 from sfavivit import Recognizer
 from sfavivit.errors import InvalidInputError, UsageError, VideoLimitError
-from sfavivit.video.reader import Limits, VideoReader
+from sfavivit.video.limits import DEFAULT_LIMITS, Limits
+from sfavivit.video.reader import VideoReader
 from sfavivit.video.source import OpenSource, Source, VideoSegment
 from tests.video_files import encode, numbered, numbers_shown, sampling
 
 
-def shown(source: Source, fps: float = 12.5, *, limits: Limits | None = None, **times: float) -> list[int]:
+def shown(source: Source, fps: float = 12.5, *, limits: Limits = DEFAULT_LIMITS, **times: Any) -> list[int]:
     segment = VideoSegment(source, **times)
     with VideoReader(segment, sampling(fps), chunk_frames=16, limits=limits) as reader:
         frames = list(reader)
-        assert reader.damage is None
+        assert reader.warning is None
     return numbers_shown(np.concatenate(frames)) if frames else []
 
 

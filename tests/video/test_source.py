@@ -21,7 +21,8 @@ from sfavivit.errors import (
     VideoNotFoundError,
     VideoPermissionError,
 )
-from sfavivit.video.reader import Limits, VideoReader
+from sfavivit.video.limits import Limits
+from sfavivit.video.reader import VideoReader
 from sfavivit.video.source import Source, open_source
 from tests.users import ordinary_user
 from tests.video_files import encode, ffmpeg, numbered, sampling

@@ -16,7 +16,6 @@ import numpy as np
 
 from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.datasets import VideoItem
-from sfavivit.datasets.fetch import open_video
 from sfavivit.errors import FeatureStoreError, InvalidInputError, VideoError
 from sfavivit.features.digest import VideoDigest
 from sfavivit.features.entry import FeatureKey
@@ -104,7 +103,7 @@ class FeatureFiller:
 
     def _keys(self, item: VideoItem, numbers: Iterable[int]) -> Iterator[FeatureKey]:
         """Yield the key of each variant once its features are stored."""
-        source = open_video(item.video, DEFAULT_FETCH_BYTES)
+        source = item.open(DEFAULT_FETCH_BYTES)
         name = display_name(source)
         with os.fdopen(open_source(source), "rb", buffering=0) as file:
             try:

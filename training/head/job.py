@@ -12,7 +12,9 @@ from typing import Any
 
 from export.exporter import check_head, export_head
 from sfavivit.datasets import VideoItem
-from sfavivit.datasets.fetch import check_schemes, open_video
+from sfavivit.datasets.fetch import check_schemes
+from sfavivit.engines.device import Device
+from sfavivit.engines.torch import working_device
 from sfavivit.errors import InvalidInputError, TrainingError, UsageError, VideoError
 from sfavivit.evaluation.accuracy import Evaluation
 from sfavivit.features.store import FeatureStore
@@ -53,13 +55,16 @@ class HeadPlan:
     store: Path
     out: Path
     variants: int = 0
-    accelerator: str = "cpu"
+    device: Device = "cpu"
     cache_bytes: int = 4 << 30
 
 
 @dataclass
 class HeadReport:
-    """Outcome of a head job. ``held_out``: summary of the evaluation, or None without held-out videos."""
+    """Outcome of a head job. ``held_out``: summary of the evaluation, or None without held-out videos.
+
+    ``devices``: device of the training, and of the engine if it computed features.
+    """
 
     head: str
     version: int
@@ -73,6 +78,7 @@ class HeadReport:
     held_out: dict[str, Any] | None
     parity: dict[str, float]
     seconds: dict[str, float]
+    devices: dict[str, str]
 
     def lines(self, plan: HeadPlan) -> Iterator[str]:
         """Yield the report as lines of text."""
@@ -80,6 +86,7 @@ class HeadReport:
             yield f"{self.broken_videos} videos could not be read: {plan.out / BROKEN} says why"
         seconds = ", ".join(f"{what} {took:.0f} s" for what, took in self.seconds.items())
         yield f"head {self.head!r} version {self.version} is in {plan.repository} ({seconds})"
+        yield ", ".join(f"{what} on {device}" for what, device in self.devices.items())
         if self.held_out is None:
             yield "held-out accuracy: not measured, since no video was held out"
             return
@@ -107,7 +114,8 @@ class HeadJob:
         head_classes(lists.training, lists.source)  # faults of a list are found before hours of decoding
         check_schemes(item.video for item in (*lists.training, *(lists.validation or ())))
         self._plan, self._lists = plan, lists
-        self._recognizer = open_on_demand(plan.repository)
+        self._device = str(working_device(plan.device))  # a wrong one is refused now
+        self._recognizer = open_on_demand(plan.repository, plan.device)
         self._store = FeatureStore(plan.store)
         threads = available_cpus()
         self._filler = FeatureFiller(self._recognizer, self._store, plan.recipe.variants, threads)
@@ -154,9 +162,14 @@ class HeadJob:
             held_out=summary,
             parity=entry.parity.model_dump(),
             seconds=self._seconds,
+            devices=self._devices(),
         )
         self._write(report)
         return report
+
+    def _devices(self) -> dict[str, str]:
+        engine = {"features": self._recognizer.model.engine.device} if self._filler.computed else {}
+        return {"training": self._device} | engine
 
     def _split(self) -> tuple[list[StoredVideo], list[StoredVideo]]:
         """Store plain features, and return the videos to train on and those to measure on."""
@@ -189,7 +202,7 @@ class HeadJob:
         head = new_head(dims, outputs, plan.recipe, start)
         with work_bar("training steps", training_steps(plan.recipe, len(examples))) as progress:
             trained = train_head(
-                head, examples, self._cache, plan.recipe, accelerator=plan.accelerator, progress=progress
+                head, examples, self._cache, plan.recipe, device=plan.device, progress=progress
             )
         return head, trained
 
@@ -197,7 +210,7 @@ class HeadJob:
         """Return the accuracy of the exported head, classifying as any user would; None without videos."""
         if not videos:
             return None
-        recognizer, name = open_on_demand(self._plan.repository), self._plan.name
+        recognizer, name = open_on_demand(self._plan.repository, self._plan.device), self._plan.name
         evaluation = Evaluation(recognizer.model.labels[name])
         with work_bar("held-out videos", len(videos)) as progress:
             for done, video in enumerate(videos, start=1):
@@ -205,7 +218,7 @@ class HeadJob:
                 try:
                     answer = recognizer.classify(
                         VideoSegment(
-                            open_video(item.video, DEFAULT_FETCH_BYTES),
+                            item.open(DEFAULT_FETCH_BYTES),
                             start_seconds=item.start_seconds,
                             end_seconds=item.end_seconds,
                         ),

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from sfavivit.engines.device import Device
 from sfavivit.models.vivit import TemporalTransformer
 from training.config import OptimiserConfig
 from training.hardware import make_fabric
@@ -50,7 +51,7 @@ def train_head(
     cache: FeatureCache,
     recipe: HeadRecipe,
     *,
-    accelerator: str = "cpu",
+    device: Device = "cpu",
     progress: StepProgress,
 ) -> Trained:
     """Train all of ``head``, in place; on the CPU the same seed gives the same weights.
@@ -60,7 +61,7 @@ def train_head(
     """
     config = head_optimiser(recipe, len(examples))
     schedule = epoch_schedule(config, len(examples) // config.batch_size)
-    trainer = Trainer(make_fabric(accelerator), HeadLoss(head, recipe), config, schedule, seed=recipe.seed)
+    trainer = Trainer(make_fabric(device), HeadLoss(head, recipe), config, schedule, seed=recipe.seed)
     windows = Windows(examples, cache, head.dims.max_tubelets, recipe)
     with few_threads(head):
         trained = trainer.train(windows.batches(config.batch_size, config.epochs), progress)

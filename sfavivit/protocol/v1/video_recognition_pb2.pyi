@@ -60,7 +60,7 @@ class FrameFormat(_message.Message):
     def __init__(self, frames_per_second: _Optional[float] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., tubelet_frame_count: _Optional[int] = ...) -> None: ...
 
 class RecognitionConfig(_message.Message):
-    __slots__ = ("heads", "top_k", "min_confidence", "stride", "start_offset", "end_offset", "content_size")
+    __slots__ = ("heads", "top_k", "min_confidence", "stride", "start_offset", "end_offset", "content_size", "video_track")
     HEADS_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,7 @@ class RecognitionConfig(_message.Message):
     START_OFFSET_FIELD_NUMBER: _ClassVar[int]
     END_OFFSET_FIELD_NUMBER: _ClassVar[int]
     CONTENT_SIZE_FIELD_NUMBER: _ClassVar[int]
+    VIDEO_TRACK_FIELD_NUMBER: _ClassVar[int]
     heads: _containers.RepeatedScalarFieldContainer[str]
     top_k: int
     min_confidence: float
@@ -75,7 +76,8 @@ class RecognitionConfig(_message.Message):
     start_offset: _duration_pb2.Duration
     end_offset: _duration_pb2.Duration
     content_size: int
-    def __init__(self, heads: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., min_confidence: _Optional[float] = ..., stride: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., start_offset: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., end_offset: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., content_size: _Optional[int] = ...) -> None: ...
+    video_track: int
+    def __init__(self, heads: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., min_confidence: _Optional[float] = ..., stride: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., start_offset: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., end_offset: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., content_size: _Optional[int] = ..., video_track: _Optional[int] = ...) -> None: ...
 
 class ClassifyRequest(_message.Message):
     __slots__ = ("config", "content")
@@ -138,14 +140,16 @@ class ExtractFeaturesRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[ExtractFeaturesConfig, _Mapping]] = ..., content: _Optional[bytes] = ...) -> None: ...
 
 class ExtractFeaturesConfig(_message.Message):
-    __slots__ = ("start_offset", "end_offset", "content_size")
+    __slots__ = ("start_offset", "end_offset", "content_size", "video_track")
     START_OFFSET_FIELD_NUMBER: _ClassVar[int]
     END_OFFSET_FIELD_NUMBER: _ClassVar[int]
     CONTENT_SIZE_FIELD_NUMBER: _ClassVar[int]
+    VIDEO_TRACK_FIELD_NUMBER: _ClassVar[int]
     start_offset: _duration_pb2.Duration
     end_offset: _duration_pb2.Duration
     content_size: int
-    def __init__(self, start_offset: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., end_offset: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., content_size: _Optional[int] = ...) -> None: ...
+    video_track: int
+    def __init__(self, start_offset: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., end_offset: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., content_size: _Optional[int] = ..., video_track: _Optional[int] = ...) -> None: ...
 
 class ExtractFeaturesResponse(_message.Message):
     __slots__ = ("features", "summary")
@@ -292,18 +296,20 @@ class OutputResult(_message.Message):
     def __init__(self, output: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., timeline: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., logits: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class StageTimings(_message.Message):
-    __slots__ = ("decode_time_ns", "queue_time_ns", "spatial_time_ns", "temporal_time_ns", "total_time_ns")
+    __slots__ = ("decode_time_ns", "queue_time_ns", "spatial_time_ns", "temporal_time_ns", "total_time_ns", "device")
     DECODE_TIME_NS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_TIME_NS_FIELD_NUMBER: _ClassVar[int]
     SPATIAL_TIME_NS_FIELD_NUMBER: _ClassVar[int]
     TEMPORAL_TIME_NS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
     decode_time_ns: int
     queue_time_ns: int
     spatial_time_ns: int
     temporal_time_ns: int
     total_time_ns: int
-    def __init__(self, decode_time_ns: _Optional[int] = ..., queue_time_ns: _Optional[int] = ..., spatial_time_ns: _Optional[int] = ..., temporal_time_ns: _Optional[int] = ..., total_time_ns: _Optional[int] = ...) -> None: ...
+    device: str
+    def __init__(self, decode_time_ns: _Optional[int] = ..., queue_time_ns: _Optional[int] = ..., spatial_time_ns: _Optional[int] = ..., temporal_time_ns: _Optional[int] = ..., total_time_ns: _Optional[int] = ..., device: _Optional[str] = ...) -> None: ...
 
 class ModelDigest(_message.Message):
     __slots__ = ("model", "sha256")

@@ -12,7 +12,8 @@ import pytest
 
 from sfavivit import Recognizer, Repository
 from sfavivit.datasets import read_items
-from sfavivit.engines.onnxruntime import CPU, OnnxModel
+from sfavivit.engines.device import Processor
+from sfavivit.engines.onnxruntime import OnnxModel
 from sfavivit.errors import SfaVivitError
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import ClassifyOptions
@@ -55,6 +56,7 @@ def test_from_videos_to_a_served_head(own: Path, videos: Path, tmp_path: Path) -
     assert report.held_out["outputs"][""]["top1"] == 1
     written = HeadReport(**json.loads((tmp_path / "out/report.json").read_text()))
     assert written == report
+    assert report.devices == {"training": "cpu", "features": "cpu"}
     assert "broken.mp4," in (tmp_path / "out/broken_videos.csv").read_text()
     assert (tmp_path / "out/confusion_mine.png").read_bytes().startswith(b"\x89PNG")
 
@@ -75,7 +77,7 @@ def test_with_all_features_stored_no_spatial_half_is_loaded(
     loaded: list[Path] = []
 
     class Recorded(OnnxModel):
-        def __init__(self, file: Path, threads: None = None, provider: str = CPU) -> None:
+        def __init__(self, file: Path, threads: None = None, processor: Processor = "cpu") -> None:
             loaded.append(file)
             super().__init__(file)
 
@@ -89,6 +91,7 @@ def test_with_all_features_stored_no_spatial_half_is_loaded(
     forbid_decoders(monkeypatch)
     report = job(own, videos, tmp_path, "good.csv").run()
     assert (report.version, report.passes_computed, report.broken_videos) == (2, 0, 0)
+    assert report.devices == {"training": "cpu"}
     assert [file.parts[-3:] for file in loaded] == [("sfavivit_temporal_mine", "2", "model.onnx")]
     assert weights(own, 1) == weights(own, 2)
 
