@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import shlex
@@ -33,6 +32,7 @@ from rich.text import Text
 from sfavivit.config import validation_summary
 from sfavivit.errors import UsageError
 from sfavivit.utils.atomic import atomic_write
+from sfavivit.utils.cpus import available_cpus
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -192,7 +192,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": available_cpus(),
         "python": platform.python_version(),
         "packages": {name: installed[name] for name in PACKAGES if name in installed},
         "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain") else ""),

@@ -6,7 +6,6 @@ docs/benchmarks.md has the method.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from sfavivit.engines import load_engine
 from sfavivit.engines.base import Engine
 from sfavivit.repository.manifest import FRAMES, Precision, Repository
 from sfavivit.types import Frames
+from sfavivit.utils.cpus import available_cpus
 
 ALL_LAYERS = "all layers"
 ENGINE = "spatial engine"
@@ -267,7 +267,7 @@ def _onnx(weight: type[np.generic], m: int, k: int, n: int) -> Product:
 def session_options() -> ort.SessionOptions:
     """Return session options as those of ``OnnxRuntimeEngine``."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = available_cpus()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 

@@ -5,7 +5,6 @@ docs/benchmarks.md has the method.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -24,6 +23,7 @@ from benchmarks.peer_process import OPENVINO, OURS, PYTORCH, Facts, Peer, PeerPr
 from sfavivit.config import SIZES, named_dimensions
 from sfavivit.errors import EngineError, UsageError
 from sfavivit.repository.manifest import Precision
+from sfavivit.utils.cpus import available_cpus
 
 LONG_FRAMES = 128
 LOGIT_TOLERANCE = 1e-4
@@ -72,7 +72,7 @@ def command(
     asked = [Peer.parse(name) for name in peer] if peer else DEFAULT_PEERS
     with TemporaryDirectory() as scratch:
         folder = (models or Path(scratch)) / f"{size}-{frames}"
-        cores = threads or len(os.sched_getaffinity(0))
+        cores = threads or available_cpus()
         measured = measure(asked, Settings(size, frames, cores, patience_seconds, folder), rounds)
     report("peers", measured, out)
 

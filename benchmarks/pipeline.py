@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -19,6 +18,7 @@ from sfavivit import Recognizer
 from sfavivit.cli.options import DeviceOption
 from sfavivit.engines.device import Device
 from sfavivit.inference.streaming import FrameStream
+from sfavivit.utils.cpus import available_cpus
 
 
 def command(
@@ -94,7 +94,7 @@ def measure(
 def _figures(meters: dict[str, Meter]) -> dict[str, Figure]:
     decode, inference = meters["decode"], meters["inference"]
     larger = np.maximum(decode.wall, inference.wall)
-    shared = np.add(decode.cpu, inference.cpu) / len(os.sched_getaffinity(0))
+    shared = np.add(decode.cpu, inference.cpu) / available_cpus()
     return {
         **{name: seconds_figure(*meter.wall) for name, meter in meters.items()},
         "ratio": Figure("x", "lower", ratios(meters["classify"].wall, larger)),

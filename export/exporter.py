@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from pydantic import ValidationError
 
 from export.calibration import calibrated, calibration_clips
@@ -42,6 +43,7 @@ from sfavivit.repository.manifest import (
     temporal_model,
 )
 from sfavivit.types import Features
+from sfavivit.utils.cpus import available_cpus
 from sfavivit.video.source import Source
 
 DEFAULT_FPS = 12.5  # Kinetics models take every second frame of 25 fps video
@@ -105,6 +107,7 @@ def export_model(
         VideoError: a video of parity or calibration gives no frames.
     """
     start = time.perf_counter()
+    torch.set_num_threads(available_cpus())  # PyTorch itself knows of no CPU quota
     is_new = not target.exists() or (target.is_dir() and not any(target.iterdir()))
     old = None if is_new else Repository.load(target)
     check_head(options.head)

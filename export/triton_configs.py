@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from sfavivit.config import ModelDimensions
@@ -23,6 +23,10 @@ from sfavivit.repository.manifest import (
 from sfavivit.repository.triton_parameters import PARAMETER, head_parameter, spatial_parameter
 
 MAX_BATCH = 16
+TUBELET_FRAMES, MAX_TUBELETS = (
+    "tubelet_frames",
+    "max_tubelets",
+)  # parameters that the Python backend's shim reads
 # With 16 streams of the demo model on 2 cores, batches held 8 to 9 chunks; it was no faster without delay,
 # and slower with 5 ms.
 QUEUE_DELAY_MICROSECONDS = 1000
@@ -50,9 +54,10 @@ def configs(catalog: Catalog) -> dict[str, str]:
 
 
 def _spatial_config(manifest: Manifest) -> str:
-    inputs, outputs = [_frames(manifest.dimensions)], [_features(manifest.dimensions)]
-    parameter = spatial_parameter(manifest)
-    return _model(manifest, SPATIAL_MODEL, manifest.spatial.version, inputs, outputs, parameter)
+    dims = manifest.dimensions
+    parameters = {PARAMETER: spatial_parameter(manifest), TUBELET_FRAMES: str(dims.tubelet_frames)}
+    tensors = [_frames(dims)], [_features(dims)]
+    return _model(manifest, SPATIAL_MODEL, manifest.spatial.version, *tensors, parameters)
 
 
 def _temporal_config(manifest: Manifest, head: str, labels: Labels) -> str:
@@ -61,8 +66,13 @@ def _temporal_config(manifest: Manifest, head: str, labels: Labels) -> str:
     for name, classes in entry.outputs.items():
         file = f' label_filename: "{entry.version}/{labels_file(name)}"'
         outputs.append(_tensor(logits_tensor(name), "FP32", [classes], file))
-    inputs, parameter = [_features(entry.dimensions)], head_parameter(manifest, head, labels)
-    return _model(manifest, temporal_model(head), entry.version, inputs, outputs, parameter)
+    parameters = {
+        PARAMETER: head_parameter(manifest, head, labels),
+        TUBELET_FRAMES: str(entry.dimensions.tubelet_frames),
+        MAX_TUBELETS: str(entry.dimensions.max_tubelets),
+    }
+    inputs = [_features(entry.dimensions)]
+    return _model(manifest, temporal_model(head), entry.version, inputs, outputs, parameters)
 
 
 def _ensemble_config(head: str, dims: ModelDimensions) -> str:
@@ -80,7 +90,12 @@ def _ensemble_config(head: str, dims: ModelDimensions) -> str:
 
 
 def _model(
-    manifest: Manifest, name: str, version: int, inputs: Sequence[str], outputs: Sequence[str], parameter: str
+    manifest: Manifest,
+    name: str,
+    version: int,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    parameters: Mapping[str, str],
 ) -> str:
     has_plan = plan_file(name, version) in manifest.plans
     backend: TritonBackend = "tensorrt" if has_plan else manifest.backend
@@ -92,7 +107,9 @@ def _model(
         f"input {_list(inputs)}output {_list(outputs)}"
         f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_MICROSECONDS} }}\n"
         f"{INSTANCES[backend]}"
-        f'parameters {{ key: "{PARAMETER}" value {{ string_value: {_quoted(parameter)} }} }}\n'
+    ) + "".join(
+        f'parameters {{ key: "{key}" value {{ string_value: {_quoted(value)} }} }}\n'
+        for key, value in parameters.items()
     )
 
 

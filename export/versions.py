@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from export.staging import staged
-from export.writer import SHIM, changed, seal, write_text
+from export.writer import SHIM_FILE, changed, seal, write_shim
 from sfavivit.errors import ExportError
 from sfavivit.repository.manifest import Catalog, HeadEntry, Manifest, Repository, read_labels, temporal_model
 
@@ -62,6 +62,6 @@ def rewrite_configs(target: Path) -> Manifest:
     """Write the Triton configs and shims again. Raises ``RepositoryError``."""
     old = Repository.load(target)
     with staged(target) as stage:
-        for shim in stage.glob("*/*/model.py"):
-            write_text(shim, SHIM.read_text())
+        for shim in stage.glob(f"*/*/{SHIM_FILE}"):
+            write_shim(shim.parent)
         return seal(stage, old)

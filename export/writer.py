@@ -23,10 +23,12 @@ from sfavivit.repository.manifest import (
     labels_file,
     sha256_of,
 )
+from sfavivit.utils import cpus
 
 ENGINE_FILE, WEIGHTS_FILE, SHIM_FILE = "model.onnx", "model.safetensors", "model.py"
 CONFIG_FILE = "config.pbtxt"
-SHIM = Path(__file__).with_name("triton_shim.py")
+SHIM = {SHIM_FILE: Path(__file__).with_name("triton_shim.py"), "cpus.py": Path(cpus.__file__)}
+"""Files of the shim in a version directory and what they are copies of; Triton has no sfavivit to import."""
 SPATIAL_VERSION = 1  # other spatial weights make another repository
 
 
@@ -43,7 +45,13 @@ def write_engine(version: Path, built: GraphAndWeights, backend: Backend) -> Non
     model = built.bind(WEIGHTS_FILE, _tensor_offsets(weights))
     (version / ENGINE_FILE).write_bytes(model.SerializeToString(deterministic=True))
     if backend == "python":
-        write_text(version / SHIM_FILE, SHIM.read_text())
+        write_shim(version)
+
+
+def write_shim(version: Path) -> None:
+    """Put the shim, for Triton's Python backend, into a version directory."""
+    for name, source in SHIM.items():
+        write_text(version / name, source.read_text())
 
 
 def _tensor_offsets(file: Path) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from sfavivit.engines import check_remote_device
 from sfavivit.engines.base import Engine
 from sfavivit.engines.model import LoadedModel
 from sfavivit.errors import EngineOutdatedError, EngineTimeoutError, EngineUnavailableError, SfaVivitError
+from sfavivit.utils.cpus import available_cpus
 
 SHORT_CALL_SECONDS = 0.02
 """Engine calls up to this long gain more than they lose from running at once: see ``slots_in_process``."""
@@ -144,4 +144,4 @@ def slots_in_process(model: LoadedModel) -> int:
     start = time.perf_counter()
     model.engine.spatial(tubelet)
     chunk_seconds = (time.perf_counter() - start) * model.chunk_tubelets
-    return max(2, len(os.sched_getaffinity(0))) if chunk_seconds < SHORT_CALL_SECONDS else 1
+    return max(2, available_cpus()) if chunk_seconds < SHORT_CALL_SECONDS else 1

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -17,8 +21,10 @@ from serving.triton import TritonServer
 from sfavivit import Recognizer
 from sfavivit.config import named_dimensions
 from sfavivit.models.vivit import SfaVivit
+from sfavivit.utils.cpus import available_cpus
 from tests.counting_engine import CountingEngine
 from tests.video_files import encode
+from tests.waiting import eventually
 
 SIDE = 16
 WINDOW_FRAMES = 16
@@ -98,6 +104,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory, parity_video: Path) -> 
     return target
 
 
+@pytest.fixture
+def own_copy(repository: Path, tmp_path: Path) -> Path:
+    """A copy of the shared repository that the test may change."""
+    return Path(shutil.copytree(repository, tmp_path / "model_repository"))
+
+
 @pytest.fixture(scope="session")
 def recognizer(repository: Path) -> Recognizer:
     return Recognizer.load(repository, chunk_tubelets=3)
@@ -113,3 +125,34 @@ def triton_server(repository: Path) -> Iterator[TritonServer]:
     """A real Triton on ``repository``. Tests that stop or change it start their own."""
     with TritonServer(repository, exit_seconds=0) as server:
         yield server
+
+
+@pytest.fixture
+def one_cpu() -> Iterator[Sequence[str]]:
+    """Beginning of a command that then runs in a new cgroup, below one whose quota is one CPU."""
+    if available_cpus() < 2:
+        pytest.skip("one CPU is all there is, with a quota or not")
+    reasons = []
+    for top, limit, quota in (
+        ("/sys/fs/cgroup", "cpu.max", "100000 100000"),
+        ("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", "100000"),
+    ):
+        outer = Path(top) / f"sfavivit-test-{uuid4().hex}"
+        inner = outer / "inner"
+        try:
+            inner.mkdir(parents=True)
+            with (outer / limit).open("r+") as file:  # another kind of file system has none
+                file.write(quota)
+            yield ("sh", "-c", f'echo $$ > {inner}/cgroup.procs && exec "$@"', "sh")
+            return
+        except OSError as error:
+            reasons.append(str(error))
+        finally:
+            assert eventually(partial(_is_removed, inner), 5) and _is_removed(outer)
+    pytest.skip(f"no cgroup with a quota can be made here: {'; '.join(reasons)}")
+
+
+def _is_removed(group: Path) -> bool:
+    with suppress(OSError):  # busy until its last process is gone
+        group.rmdir()
+    return not group.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.fsdp import FSDPStrategy
 
@@ -11,6 +12,7 @@ from sfavivit.engines.device import Device
 from sfavivit.engines.torch import working_device
 from sfavivit.errors import UsageError
 from sfavivit.models.vivit import Block
+from sfavivit.utils.cpus import available_cpus
 from training.config import Precision, Strategy
 
 
@@ -27,6 +29,7 @@ def make_fabric(
         EngineError: PyTorch cannot use the device.
         UsageError: this machine lacks the devices, or the strategy does not run on them.
     """
+    torch.set_num_threads(available_cpus())  # PyTorch itself knows of no CPU quota
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     sharded = (
         FSDPStrategy(auto_wrap_policy={Block}, state_dict_type="full") if strategy == "fsdp" else strategy

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from sfavivit.engines.onnxruntime_package import FATAL_ONLY, import_onnxruntime
 from sfavivit.errors import EngineError, UsageError
 from sfavivit.repository.manifest import FEATURES, FRAMES, Precision, Repository, logits_tensor
 from sfavivit.types import Features, Frames, Logits
+from sfavivit.utils.cpus import available_cpus
 from sfavivit.utils.text import one_line
 
 MODEL_FILE = "model.onnx"
@@ -83,7 +83,7 @@ def default_threads(dims: ModelDimensions) -> int:
     linear = dims.spatial.layers * (4 * dims.hidden_size + 2 * dims.spatial.mlp_dim) * dims.hidden_size
     operations = 2 * linear * (1 + dims.patches)
     # A chunk of the demo model takes 1.9 CPU ms with one thread, 2.2 with two that wait for each other.
-    return 1 if operations < MAX_SMALL_OPERATIONS else len(os.sched_getaffinity(0))
+    return 1 if operations < MAX_SMALL_OPERATIONS else available_cpus()
 
 
 def usable_device(device: Device, precision: Precision) -> Device:
@@ -124,7 +124,7 @@ class OnnxModel:
 
     def __init__(self, file: Path, threads: int | None = None, processor: Processor = "cpu") -> None:
         options = import_onnxruntime().SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = threads or available_cpus()
         options.log_severity_level = FATAL_ONLY
         # Threads that spin between calls take the cores that decoding and gRPC need: without spinning the
         # demo model's service gives 7300 frames a second instead of 3400 to 5100.

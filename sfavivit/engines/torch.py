@@ -17,6 +17,7 @@ from sfavivit.models.rotation import unrotated
 from sfavivit.models.vivit import SpatialTransformer, TemporalTransformer
 from sfavivit.repository.manifest import Repository
 from sfavivit.types import Features, Frames, Logits
+from sfavivit.utils.cpus import available_cpus
 from sfavivit.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ class TorchEngine:
     def __init__(
         self, repository: Repository, *, threads: int | None = None, device: Device = "auto"
     ) -> None:
-        if threads:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads or available_cpus())  # PyTorch itself knows of no CPU quota
         self._device = working_device(device)
         manifest = repository.manifest
         self._spatial = SpatialTransformer(manifest.dimensions)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sfavivit.errors import ScoringError, UsageError
 from sfavivit.extras import needs_extra
+from sfavivit.utils.cpus import available_cpus
 from sfavivit.utils.text import one_line
 
 LOCAL = "local"
@@ -45,7 +46,7 @@ class Machines(NamedTuple):
 
 def this_machine() -> Machines:
     """Return the cores that this process may use. Its GPUs are not shared out: all workers see them."""
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cpus()
     return Machines(cores, cores)
 
 
@@ -68,7 +69,7 @@ def ray_cluster(address: str, *, debug: bool = False) -> Machines:
 
 def _connected(ray: ModuleType, address: str, debug: bool) -> Machines:
     own = {
-        "num_cpus": len(os.sched_getaffinity(0)),
+        "num_cpus": available_cpus(),
         "object_store_memory": OBJECT_STORE_BYTES,
         "include_dashboard": False,
     }

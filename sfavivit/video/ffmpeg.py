@@ -18,6 +18,7 @@ from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[attr-defined]
 
 from sfavivit.config import CENTER, Crop, Sampling
 from sfavivit.errors import DecodeError
+from sfavivit.utils.cpus import available_cpus
 from sfavivit.video.ffmpeg_log import FfmpegLog
 from sfavivit.video.sandbox import confined_command
 from sfavivit.video.timebase import FrameTicks
@@ -87,7 +88,7 @@ def decode_command(
         protocol_whitelist="fd",
         format_whitelist=CONTAINERS,
         max_pixels=pixels,
-        threads=min(DECODER_THREADS, os.cpu_count() or 1),
+        threads=min(DECODER_THREADS, available_cpus()),
         an=None,
         sn=None,
         dn=None,

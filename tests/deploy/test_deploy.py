@@ -188,6 +188,12 @@ def test_triton_takes_its_arguments(where: str) -> None:
     assert {arg.partition("=")[0] for arg in args} <= known
 
 
+def test_triton_computes_with_as_many_threads_as_it_may_use_cpus() -> None:
+    triton = compose()["services"]["triton"]
+    cpus = triton["deploy"]["resources"]["limits"]["cpus"]
+    assert f"--backend-config=onnxruntime,intra_op_thread_count={cpus}" in triton["command"]
+
+
 def test_the_tests_run_the_triton_that_is_deployed() -> None:
     """nvidia-pytriton says which release it carries; NVIDIA's release notes: 24.10 is 2.51."""
     tags = {compose()["services"]["triton"]["image"].rpartition(":")[2].rstrip("}")}

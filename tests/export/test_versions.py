@@ -51,7 +51,7 @@ def test_exporting_again_adds_a_version_and_keeps_the_other(own_copy: Path, pari
     changed = {name for name in old_files if new_files[name] != old_files[name]}
     temporal = "sfavivit_temporal_default"
     assert changed == {"manifest.json", f"{temporal}/config.pbtxt", "sfavivit_default/config.pbtxt"}
-    names = ("labels.txt", "model.onnx", "model.py", "model.safetensors")
+    names = ("cpus.py", "labels.txt", "model.onnx", "model.py", "model.safetensors")
     assert new_files.keys() - old_files.keys() == {f"{temporal}/2/{name}" for name in names}
     assert Recognizer.load(own_copy).logits(np.zeros((1, 32), np.float32))[""].shape == (5,)
 
@@ -241,5 +241,8 @@ def test_the_committed_repository_has_the_configs_of_this_program() -> None:
         assert (repository.path / model / "config.pbtxt").read_text() == text, model
     on_disk = {path.parent.name for path in repository.path.glob("*/config.pbtxt")}
     assert on_disk == set(expected)
-    for shim in repository.path.rglob("model.py"):
-        assert shim.read_bytes() == SHIM.read_bytes(), shim
+    for engine in repository.path.rglob("model.onnx"):
+        for name, source in SHIM.items():
+            assert (engine.parent / name).read_bytes() == source.read_bytes(), (
+                f"{engine.parent.parent}: {name}"
+            )

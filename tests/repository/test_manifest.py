@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,6 @@ from sfavivit.errors import (
     RepositoryVersionError,
 )
 from sfavivit.repository.manifest import Manifest
-
-
-@pytest.fixture
-def own_copy(repository: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(repository, tmp_path / "model_repository"))
 
 
 def edit(root: Path, change: Callable[[Any], Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from sfavivit.engines.model import LoadedModel
 from sfavivit.engines.onnxruntime import OnnxRuntimeEngine, default_threads
 from sfavivit.errors import UsageError
 from sfavivit.types import Features, Frames
+from sfavivit.utils.cpus import available_cpus
 
 
 class SlowEngine(OnnxRuntimeEngine):
@@ -33,7 +33,7 @@ class FastEngine(OnnxRuntimeEngine):
         return super().spatial(frames[:, :0])
 
 
-CORES = len(os.sched_getaffinity(0))
+CORES = available_cpus()
 
 
 @pytest.mark.parametrize(("size", "threads"), [("tiny", CORES), ("B", CORES), ("demo", 1)])

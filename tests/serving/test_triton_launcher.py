@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -28,29 +28,28 @@ ROOT = Path(__file__).parents[2]
 FREE = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
 
 
-@pytest.fixture
-def own_copy(repository: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(repository, tmp_path / "model_repository"))
-
-
-@pytest.fixture
-def launcher(repository: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A launcher that is ready, its log in ``tmp_path / "log"``."""
-    command = [
-        sys.executable,
-        "-m",
-        "serving",
-        "triton",
-        str(repository),
-        *FREE,
-        "--log",
-        str(tmp_path / "log"),
-    ]
+@contextmanager
+def launched(repository: Path, log: Path, before: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+    """Run a launcher that logs to ``log``, by the command ``before`` if one is given."""
+    command = [*before, sys.executable, "-m", "serving", "triton", str(repository), *FREE, "--log", str(log)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
             process.kill()
+
+
+@pytest.fixture
+def launcher(repository: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A launcher that is ready, its log in ``tmp_path / "log"``."""
+    with launched(repository, tmp_path / "log") as process:
+        yield process
+
+
+def stubs(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The Python processes of a launcher's, or a Triton's, models."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in family if child.name().startswith("triton_python_b")]
 
 
 def ready_line(process: subprocess.Popen[str]) -> str:
@@ -67,11 +66,11 @@ def test_nothing_outlives_the_launcher(
     port = line.split(",")[0].rpartition(":")[2]
     assert Recognizer.load(f"triton://127.0.0.1:{port}").heads == ("default", "long")
     family = psutil.Process(launcher.pid).children(recursive=True)
-    assert sum(child.name().startswith("triton_python_b") for child in family) == 3
+    assert len(stubs(launcher)) == 3
     (server,) = (child for child in family if child.name() == "tritonserver")
     (name,) = (word.removeprefix("--id=") for word in server.cmdline() if word.startswith("--id="))
     if number == signal.SIGKILL:  # as a stub that cannot end by itself
-        next(child for child in family if child.name().startswith("triton_python_b")).suspend()
+        stubs(launcher)[0].suspend()
     launcher.send_signal(number)
     assert launcher.wait(20) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
     _, alive = psutil.wait_procs(family, timeout=10)
@@ -80,6 +79,18 @@ def test_nothing_outlives_the_launcher(
         assert not list(Path("/dev/shm").glob(f"{name}*"))
     log = (tmp_path / "log").read_text()
     assert "info: successfully loaded 'sfavivit_temporal_long'" in log
+
+
+def test_a_model_uses_as_many_threads_as_its_cpu_quota_is_worth(
+    repository: Path, triton_server: TritonServer, one_cpu: Sequence[str], tmp_path: Path
+) -> None:
+    with launched(repository, tmp_path / "log", one_cpu) as process:
+        assert ready_line(process).startswith("ready: ")
+        threads = [stub.num_threads() for stub in stubs(process)]
+        process.terminate()
+        process.wait(20)
+    assert triton_server.process
+    assert max(threads) < min(stub.num_threads() for stub in stubs(triton_server.process))
 
 
 def launch(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from sfavivit.models.vivit import TemporalTransformer
 from sfavivit.repository.manifest import Repository
 from sfavivit.scoring.job_options import DEFAULT_FETCH_BYTES
 from sfavivit.utils.atomic import atomic_write
+from sfavivit.utils.cpus import available_cpus
 from sfavivit.video.source import VideoSegment
 from training.classes import number_labels
 from training.head.config import HeadRecipe
@@ -117,7 +117,7 @@ class HeadJob:
         self._device = str(working_device(plan.device))  # a wrong one is refused now
         self._recognizer = open_on_demand(plan.repository, plan.device)
         self._store = FeatureStore(plan.store)
-        threads = len(os.sched_getaffinity(0))
+        threads = available_cpus()
         self._filler = FeatureFiller(self._recognizer, self._store, plan.recipe.variants, threads)
         self._cache = FeatureCache(self._store, plan.cache_bytes)
         self._broken: dict[str, str] = {}
