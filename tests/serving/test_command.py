@@ -17,7 +17,7 @@ def test_documented_options_and_defaults() -> None:
         f"--{name.replace('_', '-')}": p.default for name, p in inspect.signature(serve).parameters.items()
     }
     defaults = dict(re.findall(r"^\| `(--[\w-]+)` \| (\d+) \|", text, re.MULTILINE))
-    assert len(defaults) == 10
+    assert len(defaults) == 11
     assert {name: float(value) for name, value in defaults.items()} == {
         name: options[name] for name in defaults
     }
