@@ -41,18 +41,18 @@ def recognition_view(answer: Recognition, width: int) -> RenderableType:
     """Return the view of one video: a header, then top labels and timeline of every output."""
     timings = answer.timings
     computed = f"on {timings.device} " if timings.device else ""
+    one_line: dict[str, Any] = {"no_wrap": True, "overflow": "ignore"}  # for grep and logs, however long
     views: list[RenderableType] = [
         Text.assemble(
             (printable(answer.video), "bold"),
             f"  {clock(answer.duration_seconds)}, {answer.frames_used} frames, {timings.total_seconds:.2f} s "
             f"{computed}(decode {timings.decode_seconds:.2f}, spatial {timings.spatial_seconds:.2f}, "
             f"temporal {timings.temporal_seconds:.2f})",
-            no_wrap=True,  # one line for grep and logs, however long the path is
-            overflow="ignore",
+            **one_line,
         )
     ]
     if answer.warning:
-        views.append(Text(f"warning: {printable(answer.warning)}", "yellow"))
+        views.append(Text(f"warning: {printable(answer.warning)}", "yellow", **one_line))
     for head, outputs in answer.heads.items():
         for output, result in outputs.items():
             title = f"\n{output_title(head, output)}"

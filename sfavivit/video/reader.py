@@ -241,7 +241,7 @@ class VideoReader:
             return []
         track = log.tracks[log.track]
         which = f"{log.track} ({track.size}{', the default' if track.is_default else ''})"
-        return [f"{count} video tracks, of which track {which} was read; ask for another by its number"]
+        return [f"{count} video tracks, of which track {which} was read; --video-track N reads another"]
 
     def _describe_damage(self, status: int | None) -> str:
         log = self._decoder.log

@@ -161,7 +161,7 @@ def test_the_default_track_is_read_and_the_others_are_told(regular: Path, tmp_pa
     numbers, warning = shown(tmp_path / "default.mp4")
     assert numbers == list(range(0, 200, 2))
     assert warning == (
-        "2 video tracks, of which track 1 (64x64, the default) was read; ask for another by its number"
+        "2 video tracks, of which track 1 (64x64, the default) was read; --video-track N reads another"
     )
     assert shown(tmp_path / "default.mp4", video_track=1) == (numbers, None)
     assert shown(tmp_path / "default.mp4", video_track=0) == ([9], None)
