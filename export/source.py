@@ -13,7 +13,7 @@ from export.outputs import label_outputs, read_label_files
 from sfavivit.config import Sampling
 from sfavivit.errors import ExportError
 from sfavivit.models.checkpoints import KnownDimensions, load_checkpoint
-from sfavivit.models.checkpoints.kinds import Container, identify
+from sfavivit.models.checkpoints.kinds import recognise
 from sfavivit.models.vivit import SfaVivit
 from sfavivit.repository.manifest import MANIFEST_NAME, Labels, Padding, Repository
 from sfavivit.utils.text import printable
@@ -51,7 +51,7 @@ def read_source(
         HeadNotFoundError: a repository without that head.
     """
     files = read_label_files(label_files)
-    if (path / MANIFEST_NAME).is_file():
+    if path.is_dir() and (path / MANIFEST_NAME).exists():
         if from_key:
             raise ExportError(f"--from-key {from_key} is for a checkpoint; {path} is a model repository")
         source = _read_repository(path, files, from_head)
@@ -69,19 +69,21 @@ def _weights_file(folder: Path) -> Path:
     Raises:
         ExportError: the folder is of another model, or holds no single file of weights.
     """
+    found = recognise(folder)
     names = sorted(entry.name for entry in folder.iterdir())
-    if "config.json" in names and (model_type := _model_type(folder / "config.json")):
+    if model_type := _model_type(folder / "config.json"):
         raise ExportError(
             f"{folder} is a Hugging Face folder of the model {model_type!r}, which is another function than "
-            "this project's factorised encoder; give a checkpoint of this project or of Scenic's"
+            "this project's factorised encoder; if its weights are this project's, give their file"
         )
     weights = [name for name in names if name.endswith(_WEIGHT_SUFFIXES)]
     if len(weights) == 1:
         return folder / weights[0]
     if weights:
         raise ExportError(f"{folder} holds several files of weights; give one: {', '.join(weights[:8])}")
-    identify(folder, tuple(Container), "a checkpoint or a model repository")  # names what the folder is
-    return folder
+    raise ExportError(
+        f"{folder}: expected a checkpoint file, or a model repository with {MANIFEST_NAME}; found {found}"
+    )
 
 
 def _model_type(config: Path) -> str | None:

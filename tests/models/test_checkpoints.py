@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import resource
 import stat
 import zipfile
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from sfavivit.models.checkpoints import load_checkpoint, save_checkpoint
 from sfavivit.models.checkpoints.native import DIMENSIONS_KEY
 from sfavivit.models.vivit import SfaVivit
 from tests.make_golden import DATA, random_params
-from tests.models.checkpoint_support import SAME_FOLDER, refusal, scenic_file, small_model
+from tests.models.checkpoint_support import SAME_FOLDER, peak_bytes, refusal, scenic_file, small_model
 from tests.models.reference_vit import assert_same
 
 
@@ -278,10 +277,6 @@ def test_pickles_run_no_code(form: str | int, tmp_path: Path) -> None:
     assert not marker.exists()
     pickle.loads(path.read_bytes()) if isinstance(form, int) else torch.load(path, weights_only=False)
     assert marker.exists()  # the attack is real
-
-
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def test_one_stored_value_cannot_become_gigabytes(tmp_path: Path) -> None:

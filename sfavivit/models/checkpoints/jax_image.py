@@ -8,8 +8,6 @@ whose arrays have a leading axis of layers (``nn.scan``).
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sfavivit.models.checkpoints.flax import FlaxFormatError, read_flax
-from sfavivit.models.checkpoints.npz import NpzFormatError, read_npz
+from sfavivit.models.checkpoints.npz import DAMAGE, NpzFormatError, read_npz
 from sfavivit.models.checkpoints.scenic import flatten, parameters
 from sfavivit.models.checkpoints.weights import checkpoint_error, reason
 
-READ_ERRORS = (FlaxFormatError, NpzFormatError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+READ_ERRORS = (FlaxFormatError, NpzFormatError, *DAMAGE)
 
 POSITIONS = "Transformer/posembed_input/pos_embedding"
 _OTHER_POSITIONS = ("Transformer/pos_embedding", "pos_embedding")

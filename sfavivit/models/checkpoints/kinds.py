@@ -91,7 +91,9 @@ _FOLDERS = (
 
 
 @dataclass(frozen=True)
-class _Foreign:
+class Foreign:
+    """A file or folder of a known kind that is no checkpoint, and what to do with it."""
+
     name: str
     advice: str
 
@@ -106,7 +108,7 @@ def identify(path: Path, accepted: Sequence[Container], wanted: str) -> Containe
         CheckpointError: no such file or another format, which the message names; ``wanted`` is the kind of
             checkpoint that was to be read.
     """
-    found = _recognise(path)
+    found = recognise(path)
     if isinstance(found, Container) and found in accepted:
         return found
     formats = " or ".join(container.value for container in accepted)
@@ -114,7 +116,12 @@ def identify(path: Path, accepted: Sequence[Container], wanted: str) -> Containe
     raise checkpoint_error(path, f"expected {wanted} as {formats}; found {what}")
 
 
-def _recognise(path: Path) -> Container | _Foreign | str:
+def recognise(path: Path) -> Container | Foreign | str:
+    """Recognise what a file or folder is: a format that can be read, a known foreign one, or words for it.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # checked before open, which blocks on a pipe
             return _folder(path) if path.is_dir() else "a device, pipe or socket"
@@ -139,34 +146,34 @@ def _container(head: bytes) -> Container | None:
     return None
 
 
-def _foreign(head: bytes, tail: bytes) -> _Foreign | str:
+def _foreign(head: bytes, tail: bytes) -> Foreign | str:
     for test, name, advice in _FILES:
         if test(head, tail):
-            return _Foreign(name, advice)
+            return Foreign(name, advice)
     return f"the first bytes {head[:9]!r}" if head else "an empty file"
 
 
-def _archive(path: Path) -> Container | _Foreign | str:
+def _archive(path: Path) -> Container | Foreign | str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except Exception:  # a damaged directory makes zipfile raise anything
-        return _Foreign("a damaged or truncated zip archive", "copy or download it again")
+        return Foreign("a damaged or truncated zip archive", "copy or download it again")
     if foreign := _by_members(names, _ARCHIVES):
         return foreign
     if any(fnmatchcase(name, "*data.pkl") for name in names):
         return Container.TORCH
     if names and all(name.endswith(".npy") for name in names):
         return Container.NPZ
-    return _Foreign(f"a zip archive of {', '.join(names[:3])}", _UNPACK)
+    return Foreign(f"a zip archive of {', '.join(names[:3])}", _UNPACK)
 
 
-def _folder(path: Path) -> _Foreign | str:
+def _folder(path: Path) -> Foreign | str:
     return _by_members([entry.name for entry in path.iterdir()], _FOLDERS) or "a directory"
 
 
-def _by_members(names: Sequence[str], table: Sequence[tuple[str, str, str]]) -> _Foreign | None:
+def _by_members(names: Sequence[str], table: Sequence[tuple[str, str, str]]) -> Foreign | None:
     for pattern, name, advice in table:
         if any(fnmatchcase(member, pattern) for member in names):
-            return _Foreign(name, advice)
+            return Foreign(name, advice)
     return None

@@ -7,7 +7,9 @@ has compared the shape with the model's, so an archive that unpacks to terabytes
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +19,8 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 MAX_ENTRIES = 100_000
+# Exceptions of zipfile for a damaged or an encrypted archive.
+DAMAGE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
 class NpzFormatError(ValueError):
@@ -38,7 +42,7 @@ class NpzArray:
 
         Raises:
             NpzFormatError: values that are not floating-point, or fewer than the shape says.
-            OSError, zipfile.BadZipFile, zlib.error: the archive is damaged.
+            DAMAGE: the archive is damaged.
         """
         bfloat16 = self.dtype == np.dtype("V2")  # NumPy has no bfloat16 and writes two bytes without a type
         if self.dtype.kind != "f" and not bfloat16:
@@ -62,15 +66,18 @@ def read_npz(path: Path) -> dict[str, NpzArray]:
 
     Raises:
         NpzFormatError: entries that are no arrays, arrays of objects, too many entries.
-        OSError, zipfile.BadZipFile, zlib.error: the archive is damaged.
+        DAMAGE: the archive is damaged.
     """
     arrays: dict[str, NpzArray] = {}
     with zipfile.ZipFile(path) as archive:
-        entries = archive.namelist()
+        entries = archive.infolist()
         if len(entries) > MAX_ENTRIES:
             raise NpzFormatError(f"{len(entries):,} arrays, more than {MAX_ENTRIES:,}")
-        for entry in entries:
-            with archive.open(entry) as file:
+        for info in entries:
+            entry = info.filename
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise NpzFormatError(f"{entry} is compressed in a way that NumPy does not write")
+            with archive.open(info) as file:
                 shape, fortran_order, dtype = _header(file, entry)
             arrays[entry.removesuffix(".npy")] = NpzArray(path, entry, shape, fortran_order, dtype)
     return arrays
@@ -81,7 +88,9 @@ def _header(file: IO[bytes], entry: str) -> tuple[tuple[int, ...], bool, np.dtyp
         version = npy.read_magic(file)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran_order, dtype = read(file)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except DAMAGE:
+        raise
+    except Exception as error:  # NumPy parses the header as Python text, which can raise anything
         raise NpzFormatError(f"{entry} is no NumPy array") from error
     if dtype.hasobject:
         raise NpzFormatError(f"{entry} holds pickled objects, which are not read")

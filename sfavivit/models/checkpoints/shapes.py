@@ -95,6 +95,11 @@ def _differences(size: str, found: _Found, path: Path) -> list[str]:
     ]
 
 
+def _check_size(path: Path, size: str | None, found: _Found) -> None:
+    if size and (differences := _differences(size, found, path)):
+        raise checkpoint_error(path, "; ".join(differences))
+
+
 def conv_embedding(values: Mapping[str, object]) -> tuple[int, int] | None:
     """Return the tubelet length and patch size of a Conv3d patch embedding [D, 3, t, p, p], if it is one."""
     for name in (EMBEDDING, CONV_EMBEDDING):
@@ -110,7 +115,7 @@ def linear_embedding(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name.replace("spatial.patch_embed.proj.", "spatial.patch_embed."): tensor
         for name, tensor in tensors.items()
     }
-    if EMBEDDING in out and out[EMBEDDING].ndim == 5:
+    if conv_embedding(tensors):
         out[EMBEDDING] = out[EMBEDDING].permute(0, 2, 3, 4, 1).flatten(1)
     return out
 
@@ -144,12 +149,10 @@ def read_dimensions(
         resnet,
         resnet.stride if resnet else conv[1] if conv else None,
     )
-    heads = known.heads
-    if known.size:
-        if differences := _differences(known.size, found, path):
-            raise checkpoint_error(path, "; ".join(differences))
-        heads = heads or _named(path, known.size).heads
+    _check_size(path, known.size, found)
+    heads = known.heads or (_named(path, known.size).heads if known.size else None)
     tubelet_frames, patch_size = conv or _tubelet(path, values, resnet, known)
+    _check_size(path, known.size, found._replace(patch_size=patch_size or None))
     if not (heads and tubelet_frames):
         raise checkpoint_error(path, _question(path, found, values, heads, tubelet_frames))
     side = math.isqrt(patches := shape("spatial.encoder.pos", 3)[1] - 1)
@@ -250,8 +253,8 @@ def _question(path: Path, found: _Found, values: int, heads: int | None, tubelet
         if not _differences(size, found, path)
         and (found.patch_size or any(p == _named(path, size).patch_size for _, p in _tubelets(values)))
     ]
-    fits = f"--size {', '.join(sizes)}" if sizes else "none of the named sizes"
-    return f"its shapes leave open the {' and the '.join(questions)}; of the sizes, {fits} fits"
+    fits = f"or --size {', '.join(sizes)}" if sizes else "no --size fits"
+    return f"its shapes leave open the {' and the '.join(questions)}; {fits}"
 
 
 def _outputs(shapes: Mapping[str, Shape]) -> tuple[tuple[str, Any], ...]:
