@@ -20,7 +20,7 @@ from export.source import read_source
 from export.versions import prune, rewrite_configs, roll_back
 from sfavivit.cli.options import DeviceOption
 from sfavivit.cli.run import run_app
-from sfavivit.models.checkpoints import KnownDimensions
+from sfavivit.models.checkpoints import AdapterFunction, KnownDimensions
 from sfavivit.repository.manifest import (
     SPATIAL_MODEL,
     Backend,
@@ -113,6 +113,10 @@ def export(
     tubelet_frames: Annotated[
         int | None, typer.Option(min=1, help="Frames in a tubelet, if the checkpoint does not state them.")
     ] = None,
+    adapter: Annotated[
+        AdapterFunction | None,
+        typer.Option(help="Function of the adapter, if the checkpoint does not state it (default: gelu)."),
+    ] = None,
     parity_video: ParityVideo = SAMPLE_VIDEO,
     device: DeviceOption = "cpu",
     calibration_video: Annotated[
@@ -129,7 +133,7 @@ def export(
             checkpoint,
             labels or [],
             from_head,
-            KnownDimensions(size, heads, temporal_heads, tubelet_frames),
+            KnownDimensions(size, heads, temporal_heads, tubelet_frames, adapter),
             from_key,
         )
         options = ExportOptions(

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sfavivit.config import (
+    HYBRIDS,
+    SIZES,
     AdapterDimensions,
     ModelDimensions,
     ResNetDimensions,
@@ -24,6 +26,7 @@ from sfavivit.config import (
 )
 from sfavivit.errors import CheckpointError
 from sfavivit.models.checkpoints import KnownDimensions, load_checkpoint, save_checkpoint
+from sfavivit.models.checkpoints.shapes import read_dimensions
 from sfavivit.models.vivit import SfaVivit
 from tests.make_golden import DATA
 from tests.models.checkpoint_support import SAME_FOLDER, small_model
@@ -150,6 +153,11 @@ transformer = st.builds(
 )
 
 
+adapters = st.builds(
+    AdapterDimensions, st.integers(1, 9), st.sampled_from(["gelu", "relu"]), residual=st.booleans()
+)
+
+
 @st.composite
 def dimensions(draw: st.DrawFn) -> ModelDimensions:
     resnet = draw(st.none() | st.just(ResNetDimensions((1, 2), width=32)))
@@ -164,7 +172,7 @@ def dimensions(draw: st.DrawFn) -> ModelDimensions:
         temporal=draw(transformer),
         max_tubelets=draw(st.integers(1, 5)),
         outputs=tuple((name, draw(st.integers(1, 5))) for name in names),
-        adapter=draw(st.none() | st.builds(AdapterDimensions, width=st.integers(1, 9))),
+        adapter=draw(st.none() | adapters),
         resnet=resnet,
     )
 
@@ -179,7 +187,10 @@ def test_any_model_is_read_from_its_shapes(dims: ModelDimensions, conv: bool, tm
         state |= conv_embedding(state, dims)
         tubelet_frames = None
     torch.save({"state_dict": prefixed("model.", state)}, tmp_path / "x")
-    known = KnownDimensions(None, dims.spatial.heads, dims.temporal.heads, tubelet_frames)
+    function: Any = dims.adapter and dims.adapter.activation + (
+        "" if dims.adapter.residual else "-no-residual"
+    )
+    known = KnownDimensions(None, dims.spatial.heads, dims.temporal.heads, tubelet_frames, function)
     loaded = load_checkpoint(tmp_path / "x", known)
     assert loaded.dims == dims
     assert_same(loaded, model)
@@ -226,6 +237,16 @@ def test_a_size_says_what_shapes_leave_open(tmp_path: Path) -> None:
     assert (other.dims.spatial.heads, other.dims.temporal.heads) == (2, 8)
 
 
+@pytest.mark.parametrize("size", [*SIZES, *HYBRIDS])
+def test_every_size_fits_its_own_shapes(size: str) -> None:
+    with torch.device("meta"):
+        model = SfaVivit(named_dimensions(size, {"verb": 3, "noun": 4}))
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert read_dimensions(Path("x"), shapes, KnownDimensions(size), None) == model.dims
+    with pytest.raises(CheckpointError, match=f"leave open .*; or --size {size}$"):
+        read_dimensions(Path("x"), shapes, KnownDimensions(), None)
+
+
 @pytest.mark.parametrize(
     ("known", "message"),
     [
@@ -262,6 +283,7 @@ def test_open_and_contradicted_dimensions(known: KnownDimensions, message: str, 
         (KnownDimensions(heads=8), "--heads 8, the checkpoint has 4"),
         (KnownDimensions(tubelet_frames=4), "--tubelet-frames 4, the checkpoint has 2"),
         (KnownDimensions(temporal_heads=1), "--temporal-heads 1, the checkpoint has"),
+        (KnownDimensions(adapter="relu"), "--adapter relu, the checkpoint has (gelu|none)"),
     ],
 )
 def test_stated_dimensions_are_checked_where_the_file_has_its_own(
@@ -269,7 +291,7 @@ def test_stated_dimensions_are_checked_where_the_file_has_its_own(
 ) -> None:
     save_checkpoint(small_model(), tmp_path / "x")
     for path in (tmp_path / "x", DATA / "scenic_golden.msgpack"):
-        if path.name == "x" or known.tubelet_frames or known.size:
+        if path.name == "x" or known.tubelet_frames or known.size or known.adapter:
             refused(path, message, known)
     assert load_checkpoint(tmp_path / "x", KNOWN).dims == small_model().dims
 

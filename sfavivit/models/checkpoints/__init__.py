@@ -1,8 +1,8 @@
 """Reading and writing checkpoints.
 
-    native .safetensors ──────────┐
+    native .safetensors ────────────┐
     torch.save, ours or a trainer's ┼─► load_checkpoint ─► SfaVivit ─► save_checkpoint ─► native .safetensors
-    Scenic msgpack ───────────────┘                         ▲
+    Scenic msgpack ─────────────────┘                         ▲
     image model: timm naming, .npz, Scenic ─► initialise_spatial
 
 A file's format is recognised by its content, not by its name. Files may be hostile: pickles run no code,
@@ -19,10 +19,10 @@ from sfavivit.models.checkpoints.image import initialise_spatial
 from sfavivit.models.checkpoints.kinds import Container, identify
 from sfavivit.models.checkpoints.native import load_safetensors, load_torch, save_checkpoint
 from sfavivit.models.checkpoints.scenic import load_scenic
-from sfavivit.models.checkpoints.shapes import KnownDimensions
+from sfavivit.models.checkpoints.shapes import AdapterFunction, KnownDimensions
 from sfavivit.models.vivit import SfaVivit
 
-__all__ = ["KnownDimensions", "initialise_spatial", "load_checkpoint", "save_checkpoint"]
+__all__ = ["AdapterFunction", "KnownDimensions", "initialise_spatial", "load_checkpoint", "save_checkpoint"]
 
 _LOADERS = {
     Container.SAFETENSORS: load_safetensors,

@@ -1,7 +1,7 @@
 """Dimensions of a model, read from the shapes of its weights and from what a user states.
 
 Shapes tell all but three things: attention heads; the tubelet length, where a linear patch embedding has only
-the product t * p * p * 3; and the adapter's function, which is taken to be this project's default.
+the product t * p * p * 3; and the adapter's function, this project's default unless stated.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -32,6 +32,8 @@ CONV_EMBEDDING = "spatial.patch_embed.proj.weight"  # a Conv3d of the tubelet's 
 _RESNET_BLOCK = re.compile(r"spatial\.resnet\.stages\.(\d+)\.blocks\.(\d+)\..*")
 _VALUES_SHOWN = 8
 
+AdapterFunction = Literal["gelu", "relu", "gelu-no-residual", "relu-no-residual"]
+
 
 @dataclass(frozen=True)
 class KnownDimensions:
@@ -44,6 +46,7 @@ class KnownDimensions:
     heads: int | None = None
     temporal_heads: int | None = None
     tubelet_frames: int | None = None
+    adapter: AdapterFunction | None = None
 
     def check(self, path: Path, dims: ModelDimensions) -> None:
         """Raise ``CheckpointError`` if a model's dimensions are not those stated."""
@@ -58,11 +61,25 @@ class KnownDimensions:
                 ("--heads", self.heads, spatial.heads),
                 ("--temporal-heads", self.temporal_heads, dims.temporal.heads),
                 ("--tubelet-frames", self.tubelet_frames, dims.tubelet_frames),
+                ("--adapter", self.adapter, _adapter_function(dims.adapter)),
             )
             if stated not in (None, value)
         ]
         if differences:
             raise checkpoint_error(path, "; ".join(differences))
+
+
+def _adapter_function(adapter: AdapterDimensions | None) -> str:
+    if adapter is None:
+        return "none"
+    return adapter.activation if adapter.residual else f"{adapter.activation}-no-residual"
+
+
+def _adapter(width: int, function: AdapterFunction | None) -> AdapterDimensions:
+    if function is None:
+        return AdapterDimensions(width)
+    activation: Any = function.removesuffix("-no-residual")
+    return AdapterDimensions(width, activation, residual=function == activation)
 
 
 class _Found(NamedTuple):
@@ -173,7 +190,7 @@ def read_dimensions(
             max_tubelets=shape("temporal.encoder.pos", 3)[1] - 1,
             outputs=_outputs(shapes),
             adapter=(
-                AdapterDimensions(width=shape("temporal.adapter.fc1.weight", 2)[0])
+                _adapter(shape("temporal.adapter.fc1.weight", 2)[0], known.adapter)
                 if "temporal.adapter.fc1.weight" in shapes
                 else None
             ),
@@ -181,7 +198,7 @@ def read_dimensions(
         )
     except ValidationError as error:
         raise checkpoint_error(path, f"its shapes make no model: {validation_summary(error)}") from error
-    KnownDimensions(tubelet_frames=known.tubelet_frames).check(path, dims)
+    KnownDimensions(tubelet_frames=known.tubelet_frames, adapter=known.adapter).check(path, dims)
     return dims
 
 
