@@ -60,11 +60,6 @@ def onnx_model(path: Path) -> None:
     onnx.save(helper.make_model(graph, producer_name="test"), str(path))
 
 
-def npz(path: Path) -> None:
-    with path.open("wb") as file:
-        np.savez(file, weight=np.zeros(3, np.float32))
-
-
 def npy(path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, np.zeros(3, np.float32))
@@ -102,6 +97,7 @@ FOREIGN: dict[str, tuple[Write, str]] = {
     "zip": (archive("a/weights.pt", "b.txt"), "a zip archive of a/weights.pt, b.txt; unpack"),
     "truncated zip": (content(b"PK\x03\x04" + bytes(90)), "damaged or truncated zip archive"),
     "video": (content(b"\0\0\0\x20ftypisom" + bytes(50)), "found a video"),
+    "picture": (content(b"\x89PNG\r\n\x1a\n" + bytes(50)), "found a picture"),
     "empty": (content(b""), "found an empty file"),
     "unknown": (content(b"hello, world"), "found the first bytes b'hello"),
     "folder": (folder("a"), "found a directory"),
@@ -127,14 +123,6 @@ def refused(path: Path, message: str) -> None:
             read(path)
         assert str(caught.value).isprintable()
         assert "report" not in str(caught.value) and "weights_only" not in str(caught.value)
-
-
-def test_an_image_archive_is_no_video_model(tmp_path: Path) -> None:
-    npz(tmp_path / "x")
-    with pytest.raises(
-        CheckpointError, match=r"expected a video model as .*; found a NumPy archive \(.npz\)"
-    ):
-        load_checkpoint(tmp_path / "x")
 
 
 @pytest.mark.parametrize("legacy", [True, False])

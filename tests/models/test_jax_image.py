@@ -16,7 +16,7 @@ import torch
 from sfavivit.errors import CheckpointError
 from sfavivit.models.checkpoints import initialise_spatial
 from tests.make_golden import flax_bytes
-from tests.models.checkpoint_support import peak_bytes, small_model
+from tests.models.checkpoint_support import peak_bytes, refusal, small_model
 from tests.models.reference_vit import DEPTH, HEADS, MLP, PATCH, WIDTH, assert_same
 
 Array = np.ndarray[Any, Any]
@@ -185,6 +185,11 @@ def test_feature_is_the_jax_vit_of_the_central_frame(
     with torch.inference_mode():
         features = model.spatial(frames)[0].numpy()
     np.testing.assert_allclose(features, forward(names, central / 127.5 - 1), atol=2e-4, rtol=1e-4)
+
+
+def test_an_image_model_is_no_video_model(tmp_path: Path) -> None:
+    refusal(scenic(tmp_path / "x", posembed_input(vision_transformer())), "this model is an image model")
+    refusal(npz(tmp_path / "x", vision_transformer()), r"\(.npz\), which may hold an image model")
 
 
 def test_bfloat16_values(tmp_path: Path) -> None:

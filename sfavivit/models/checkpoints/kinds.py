@@ -26,6 +26,7 @@ _MAX_SAFETENSORS_HEADER_BYTES = 100_000_000  # the limit of the safetensors form
 _ZIP = b"PK\x03\x04"
 _HEAD_BYTES, _TAIL_BYTES = 512, 8
 _PICKLE = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))  # PyTorch before 1.6, and others
+_NOT_MSGPACK = (b"\x89HDF", b"\x89PNG")  # whose first byte also begins a map
 _SAVE_WEIGHTS = "save its weights with torch.save(model.state_dict(), FILE) or as safetensors"
 _CONVERT = "convert its weights to safetensors"
 _UNPACK = "unpack it and give the checkpoint inside"
@@ -66,6 +67,7 @@ _FILES: tuple[tuple[Callable[[bytes, bytes], bool], str, str], ...] = (
     (_starts(b"Rar!"), "a RAR archive", _UNPACK),
     (lambda head, tail: head[257:262] == b"ustar", "a tar archive", _UNPACK),
     (lambda head, tail: head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3", "a video", "give a checkpoint"),
+    (_starts(b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), "a picture", "give a checkpoint"),
 )  # fmt: skip
 
 # Foreign zip archives and folders: a member, as a pattern, tells what they are.
@@ -112,7 +114,7 @@ def identify(path: Path, accepted: Sequence[Container], wanted: str) -> Containe
     if isinstance(found, Container) and found in accepted:
         return found
     formats = " or ".join(container.value for container in accepted)
-    what = found.value if isinstance(found, Container) else found
+    what = f"{found.value}, which may hold an image model" if isinstance(found, Container) else found
     raise checkpoint_error(path, f"expected {wanted} as {formats}; found {what}")
 
 
@@ -141,7 +143,7 @@ def _container(head: bytes) -> Container | None:
         return Container.SAFETENSORS
     if head.startswith(_PICKLE):
         return Container.TORCH
-    if head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)) and not head.startswith(b"\x89HDF"):
+    if head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)) and not head.startswith(_NOT_MSGPACK):
         return Container.MSGPACK  # a map with at least one entry
     return None
 

@@ -86,14 +86,16 @@ def _refuse_variants(path: Path, arrays: dict[str, FlaxArray]) -> None:
     """Refuse Scenic's other ViViTs, which are other functions than this model."""
     parts = {name.split("/")[0] for name in arrays}
     kernel = arrays.get("embedding/kernel")
+    images = kernel is not None and len(kernel.shape) == 4
     variants = {
+        "is an image model (an initial one in training)": "Transformer" in parts and images,
         "is an unfactorised ViViT (one Transformer)": "Transformer" in parts,
         "is no ViViT (no SpatialTransformer)": "SpatialTransformer" not in parts,
         "averages over time (no TemporalTransformer)": "TemporalTransformer" not in parts,
         "pools its tokens (no cls_SpatialTransformer)": "cls_SpatialTransformer" not in parts,
         "pools its tubelets (no cls_TemporalTransformer)": "cls_TemporalTransformer" not in parts,
         "has a pre_logits layer (representation_size)": "pre_logits" in parts,
-        "embeds single frames (a 2D embedding kernel)": kernel is not None and len(kernel.shape) == 4,
+        "embeds single frames (a 2D embedding kernel)": images,
     }
     for variant, holds in variants.items():
         if holds:
