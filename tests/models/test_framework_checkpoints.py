@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -54,7 +55,12 @@ def optimizer(state: State) -> dict[str, Any]:
     [
         lambda s: s,
         lambda s: {"state_dict": s, "optimizer": optimizer(s), "epoch": 3},
-        lambda s: {"model": s, "optimizer": optimizer(s), "args": Namespace(lr=0.1), "scaler": {}},
+        lambda s: {
+            "model": s,
+            "optimizer": optimizer(s),
+            "args": Namespace(out=Path("runs")),
+            "best": np.float64(0.5),
+        },
         lambda s: {"module": s},
         lambda s: {
             "state_dict": s | {"criterion.weight": torch.ones(2)}

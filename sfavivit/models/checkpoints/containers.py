@@ -6,7 +6,6 @@ import pickle
 import re
 import warnings
 import zipfile
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,30 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sfavivit.models.checkpoints.weights import checkpoint_error, reason
+
+
+class _Ignored:
+    """Stand-in for a value beside the weights that is never used: nothing of it is run or kept."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+# Options, the best accuracy, a folder, as training scripts keep them.
+_IGNORED: list[Any] = [
+    (_Ignored, name)
+    for name in (
+        "argparse.Namespace",
+        "numpy.core.multiarray.scalar",
+        "numpy._core.multiarray.scalar",
+        "numpy.dtype",
+        "pathlib.PosixPath",
+        "pathlib.WindowsPath",
+    )
+]
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -36,8 +59,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def read_torch(path: Path) -> Any:
     """Return the object that ``torch.save`` wrote, of tensors and plain containers only.
 
-    Zip archives are mapped, so that a storage can never be larger than the file. ``argparse.Namespace``, a
-    plain container in which training scripts keep their options, is taken too.
+    Zip archives are mapped, so that a storage can never be larger than the file. A few kinds of values that
+    training scripts keep beside the weights are read as nothing.
 
     Raises:
         CheckpointError: the file is damaged, compressed (torch never compresses, and a few bytes could unpack
@@ -46,7 +69,7 @@ def read_torch(path: Path) -> Any:
     try:
         if archive := _is_zip(path):
             _check_stored(path)
-        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_IGNORED):
             warnings.simplefilter("ignore")  # unusual pickles are read or refused all the same
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
