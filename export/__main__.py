@@ -20,6 +20,7 @@ from export.source import read_source
 from export.versions import prune, rewrite_configs, roll_back
 from sfavivit.cli.options import DeviceOption
 from sfavivit.cli.run import run_app
+from sfavivit.models.checkpoints import AdapterFunction, KnownDimensions
 from sfavivit.repository.manifest import (
     SPATIAL_MODEL,
     Backend,
@@ -56,8 +57,8 @@ def export(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="SFA-ViViT .safetensors, a Scenic ViViT factorised-encoder train state, or a model "
-            "repository exported before."
+            help="SFA-ViViT .safetensors or a training framework's checkpoint of it, a Scenic ViViT "
+            "factorised-encoder train state, or a model repository exported before."
         ),
     ],
     repository: Annotated[Path, typer.Argument(help="Model repository to make, or to add a head to.")],
@@ -95,6 +96,27 @@ def export(
     from_head: Annotated[
         str | None, typer.Option(help="Head to export, when CHECKPOINT is a repository with several.")
     ] = None,
+    from_key: Annotated[
+        str | None,
+        typer.Option(help="Weights to take from a checkpoint with several sets, such as ema."),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="B, L, H, g ...: size of a checkpoint that does not state its dimensions."),
+    ] = None,
+    heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads, if the checkpoint does not state them.")
+    ] = None,
+    temporal_heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads over time (default: as those over space).")
+    ] = None,
+    tubelet_frames: Annotated[
+        int | None, typer.Option(min=1, help="Frames in a tubelet, if the checkpoint does not state them.")
+    ] = None,
+    adapter: Annotated[
+        AdapterFunction | None,
+        typer.Option(help="Function of the adapter, if the checkpoint does not state it (default: gelu)."),
+    ] = None,
     parity_video: ParityVideo = SAMPLE_VIDEO,
     device: DeviceOption = "cpu",
     calibration_video: Annotated[
@@ -107,7 +129,13 @@ def export(
 ) -> None:
     """Turn a checkpoint into a Triton model repository, checked against PyTorch."""
     with console.status("reading the checkpoint") as status:
-        source = read_source(checkpoint, labels or [], from_head)
+        source = read_source(
+            checkpoint,
+            labels or [],
+            from_head,
+            KnownDimensions(size, heads, temporal_heads, tubelet_frames, adapter),
+            from_key,
+        )
         options = ExportOptions(
             head=head,
             frames=frames,

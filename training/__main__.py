@@ -65,7 +65,9 @@ def train_stages(
     validation: ValidationOption = None,
     image_checkpoint: Annotated[
         Path | None,
-        typer.Option(help="ViT image checkpoint, timm naming: initial weights of the spatial half."),
+        typer.Option(
+            help="Image ViT (timm naming, or JAX's .npz or msgpack): initial weights of the spatial half."
+        ),
     ] = None,
     initial: Annotated[
         Path | None, typer.Option(help="Checkpoint of the model that the first stage starts from.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,3 +45,8 @@ def refusal(path: Path, pattern: str = "") -> str:
     assert name == "checkpoint " and message and message.isprintable()
     assert re.search(pattern, message), message
     return message
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

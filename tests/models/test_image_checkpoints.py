@@ -94,7 +94,7 @@ def test_misfit_changes_nothing(change: dict[str, Tensor | None], message: str, 
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="timm naming, found msgpack"):
+    with pytest.raises(CheckpointError, match="this model is a ViViT, a video model"):
         initialise_spatial(small_model(), DATA / "scenic_golden.msgpack")
     with pytest.raises(CheckpointError, match="expected named weights, found list"):
         initialise_spatial(small_model(), write(tmp_path / "x", [1], form="torch"))

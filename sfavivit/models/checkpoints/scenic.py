@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sfavivit.config import ModelDimensions, TransformerDimensions, validation_summary
 from sfavivit.models.checkpoints.flax import FlaxArray, FlaxFormatError, read_flax
+from sfavivit.models.checkpoints.shapes import KnownDimensions
 from sfavivit.models.checkpoints.weights import (
     check_finite,
     check_shapes,
@@ -27,14 +28,17 @@ PARAMETER_PATHS = (("params",), ("optimizer", "target", "params"), ("optimizer",
 _ATTENTION = "MultiHeadDotProductAttention_0"
 
 
-def load_scenic(path: Path) -> SfaVivit:
+def load_scenic(path: Path, known: KnownDimensions, from_key: str | None) -> SfaVivit:
     """Load a Scenic or Flax train state, for ``load_checkpoint``.
 
     The dimensions are read from the shapes of the weights. The model has no adapter and one unnamed output.
     """
+    if from_key is not None:
+        raise checkpoint_error(path, f"--from-key {from_key} is for torch.save and safetensors files")
     try:
-        arrays = _flatten(path, _parameters(path, read_flax(path)))
+        arrays = flatten(path, parameters(path, read_flax(path)))
         dims = _dimensions(path, arrays)
+        known.check(path, dims)
         model = meta_model(path, dims)
         expected = {name: tuple(view.shape) for name, view in scenic_views(model).items()}
         check_shapes(path, expected, {name: array.shape for name, array in arrays.items()})
@@ -51,7 +55,8 @@ def load_scenic(path: Path) -> SfaVivit:
     return model
 
 
-def _parameters(path: Path, tree: Any) -> dict[str, Any]:
+def parameters(path: Path, tree: Any) -> dict[str, Any]:
+    """Return the weights in a train state. Raises ``CheckpointError`` if there are none."""
     for route in PARAMETER_PATHS:
         node = tree
         for key in route:
@@ -63,12 +68,13 @@ def _parameters(path: Path, tree: Any) -> dict[str, Any]:
     raise checkpoint_error(path, f"expected weights at one of {routes}; found {found}")
 
 
-def _flatten(path: Path, tree: dict[str, Any], prefix: str = "") -> dict[str, FlaxArray]:
+def flatten(path: Path, tree: dict[str, Any], prefix: str = "") -> dict[str, FlaxArray]:
+    """Return the arrays of a tree under their paths, joined with slashes."""
     arrays: dict[str, FlaxArray] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
-            arrays |= _flatten(path, value, f"{name}/")
+            arrays |= flatten(path, value, f"{name}/")
         elif isinstance(value, FlaxArray):
             arrays[name] = value
         else:
@@ -80,14 +86,16 @@ def _refuse_variants(path: Path, arrays: dict[str, FlaxArray]) -> None:
     """Refuse Scenic's other ViViTs, which are other functions than this model."""
     parts = {name.split("/")[0] for name in arrays}
     kernel = arrays.get("embedding/kernel")
+    images = kernel is not None and len(kernel.shape) == 4
     variants = {
+        "is an image model (an initial one in training)": "Transformer" in parts and images,
         "is an unfactorised ViViT (one Transformer)": "Transformer" in parts,
         "is no ViViT (no SpatialTransformer)": "SpatialTransformer" not in parts,
         "averages over time (no TemporalTransformer)": "TemporalTransformer" not in parts,
         "pools its tokens (no cls_SpatialTransformer)": "cls_SpatialTransformer" not in parts,
         "pools its tubelets (no cls_TemporalTransformer)": "cls_TemporalTransformer" not in parts,
         "has a pre_logits layer (representation_size)": "pre_logits" in parts,
-        "embeds single frames (a 2D embedding kernel)": kernel is not None and len(kernel.shape) == 4,
+        "embeds single frames (a 2D embedding kernel)": images,
     }
     for variant, holds in variants.items():
         if holds:
@@ -151,13 +159,14 @@ def scenic_views(model: SfaVivit) -> dict[str, Tensor]:
         "embedding/bias": spatial.patch_embed.bias,
         "cls_SpatialTransformer": spatial.encoder.cls,
         "cls_TemporalTransformer": temporal.encoder.cls,
-        **_encoder_views(spatial.encoder, "SpatialTransformer"),
-        **_encoder_views(temporal.encoder, "TemporalTransformer"),
+        **encoder_views(spatial.encoder, "SpatialTransformer"),
+        **encoder_views(temporal.encoder, "TemporalTransformer"),
         **_dense_views(classifier, "output_projection"),
     }
 
 
-def _encoder_views(encoder: Encoder, name: str) -> dict[str, Tensor]:
+def encoder_views(encoder: Encoder, name: str) -> dict[str, Tensor]:
+    """Return views of an encoder's parameters, but the class token, under Flax's names and in its shapes."""
     views = {
         f"{name}/posembed_input/pos_embedding": encoder.pos,
         **_norm_views(encoder.norm, f"{name}/encoder_norm"),
