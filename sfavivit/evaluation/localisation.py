@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sfavivit.errors import InvalidInputError
+from sfavivit.errors import InvalidInputError, UsageError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -144,6 +144,7 @@ def evaluate_localisation(
     Raises:
         InvalidInputError: a segment ends before it starts or has values that are not finite, or there are
             more moments than ``MAX_FRAMES``.
+        UsageError: ``frames_per_second`` is not a positive number.
     """
     names = sorted(truth)
     nothing = VideoSegments(())
@@ -362,7 +363,7 @@ def _durations(predicted: Sequence[VideoSegments], true: Sequence[VideoSegments]
 
 def _checked_rate(frames_per_second: float) -> float:
     if not 0 < frames_per_second < float("inf"):
-        raise InvalidInputError(f"frames per second must be a positive number, got {frames_per_second}")
+        raise UsageError(f"frames per second must be a positive number, got {frames_per_second}")
     return frames_per_second
 
 
