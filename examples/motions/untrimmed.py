@@ -1,8 +1,8 @@
 """Untrimmed videos of motions and their true segments: back to back, with rests, or of two objects at once.
 
 Seeds of all that is rendered: (``--seed``, 1 or 2) for training clips, where the committed model has
-``--seed`` 0; ``HELD_OUT_SEED`` for held-out clips; and here ``DEVELOPMENT_SEED`` for videos on which anything may be
-chosen, and ``EVALUATION_SEED`` for those that figures are reported on, on which nothing may be.
+``--seed`` 0; ``HELD_OUT_SEED`` for held-out clips; and here ``DEVELOPMENT_SEED`` for videos on which anything
+may be chosen, and ``EVALUATION_SEED`` for those that figures are reported on, on which nothing may be.
 """
 
 from __future__ import annotations
