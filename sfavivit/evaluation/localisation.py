@@ -132,8 +132,9 @@ def evaluate_localisation(
     count up to the end of the video (``duration_seconds`` of the truth, else of the predictions, else the
     last end of a true segment).
 
-    Ties: of equal scores the earlier video by name, start and end comes first; of true segments with the same
-    tIoU the earlier one is taken. A true segment that is listed twice needs two detections.
+    Ties: of equal scores the earlier video by name, start and end comes first in the mAP, and the last by
+    start, end and label is the answer of a moment; of true segments with the same tIoU the earlier one is
+    taken. A true segment that is listed twice needs two detections.
 
     Args:
         predictions: {video: its predicted segments}.
@@ -150,17 +151,23 @@ def evaluate_localisation(
     nothing = VideoSegments(())
     answers = [predictions.get(name, nothing) for name in names]
     true = [truth[name] for name in names]
-    known = sorted({segment.label for video in true for segment in video.segments})
-    others = {segment.label for video in answers for segment in video.segments}.difference(known)
-    index = {label: number for number, label in enumerate([*known, *sorted(others)])}
+    known, said = (
+        {segment.label for video in videos for segment in video.segments} for videos in (true, answers)
+    )
+    index = {label: number for number, label in enumerate(sorted(known | said))}
     all_predicted, wanted = (_Segments.of(videos, names, index) for videos in (answers, true))
     predicted = all_predicted[all_predicted.score >= min_score] if min_score is not None else all_predicted
     frames = _count_frames(predicted, wanted, _durations(answers, true), _checked_rate(frames_per_second))
     counts = Counter(all_predicted.label.tolist())
     return Localisation(
         videos=len(names),
-        classes=_class_precisions(all_predicted, wanted, known, counts),
-        unknown_labels={label: counts[index[label]] for label in sorted(others)},
+        classes=_class_precisions(
+            all_predicted,
+            wanted,
+            {label: number for label, number in index.items() if label in known},
+            counts,
+        ),
+        unknown_labels={label: counts[index[label]] for label in sorted(said - known)},
         f1=_segmental_f1(predicted, wanted),
         edit=_edit_score(predicted, wanted, len(names)),
         frame_accuracy=_share(frames.right, frames.all),
@@ -237,21 +244,23 @@ def _pairs(predicted: _Segments, true: _Segments) -> Iterator[tuple[Ints, Ints]]
 
 
 def _class_precisions(
-    predicted: _Segments, true: _Segments, labels: Sequence[str], counts: Mapping[int, int]
+    predicted: _Segments, true: _Segments, classes: Mapping[str, int], counts: Mapping[int, int]
 ) -> dict[str, ClassPrecision]:
     hits = np.zeros((len(THRESHOLDS), len(predicted)), np.bool_)
     for ours, theirs in _pairs(predicted, true):
         hits[:, ours] = _detections(predicted[ours], true[theirs])
     order = np.lexsort((predicted.end, predicted.start, predicted.video, -predicted.score, predicted.label))
-    bounds = np.searchsorted(predicted.label[order], np.arange(len(labels) + 1))
-    true_counts = np.bincount(true.label, minlength=len(labels)).tolist()
+    ranked = predicted.label[order]
+    true_counts = np.bincount(true.label).tolist()
     return {
         label: ClassPrecision(
             true_counts[number],
             counts[number],
-            _average_precision(hits[:, order[bounds[number] : bounds[number + 1]]], true_counts[number]),
+            _average_precision(
+                hits[:, order[slice(*np.searchsorted(ranked, [number, number + 1]))]], true_counts[number]
+            ),
         )
-        for number, label in enumerate(labels)
+        for label, number in classes.items()
     }
 
 

@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sfavivit.errors import InvalidInputError, UsageError
@@ -93,6 +93,14 @@ def test_low_scores_count_in_the_map_alone() -> None:
     found = evaluated(predicted, true, 10, min_score=0.5)
     assert (found.f1[0], found.edit, found.frame_accuracy) == (1, 1, 1)
     assert found.classes["a"].predicted_segments == 2
+
+
+@pytest.mark.parametrize(("second", "precision"), [((0, 2), 0.5), ((2, 4), 1)])
+def test_of_equal_overlaps_the_earlier_one_is_taken(second: tuple[float, float], precision: float) -> None:
+    true: Videos = {"v": [(2, 4, "a", 1), (0, 2, "a", 1)]}
+    found = evaluated({"v": [(0, 4, "a", 1), (*second, "a", 0.5)]}, true)
+    assert found.mean_average_precision(0.5) == precision
+    assert evaluated({"v": [(0, 4, "a", 1)]}, true).f1[2] == pytest.approx(2 / 3), "half is enough"
 
 
 def test_every_true_segment_needs_a_detection_of_its_own() -> None:
@@ -195,17 +203,19 @@ def plain_frames(predicted: Videos, true: Videos) -> tuple[list[bool], list[bool
 @st.composite
 def many_videos(draw: st.DrawFn, labels: str) -> Videos:
     """Segments on a grid of seconds, with few scores, so that there are ties of every kind."""
-    times = st.tuples(st.integers(0, 12), st.integers(0, 8)).map(lambda pair: (pair[0], sum(pair)))
+    times = st.tuples(st.integers(0, 5), st.integers(0, 4)).map(lambda pair: (pair[0], sum(pair)))
     one = st.builds(
         lambda t, label, score: (float(t[0]), float(t[1]), label, score / 2),
         times,
         st.sampled_from(labels),
         st.integers(0, 2),
     )
-    return draw(st.dictionaries(st.sampled_from("uvw"), st.lists(one, max_size=6), max_size=3))
+    some = st.lists(one, max_size=5)
+    return draw(st.fixed_dictionaries({"u": some, "v": some}, optional={"w": some}))
 
 
 @given(many_videos("abx"), many_videos("ab"))
+@example({"u": [(0, 1, "a", 1), (0, 1, "b", 1)]}, {"u": [(0, 1, "b", 1)]})
 def test_the_definitions_written_out_give_the_same(predicted: Videos, true: Videos) -> None:
     found = evaluated(predicted, true, frames_per_second=1)
     for label, per_class in found.classes.items():
@@ -215,6 +225,12 @@ def test_the_definitions_written_out_give_the_same(predicted: Videos, true: Vide
         assert per_class.average_precision == pytest.approx(expected)
     if any(true.values()) or any(predicted.get(name) for name in true):
         assert found.f1 == pytest.approx([plain_f1(predicted, true, overlap) for overlap in OVERLAPS])
+    orders = [
+        [tuple(one[2] for one in sorted(videos.get(name, []), key=lambda one: one[:3])) for name in true]
+        for videos in (predicted, true)
+    ]
+    scores = [1 - plain_distance(*pair) / max(1, *map(len, pair)) for pair in zip(*orders, strict=True)]
+    assert found.edit == pytest.approx(sum(scores) / len(scores))
     right, quiet = plain_frames(predicted, true)
     assert found.frame_accuracy == (pytest.approx(sum(right) / len(right)) if right else None)
     assert found.background_as_action == (pytest.approx(1 - sum(quiet) / len(quiet)) if quiet else None)
