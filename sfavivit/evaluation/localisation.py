@@ -31,6 +31,7 @@ THUMOS_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 ACTIVITYNET_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 THRESHOLDS = tuple(sorted({*THUMOS_THRESHOLDS, *ACTIVITYNET_THRESHOLDS}))
 OVERLAPS = (0.10, 0.25, 0.50)
+MAX_SECONDS = 1e9
 DEFAULT_FRAMES_PER_SECOND = 10.0
 MAX_FRAMES = 100_000_000  # 2,800 hours at the default rate
 _BLOCK = 1 << 20  # pairs of segments compared at once
@@ -143,8 +144,8 @@ def evaluate_localisation(
         frames_per_second: moments of a second, at (k + 1/2) / frames_per_second.
 
     Raises:
-        InvalidInputError: a segment ends before it starts or has values that are not finite, or there are
-            more moments than ``MAX_FRAMES``.
+        InvalidInputError: a segment ends before it starts, has values that are not finite or times beyond
+            ``MAX_SECONDS``, or there are more moments than ``MAX_FRAMES``.
         UsageError: ``frames_per_second`` is not a positive number.
     """
     names = sorted(truth)
@@ -191,12 +192,12 @@ class _Segments:
         rows = [(number, found) for number, video in enumerate(videos) for found in video.segments]
         times = np.array([(one.start_seconds, one.end_seconds, one.score) for _, one in rows], np.float64)
         start, end, score = times.reshape(-1, 3).T
-        wrong = ~(np.isfinite(times.reshape(-1, 3)).all(1) & (start <= end))
+        wrong = ~((start >= -MAX_SECONDS) & (start <= end) & (end <= MAX_SECONDS) & np.isfinite(score))
         if wrong.any():
             number, found = rows[int(wrong.argmax())]
             raise InvalidInputError(
                 f"video {names[number]!r:.200} has the segment {tuple(found)!r:.200}; give finite numbers, "
-                "the start not after the end"
+                f"the start not after the end, and times of at most {MAX_SECONDS:g} s"
             )
         video, label = np.array([(n, index[found.label]) for n, found in rows], np.int64).reshape(-1, 2).T
         return cls(video, label, start, end, score)

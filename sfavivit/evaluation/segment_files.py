@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from sfavivit.datasets import read_items
-from sfavivit.datasets.tables import MAX_DOCUMENT_BYTES, VIDEO_EXTENSIONS, json_lines_rows
+from sfavivit.datasets.tables import MAX_DOCUMENT_BYTES, VIDEO_EXTENSIONS, json_lines_rows, path_rows
 from sfavivit.errors import AnnotationError, UsageError
 from sfavivit.evaluation.localisation import LabelledSegment, VideoSegments
 
@@ -196,13 +196,13 @@ def _database(database: object, where: str, subset: str | None) -> Videos:
 
 
 def _thumos_folder(folder: Path, subset: str | None) -> Videos:
-    files = [
-        (match[1], match[2], file)
-        for file in sorted(folder.iterdir())
-        if (match := _THUMOS_FILE.fullmatch(file.name))
-    ]
-    subsets = sorted({found for _, found, _ in files})
-    chosen = [(label, file) for label, found, file in files if subset in (None, found)]
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise AnnotationError(f"{str(folder)!r} cannot be read: {error.strerror}") from None
+    files = [(match[1], match[2], file) for file in found if (match := _THUMOS_FILE.fullmatch(file.name))]
+    subsets = sorted({name for _, name, _ in files})
+    chosen = [(label, file) for label, name, file in files if subset in (None, name)]
     if not chosen:
         raise AnnotationError(
             f"{str(folder)!r} has no files CLASS_{subset or 'SUBSET'}.txt of THUMOS14; it has the subsets "
@@ -218,14 +218,13 @@ def _thumos_folder(folder: Path, subset: str | None) -> Videos:
 
 def _thumos_lines(file: Path, label: str) -> Iterator[tuple[str, LabelledSegment]]:
     with _opened(file) as stream:
-        content = stream.read(MAX_DOCUMENT_BYTES)
-    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
-        place = f"{str(file)!r} line {number}"
-        match line.split():
-            case [video, start, end]:
-                yield video, _checked(_number(start), _number(end), label, 1.0, place)
-            case [_, *_]:
-                raise AnnotationError(f"{place} must be 'video start end', got {line!r:.80}")
+        for number, row in path_rows(stream, repr(str(file))):
+            place = f"{str(file)!r} line {number}"
+            match row["video"].split():
+                case [video, start, end]:
+                    yield video, _checked(_number(start), _number(end), label, 1.0, place)
+                case [_, *_]:
+                    raise AnnotationError(f"{place} must be 'video start end', got {row['video']!r:.80}")
 
 
 def _number(text: str) -> float | str:

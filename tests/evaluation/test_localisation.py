@@ -111,7 +111,13 @@ def test_every_true_segment_needs_a_detection_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     "segment",
-    [(5, 4, "a", 1), (0, float("nan"), "a", 1), (0, float("inf"), "a", 1), (0, 1, "a", float("nan"))],
+    [
+        (5, 4, "a", 1),
+        (0, float("nan"), "a", 1),
+        (0, float("inf"), "a", 1),
+        (-1e300, 1e300, "a", 1),
+        (0, 1, "a", float("nan")),
+    ],
 )
 def test_impossible_segments(segment: tuple[float, float, str, float]) -> None:
     with pytest.raises(InvalidInputError, match=r"'v' .*finite"):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sfavivit.errors import AnnotationError, UsageError
-from sfavivit.evaluation.localisation import LabelledSegment, VideoSegments
+from sfavivit.errors import AnnotationError, SfaVivitError, UsageError
+from sfavivit.evaluation.localisation import LabelledSegment, VideoSegments, evaluate_localisation
 from sfavivit.evaluation.segment_files import (
     OutputChoice,
     match_videos,
@@ -168,6 +172,7 @@ def entry(**changed: object) -> dict[str, object]:
         ("t.csv", "video,label,start_seconds\nv.mp4,run,1\n", "the end must be a finite number, got None"),
         ("t.csv", "video,start_seconds,end_seconds\nv.mp4,1,2\n", "give each segment one"),
         ("Run_test.txt", "v 1\n", r"Run_test\.txt' line 1 must be 'video start end'"),
+        ("Run_test.txt", "v 1 \0", "line 1 has a null"),
         ("Run_test.txt", "v 1 2\nv 1 x\n", r"line 2: the end must be a finite number, got 'x'"),
     ],
 )
@@ -176,6 +181,38 @@ def test_a_wrong_truth(tmp_path: Path, name: str, content: object, message: str)
     with pytest.raises(AnnotationError, match=message) as error:
         read_truth(tmp_path if name.endswith(".txt") else path)
     assert "\n" not in str(error.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+def places(document: Any) -> list[tuple[Any, Any]]:
+    """Every container in a document, with each of its keys."""
+    if not isinstance(document, dict | list):
+        return []
+    keys = list(document) if isinstance(document, dict) else list(range(len(document)))
+    return [(document, key) for key in keys] + [place for key in keys for place in places(document[key])]
+
+
+@given(st.sampled_from([detection(), line_of("v", [SEGMENT]), {"database": DATABASE}]), st.integers(0), JSON)
+def test_whatever_stands_in_a_file_is_read_or_refused(document: object, number: int, value: object) -> None:
+    """Any one value is replaced by another; the answer is segments that are possible, or an error of ours."""
+    changed = copy.deepcopy(document)
+    found = places(changed)
+    container, key = found[number % len(found)]
+    container[key] = value
+    with TemporaryDirectory() as folder:
+        path = written(Path(folder), "file.json", changed)
+        for read in (read_truth, lambda path: read_predictions(path, ANY)):
+            try:
+                videos = read(path)
+                evaluate_localisation(videos, videos)
+            except SfaVivitError as error:
+                assert "\n" not in str(error)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
