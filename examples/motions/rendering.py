@@ -16,6 +16,7 @@ rendered at any frame rate and size.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -41,6 +42,8 @@ MOTIONS: dict[str, str] = {
     "circle_counterclockwise": "circling counterclockwise",
 }
 LABELS: tuple[str, ...] = tuple(MOTIONS.values())
+# Motions that the demo model does not learn, to see what it makes of them.
+UNSEEN_MOTIONS: dict[str, str] = {"swing": "swinging"}
 
 SIZES = (0.10, 0.25)  # half-extent of an object, in frame heights
 SPEED = (0.35, 0.90)  # frame heights per second
@@ -51,6 +54,8 @@ BOUNCE_HEIGHT = (0.25, 0.45)
 BLINK_SECONDS = (0.5, 1.2)  # on and off
 CIRCLE_SECONDS = (1.6, 3.2)
 CIRCLE_RADIUS = (0.14, 0.26)
+SWING_SECONDS = (0.8, 1.6)  # there and back
+SWING_ANGLE = (0.4, 0.9)  # to each side, in radians
 COLOUR_DISTANCE = 0.45  # between either colour and the background, and between the two, in RGB of [0, 1]
 
 # Shapes are unions of convex pieces, a piece being rows (nx, ny, d): inside is n . p <= d for every row.
@@ -172,7 +177,7 @@ def trajectory(item: Item, motion: str, seconds: Floats, rng: np.random.Generato
     Speed and phase are drawn from ``rng``.
 
     Raises:
-        KeyError: a motion not in ``MOTIONS``.
+        KeyError: a motion not in ``MOTIONS`` or ``UNSEEN_MOTIONS``.
     """
     t = np.asarray(seconds, dtype=np.float64)
     rest = item.at_rest(len(t))
@@ -198,22 +203,34 @@ def trajectory(item: Item, motion: str, seconds: Floats, rng: np.random.Generato
             turn = 2 * np.pi * (phase + sign * t / rng.uniform(*CIRCLE_SECONDS))
             radius = rng.uniform(*CIRCLE_RADIUS)
             x, y = x + radius * np.cos(turn), y + radius * np.sin(turn)
+        case "swing":
+            swing = np.sin(2 * np.pi * (phase + t / rng.uniform(*SWING_SECONDS)))
+            angle = angle + rng.uniform(*SWING_ANGLE) * swing
         case _:
             raise KeyError(motion)
     return States(x, y, angle, size, colour)
 
 
-def render(scene: Scene, states: States, height: int, width: int, rng: np.random.Generator) -> Frames:
+def render(
+    scene: Scene,
+    states: States,
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    also: Iterable[tuple[str, States]] = (),
+) -> Frames:
     """Draw the scene at F moments: uint8 [F, height, width, 3] RGB.
 
-    The frame shows the middle of the world, ``width / height`` frame heights of it.
+    The frame shows the middle of the world, ``width / height`` frame heights of it. ``also``: shapes of
+    further objects that move, which the scene does not have, and their states at the same moments.
     """
     world_pixels = max(width, round(scene.world_width * height))
     still = _background(scene, height, world_pixels)[None]
     for other in scene.others:
         _draw(still, scene, other.shape, other.at_rest())
     world = np.repeat(still, len(states.x), axis=0)
-    _draw(world, scene, scene.item.shape, states)
+    for shape, moving in [*also, (scene.item.shape, states)]:
+        _draw(world, scene, shape, moving)
     left = (world_pixels - width) // 2
     video = world[:, :, left : left + width]
     video += rng.standard_normal(video.shape[:3], dtype=np.float32)[..., None] * np.float32(255 * scene.noise)

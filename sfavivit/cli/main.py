@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sfavivit.cli.classify import classify
+from sfavivit.cli.evaluate import evaluate
 from sfavivit.cli.features import features
 from sfavivit.cli.inspect import inspect
 from sfavivit.cli.run import run_app
@@ -15,7 +16,7 @@ from sfavivit.cli.score import score
 from sfavivit.cli.store import store_app
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (classify, inspect, score, features):
+for command in (classify, inspect, score, features, evaluate):
     app.command()(command)
 app.add_typer(store_app, name="store")
 

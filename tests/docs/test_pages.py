@@ -50,6 +50,18 @@ def test_the_page_on_scoring(checkout: Path) -> None:
     assert printed.splitlines()[0] == "docs/motions.mp4@0-10 ['moving left'] None"
 
 
+def test_the_page_on_localisation(checkout: Path) -> None:
+    page = blocks(DOCS / "localisation.md")
+    (true,) = (block.text for block in page if block.language == "csv")
+    (checkout / "segments.csv").write_text(true)
+    (lines,) = (block.text.split("\n")[:2] for block in page if block.language == "")
+    classify, evaluate = (shlex.split(line)[1:] for line in lines)
+    (checkout / classify.pop()).write_text(run_here(app, *classify[:-1]).stdout)
+    shown, printed = (block.text.split() for block in page if block.language == "text")
+    assert run_here(app, *evaluate).stdout.split() == shown
+    assert _run_python(DOCS / "localisation.md").split() == printed
+
+
 def _without_times(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines()[1:]]
 
