@@ -102,6 +102,7 @@ def decode_command(
         fps_mode="passthrough",
         threads=1,
         vf=f"{_sampling_filter(exact_rate(sampling.fps), origin_ticks)},{pictures}",
+        map_metadata=-1,  # a language with line breaks would be in the log again
         stats_enc_pre=f"pipe:{index_descriptor}",
         stats_enc_pre_fmt="{ni}",
         **{"bsf:v": "setts=ts=N"},  # the muxer complains of times that are equal (crops) or jump back
@@ -120,16 +121,18 @@ def _sampling_filter(rate: Fraction, origin_ticks: int) -> str:
     picture on display with ``round=up``; the default, ``near``, shows pictures of up to half a period later.)
     It would also repeat pictures, and for ever after a wrong timestamp. So it sees a steady time instead: any
     step that is not between 0 and 2 periods is replaced by one of 1 to 2 periods with the same rest, so that
-    a picture before such a step is always kept, and all others fall on frames as by their own times. Where
+    a picture before such a step is always kept, and all others fall on frames as by their own times. The
+    first picture, if it comes late, is on display from the first period on, so that it is kept. Where
     the size or format of the picture changes, ffmpeg makes the filters anew, and the picture before is lost.
     """
     ticks = FrameTicks.of_rate(rate)
     period = ticks.period
     step = f"if(between(ld(0),1,{2 * period}),ld(0),mod(ld(0),{period})+{period})"
-    time = f"st(0,print(PTS)-PREV_INPTS);if(isnan(PREV_INPTS),PTS-{origin_ticks},PREV_OUTPTS+{step})"
+    first = f"if(gt(PTS,{origin_ticks}),mod(PTS-{origin_ticks},{period}),PTS-{origin_ticks})"
+    time = f"st(0,print(PTS)-PREV_INPTS);if(isnan(PREV_INPTS),{first},PREV_OUTPTS+{step})"
     return (
         f"settb={ticks.time_base.numerator}/{ticks.time_base.denominator},setpts='{time}',"
-        f"fps={rate.numerator}/{rate.denominator}:round=up"
+        f"fps={rate.numerator}/{rate.denominator}:round=up:start_time=0"
     )
 
 

@@ -22,14 +22,15 @@ MAX_TRACKS = 1000
 
 # With ``-loglevel repeat+level+info`` a line is "[part @ 0x55..] [level] text", with any number of parts.
 _LINE = re.compile(r"(?:\[[^\]]*? @ 0x[0-9a-f]+\] )*\[(?P<level>[a-z]+)\] (?P<text>.*)", re.DOTALL)
-_DURATION = re.compile(r"  Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?),")
+_DURATION = re.compile(r"  Duration: (\d{1,9}):(\d\d):(\d\d(?:\.\d+)?),")
 _INPUT = re.compile(r"Input #0, (?P<container>\S+), from ")
-_VIDEO_TRACK = re.compile(r"  Stream #0:(?P<stream>\d+)\b.*?: Video: (?P<format>.*)")
+_VIDEO_TRACK = re.compile(r"  Stream #0:(?P<stream>\d{1,9})\b.*?: Video: (?P<format>.*)")
 _SIZE = re.compile(r", (\d+x\d+)")
 _HDR = re.compile(rf"/({'|'.join(TRANSFERS)})\b")  # after the matrix and the primaries
-_MAPPING = re.compile(r"  Stream #0:(?P<stream>\d+) -> #0:0 ")
-# Written by the filters of sfavivit.video.ffmpeg.decode_command.
-_PICTURE_TIME = re.compile(rb"\[Eval @ 0x[0-9a-f]+\] \[info\] (-?\d+)\.0+$")
+_MAPPING = re.compile(r"  Stream #0:(?P<stream>\d{1,9}) -> #0:0 ")
+# Written by the filters of sfavivit.video.ffmpeg.decode_command, so after the header, in which a stream's
+# language may hold line breaks.
+_PICTURE_TIME = re.compile(rb"\[Eval @ 0x[0-9a-f]+\] \[info\] (-?\d{1,19})\.0+$")
 
 # Pattern of a message -> its error and text. Of all messages that match, the first row of this table decides.
 # \1 and \2 are groups of the pattern; \0 is the whole line.
@@ -129,15 +130,17 @@ class FfmpegLog:
         """Transfer characteristic of the track that is decoded, if it is HDR."""
         return "" if self.track is None else self.tracks[self.track].transfer
 
-    def feed(self, data: bytes) -> None:
-        """Parse the next piece of the log, cut anywhere."""
+    def feed(self, data: bytes) -> bool:
+        """Parse the next piece of the log, cut anywhere; return whether it has the time of a picture."""
+        known = len(self.picture_ticks)
         *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest[:MAX_LINE_BYTES]
         for line in lines:
-            if found := _PICTURE_TIME.match(line):
+            if not self._in_header and (found := _PICTURE_TIME.match(line)):
                 self.picture_ticks.append(int(found[1]))
             else:
                 self._parse_line(line[:MAX_LINE_BYTES].decode(errors="replace"))
+        return len(self.picture_ticks) > known
 
     def limit_error(self) -> VideoError | None:
         """Return the limit that ffmpeg ran into, or None."""
@@ -151,11 +154,10 @@ class FfmpegLog:
         return DecodeError(f"ffmpeg could not decode one picture: {self.quotable_error or self._last_line}")
 
     def _parse_line(self, line: str) -> None:
-        self._last_line = quoted(line) or self._last_line
         match = _LINE.match(line)
-        if not match:
-            return
-        level, text = match["level"], match["text"]
+        level, text = (match["level"], match["text"]) if match else ("", line)
+        if level != "info":
+            self._last_line = quoted(text) or self._last_line
         if level in ("error", "fatal", "panic"):
             error = quoted(text)
             self.quotable_error = min(self.quotable_error or error, error)
@@ -164,8 +166,8 @@ class FfmpegLog:
         elif self._in_header:
             self._parse_header(text)
         elif self.track is None and (found := _MAPPING.match(text)):
-            streams = [track.stream for track in self.tracks]
-            self.track = streams.index(int(found["stream"]))
+            streams = [str(track.stream) for track in self.tracks]
+            self.track = streams.index(found["stream"]) if found["stream"] in streams else None
 
     def _parse_header(self, text: str) -> None:
         if found := _INPUT.match(text):

@@ -115,6 +115,7 @@ class PictureDecoder:
         self._next += 1
         return self.log.picture_ticks.popleft()
 
-    def _feed_index(self, data: bytes) -> None:
+    def _feed_index(self, data: bytes) -> bool:
         *lines, self._index_rest = (self._index_rest + data).split(b"\n")
         self._written.extend(map(int, lines))
+        return False  # the output that follows is

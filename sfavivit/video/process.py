@@ -30,7 +30,8 @@ class DecoderProcess:
     ``command`` gives the command line for the number of a descriptor, to which the child writes its index; it
     must come from :func:`sfavivit.video.sandbox.confined_command`. Descriptor ``stdin`` becomes descriptor 0.
     ``on_log`` is called with what the child writes to descriptor 2, ``on_index`` with what it writes to the
-    index. Output may run at most about ``pipe_bytes`` ahead of the reader.
+    index; they return whether that is progress. Output may run at most about ``pipe_bytes`` ahead of the
+    reader.
 
     ``kill`` may be called from any thread at any time, the other methods from one thread at a time.
 
@@ -44,13 +45,14 @@ class DecoderProcess:
         *,
         stdin: int,
         environment: Mapping[str, str],
-        on_log: Callable[[bytes], None],
-        on_index: Callable[[bytes], None],
+        on_log: Callable[[bytes], bool],
+        on_index: Callable[[bytes], bool],
         stall_seconds: float,
         pipe_bytes: int,
     ) -> None:
         self._owner = os.getpid()
         self._stall_seconds = stall_seconds
+        self._note_progress()
         index, written_index = os.pipe2(os.O_CLOEXEC)
         try:
             self._child = _start(command(written_index), stdin, environment, written_index)
@@ -77,17 +79,17 @@ class DecoderProcess:
         What the child wrote to its log and its index before these bytes has then been taken.
 
         Raises:
-            StalledError: no output for ``stall_seconds``. The log does not count: a file can make it endless.
+            StalledError: neither output nor progress for ``stall_seconds``.
         """
         filled = 0
-        deadline = time.monotonic() + self._stall_seconds
+        self._note_progress()
         while filled < len(buffer) and self._output in self._selector.get_map():
-            if self._output in self._wait(deadline):
+            if self._output in self._wait():
                 count = os.readv(self._output, [buffer[filled:]])
                 if not count:
                     self._selector.unregister(self._output)
                 filled += count
-                deadline = time.monotonic() + self._stall_seconds
+                self._note_progress()
         self._drain({key.fd for key, _ in self._selector.select(0)})  # a read empties a pipe
         return filled
 
@@ -97,9 +99,9 @@ class DecoderProcess:
         Raises:
             StalledError: the child does not exit.
         """
-        deadline = time.monotonic() + self._stall_seconds
+        self._note_progress()
         while self._selector.get_map():
-            if self._output in self._wait(deadline) and not os.read(self._output, _LOG_READ_BYTES):
+            if self._output in self._wait() and not os.read(self._output, _LOG_READ_BYTES):
                 self._selector.unregister(self._output)
         try:
             return self._child.wait(_EXIT_SECONDS)
@@ -122,22 +124,26 @@ class DecoderProcess:
         for pipe in self._pipes:
             pipe.close()
 
-    def _wait(self, deadline: float) -> set[int]:
+    def _note_progress(self) -> None:
+        self._deadline = time.monotonic() + self._stall_seconds
+
+    def _wait(self) -> set[int]:
         """Wait for the child to write something, take what is not output, and return what is ready."""
-        events = self._selector.select(max(0.0, deadline - time.monotonic()))
+        events = self._selector.select(max(0.0, self._deadline - time.monotonic()))
         ready = {key.fd for key, _ in events}
         self._drain(ready)
-        if self._output not in ready and time.monotonic() >= deadline:
+        if self._output not in ready and time.monotonic() >= self._deadline:
             raise StalledError
         return ready
 
     def _drain(self, ready: set[int]) -> None:
         """Take what is ready of the log and the index."""
         for descriptor in ready - {self._output}:
-            if data := os.read(descriptor, _LOG_READ_BYTES):
-                self._side[descriptor](data)
-            else:
+            data = os.read(descriptor, _LOG_READ_BYTES)
+            if not data:
                 self._selector.unregister(descriptor)
+            elif self._side[descriptor](data):
+                self._note_progress()
 
 
 def _new_spawner() -> ThreadPoolExecutor:

@@ -32,7 +32,8 @@ from sfavivit.video.timebase import FrameRange, FrameTicks, in_seconds
 from sfavivit.video.timeline import Run, Timeline
 
 # Containers whose timestamps jump where one recording follows another (AVFMT_TS_DISCONT in libavformat).
-_RESTARTING_CONTAINERS = frozenset({"mpegts", "mpeg"})
+_RESTARTING_CONTAINERS = frozenset({"mpegts", "mpeg", "flv"})  # FLV's wrap after 2**24 or 2**32 ms
+_ESTIMATING_CONTAINERS = frozenset({"mpeg"})
 
 
 class VideoReader:
@@ -268,5 +269,6 @@ def _runs(decoder: PictureDecoder, timeline: Timeline[Frames]) -> Iterator[Run[F
         if decoder.log.on_cover:
             raise NoVideoStreamError("it has no video track, only a cover picture")
         timeline.times_may_restart = decoder.log.container in _RESTARTING_CONTAINERS
+        timeline.times_are_estimated = decoder.log.container in _ESTIMATING_CONTAINERS
         yield from timeline.add(ticks, pixels)
     yield from timeline.end(decoder.end_ticks)

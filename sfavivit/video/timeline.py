@@ -36,7 +36,7 @@ class _Disorder:
 
     def note(self, second: float, seconds: float = 0.0, count: int = 1) -> None:
         if not self.count:
-            self.first_second = second
+            self.first_second = max(second, 0.0)
         self.count += count
         self.largest_seconds = max(self.largest_seconds, seconds)
 
@@ -58,13 +58,16 @@ class Timeline(Generic[T]):
 
     Which of them a jump is, the next pictures tell, so up to ``_CONFIRMING_PICTURES`` are held back. Without
     a jump none is. ``max_gap_seconds``: longest still; a longer one raises :class:`VideoLimitError`.
-    ``times_may_restart``: the container's times (MPEG-TS) may jump ahead without a gap.
+    ``times_may_restart``: the container's times may jump ahead without a gap (MPEG-TS, FLV).
+    ``times_are_estimated``: some times are guesses (MPEG-PS), so a picture that is early by a few steps is
+    nothing to tell.
     """
 
     ticks: FrameTicks
     origin: int
     max_gap_seconds: float
     times_may_restart: bool = False
+    times_are_estimated: bool = False
     _held: list[tuple[int, T | None]] = field(default_factory=list)
     _on_display: T | None = None
     _outdated: bool = False  # the picture on display came without pixels, so the one before is shown
@@ -99,12 +102,16 @@ class Timeline(Generic[T]):
     def end(self, time: int | None) -> list[Run[T]]:
         """Return the last frames. ``time``: end of the last picture in ticks; None if unknown."""
         runs = []
+        if unlikely := self._held and self._last is not None and self._is_unlikely():
+            self._skip(self._held)
+            self._held = []
         while self._held:
             runs += self._believe_jump()
         if self._last is not None:
-            end = self._last + self._step if time is None else time - self._restart_offset
-            self._check_gap(max(end, self._last))
-            runs += self._advance(max(end, self._last + 1))
+            end = time - self._restart_offset if time is not None and not unlikely else self._last
+            end = end if end > self._last else self._last + max(1, self._step)
+            self._check_gap(end)
+            runs += self._advance(end)
         if self._on_display is not None and not self._next_frame:
             self._next_frame = 1
             runs.append(Run(self._on_display, 1))
@@ -142,13 +149,23 @@ class Timeline(Generic[T]):
         jumped_ahead = self._held[0][0] - self._restart_offset > self._last
         return not held_before or not jumped_ahead or time < self._held[0][0]
 
+    def _is_unlikely(self) -> bool:
+        """Return whether the held pictures, the last of all, are out of order rather than after a jump.
+
+        All of them jump back, or their jump ahead is beyond the limit: too few have confirmed it.
+        """
+        times = [time - self._restart_offset - (self._last or 0) for time, _ in self._held]
+        return max(times) <= 0 or self._seconds(max(times)) > self.max_gap_seconds
+
     def _skip(self, pictures: list[tuple[int, T | None]]) -> None:
-        """Drop pictures that are out of order; of several at one time, show the last."""
+        """Drop pictures that are out of order; of those at the present time or just before, show the last."""
         now = (self._last or 0) + self._restart_offset
-        if wrong := sum(time != now for time, _ in pictures):
+        early = {time for time, _ in pictures if 0 <= now - time <= _MAX_STEP_RATIO * self._step}
+        told = {now} | (early if self.times_are_estimated else set())
+        if wrong := sum(time not in told for time, _ in pictures):
             self._out_of_order.note(self._seconds(self._last or 0), count=wrong)
         for time, picture in pictures:
-            if time == now and picture is not None:
+            if time in early and picture is not None:
                 self._on_display = picture
 
     def _believe_jump(self) -> list[Run[T]]:
@@ -157,7 +174,7 @@ class Timeline(Generic[T]):
         self._held.clear()
         last = self._last or 0
         ahead = time - self._restart_offset - last
-        if ahead < 0 and self._accepted == 1:  # it was the very first time that was wrong
+        if ahead < 0 <= time and self._accepted == 1:  # it was the very first time that was wrong
             self._out_of_order.note(0.0)
             self._last = self._on_display = None
         elif ahead <= 0 or (self.times_may_restart and self._seconds(ahead) > self.max_gap_seconds):
@@ -193,7 +210,7 @@ class Timeline(Generic[T]):
                     f"no new picture for {gap:.1f} s near second {second:.1f}, the limit is "
                     f"{self.max_gap_seconds:g} s"
                 )
-            if gap >= _GAP_SECONDS:
+            if gap >= _GAP_SECONDS and end - start > _MAX_STEP_RATIO * self._step:
                 self._gaps.note(second, gap)
 
     def _advance(self, time: int) -> list[Run[T]]:

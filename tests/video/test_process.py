@@ -112,9 +112,10 @@ def test_a_stalled_decoder(video: Path) -> None:
 def test_an_endless_log_is_no_progress(script: str) -> None:
     taken = 0
 
-    def take(data: bytes) -> None:
+    def take(data: bytes) -> bool:
         nonlocal taken
         taken += len(data)
+        return False
 
     command = ["/bin/sh", "-c", script]
     options: dict[str, Any] = {"environment": {}, "stall_seconds": 0.5, "pipe_bytes": 4096}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfavivit.errors import NoVideoStreamError, VideoLimitError
+from sfavivit.errors import NoVideoStreamError, VideoError, VideoLimitError
 from sfavivit.video.limits import Limits
 from sfavivit.video.pipe import VideoPipe
 from sfavivit.video.reader import VideoReader
@@ -66,6 +66,60 @@ def _through_a_pipe(path: Path) -> tuple[list[int], str | None]:
             return shown(source)
         finally:
             writer.join()
+
+
+@pytest.mark.parametrize("wrong", [1, 3])
+def test_wrong_first_timestamps_cost_nothing(tmp_path: Path, wrong: int) -> None:
+    """ffmpeg takes the first time for zero, so all others are negative."""
+    plain = encode(tmp_path / "a.mkv", numbered(200))
+    late = retimed(plain, tmp_path / "late.mkv", f"if(lt(N\\,{wrong})\\,PTS+500/TB\\,PTS)")
+    numbers, warning = shown(late)
+    assert len(numbers) in (100, 101) and set(range(4, 200, 2)) <= set(numbers)
+    assert warning is not None and "near second 0." in warning
+
+
+@pytest.mark.parametrize("fps", [12.5, 1.0, 0.4])
+def test_a_track_that_begins_late_shows_its_first_picture_until_then(
+    regular: Path, tmp_path: Path, fps: float
+) -> None:
+    sound, maps = ("-f", "lavfi", "-i", "sine=d=8"), ("-map", "0:v", "-map", "1:a", "-c:v", "copy")
+    ffmpeg("-itsoffset", "0.1", "-i", regular, *sound, *maps, tmp_path / "late.mp4")
+    with VideoReader(tmp_path / "late.mp4", sampling(fps), chunk_frames=200) as reader:
+        assert numbers_shown(next(reader))[0] == 0
+        assert reader.warning is None
+
+
+def test_containers_whose_times_are_guessed_or_wrap_are_read(tmp_path: Path) -> None:
+    """MPEG-PS has times for some pictures only; FLV's of before the start lie at 2**32 ms."""
+    options = ("-c:v", "mpeg2video", "-bf", "2", "-q:v", "2")
+    numbers, warning = shown(encode(tmp_path / "a.mpg", numbered(200), fps=30, options=options))
+    assert (len(numbers), warning) == (84, None)
+    whole = encode(tmp_path / "a.mkv", numbered(200))
+    cut = ("-ss", "2.5", "-i", whole, "-c", "copy", "-t", "3", "-avoid_negative_ts", "disabled")
+    ffmpeg(*cut, tmp_path / "a.flv")
+    assert len(shown(tmp_path / "a.flv", limits=Limits())[0]) > 30
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "x",
+        "x\n[error] bad_alloc\n",
+        f"x\n[Eval @ 0x1] [info] {'9' * 4400}.0\n",
+        "x\n[Eval @ 0x1] [info] 3000000.0\n[info]   Stream #0:0: Video: h264, yuv420p, 64x64\n",
+        "x\n[info] Stream mapping:\n[info]   Stream #0:77 -> #0:0 (h264)\n[Eval @ 0x1] [info] 7.0",
+    ],
+)
+def test_a_language_that_looks_like_a_log_does_no_harm(regular: Path, tmp_path: Path, forged: str) -> None:
+    """ffmpeg prints it as it is."""
+    tag = ("-metadata:s:v", f"language=en\n{forged}")
+    ffmpeg("-i", regular, "-c", "copy", *tag, tmp_path / "a.mkv")
+    try:
+        numbers, _ = shown(tmp_path / "a.mkv")
+    except VideoError as error:
+        assert "\n" not in str(error)
+    else:
+        assert len(numbers) in (100, 101)
 
 
 def test_a_recorder_that_starts_again_goes_on(regular: Path, tmp_path: Path) -> None:
@@ -150,7 +204,7 @@ def test_a_container_without_presentation_times_loses_nothing(tmp_path: Path, co
     b_frames = () if codec == "mjpeg" else ("-bf", "2")
     numbers, warning = shown(encode(tmp_path / "a.avi", numbered(100), options=(*options, *b_frames)))
     assert warning is None
-    assert numbers == [max(late % 2, 2 * k - late) for k in range(50 + (late + 1) // 2)]
+    assert numbers == [max(0, 2 * k - late) for k in range(50 + (late + 1) // 2)]
 
 
 def test_the_default_track_is_read_and_the_others_are_told(regular: Path, tmp_path: Path) -> None:
