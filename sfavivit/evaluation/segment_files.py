@@ -21,7 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from sfavivit.datasets import read_items
-from sfavivit.datasets.tables import MAX_DOCUMENT_BYTES, VIDEO_EXTENSIONS, json_lines_rows, path_rows
+from sfavivit.datasets.delimited import path_rows
+from sfavivit.datasets.folder import VIDEO_EXTENSIONS
+from sfavivit.datasets.tables import MAX_DOCUMENT_BYTES, json_lines_rows
 from sfavivit.errors import AnnotationError, UsageError
 from sfavivit.evaluation.localisation import LabelledSegment, VideoSegments
 
