@@ -28,6 +28,7 @@ from sfavivit.repository.manifest import (
     Padding,
     PlanPrecision,
     Precision,
+    TimelineDecoding,
     temporal_model,
 )
 
@@ -92,6 +93,20 @@ def export(
             help="Padding of a video shorter than a window: loop (default) repeats it, none leaves it."
         ),
     ] = None,
+    timeline_window: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            metavar="TUBELETS",
+            help="Length of windows that the timeline is made of; repeatable (default: the whole window).",
+        ),
+    ] = None,
+    switch_cost: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Log-probability that a label must gain to begin a segment, with --timeline-window."
+        ),
+    ] = 2.0,
     backend: Annotated[Backend | None, typer.Option(help="Triton backend (default: python).")] = None,
     from_head: Annotated[
         str | None, typer.Option(help="Head to export, when CHECKPOINT is a repository with several.")
@@ -144,6 +159,11 @@ def export(
             precision=precision,
             backend=backend,
             padding=padding or source.padding,
+            timeline=(
+                TimelineDecoding(window_tubelets=tuple(timeline_window), switch_cost=switch_cost)
+                if timeline_window
+                else source.timeline
+            ),
             parity_video=parity_video,
             calibration_videos=tuple(calibration_video or ()),
             device=device,

@@ -39,6 +39,7 @@ from sfavivit.repository.manifest import (
     Precision,
     Repository,
     SpatialEntry,
+    TimelineDecoding,
     check_head_name,
     temporal_model,
 )
@@ -60,6 +61,7 @@ class ExportOptions:
     ``fps``: frames a second that the model sees [12.5]; ``shortest_side``: pixels before the crop [crop *
     256 / 224]; ``precision`` of the spatial engine [fp32]; ``backend`` of the Triton configs [python];
     ``frames`` of a window [the checkpoint's; another number interpolates the temporal positions];
+    ``timeline``: windows and cost of the timeline [the whole window, no cost];
     ``calibration_videos`` for int8 weights [the sample video]; ``device`` that the engines are compared on.
     """
 
@@ -70,6 +72,7 @@ class ExportOptions:
     precision: Precision | None = None
     backend: Backend | None = None
     padding: Padding | None = None
+    timeline: TimelineDecoding | None = None
     parity_video: Source = SAMPLE_VIDEO
     calibration_videos: tuple[Source, ...] = ()
     device: Device = "cpu"
@@ -114,6 +117,10 @@ def export_model(
     if options.frames:
         _resize(model, options.frames)
     dims, weights = model.dims, numpy_state(model.spatial)
+    if options.timeline and (longest := max(options.timeline.window_tubelets)) > dims.max_tubelets:
+        raise ExportError(
+            f"timeline windows of {longest} tubelets are longer than its window of {dims.max_tubelets}"
+        )
     digest = weights_digest(dims, weights)
     sampling, precision, backend = _repository_settings(old, dims, digest, options)
     device = usable_device(options.device, precision)
@@ -138,7 +145,11 @@ def export_model(
         report = measure(model, spatial_file, temporal_file, clips, device)
         require(report, precision)
         entry = HeadEntry(
-            version=version, dimensions=dims, padding=options.padding or "loop", parity=report.temporal
+            version=version,
+            dimensions=dims,
+            padding=options.padding or "loop",
+            parity=report.temporal,
+            timeline=options.timeline,
         )
         if old:
             manifest = with_version(old.manifest, options.head, entry)

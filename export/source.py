@@ -15,7 +15,7 @@ from sfavivit.errors import ExportError
 from sfavivit.models.checkpoints import KnownDimensions, load_checkpoint
 from sfavivit.models.checkpoints.kinds import recognise
 from sfavivit.models.vivit import SfaVivit
-from sfavivit.repository.manifest import MANIFEST_NAME, Labels, Padding, Repository
+from sfavivit.repository.manifest import MANIFEST_NAME, Labels, Padding, Repository, TimelineDecoding
 from sfavivit.utils.text import printable
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack")
@@ -24,12 +24,13 @@ _MAX_CONFIG_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model, its labels, and the sampling of its repository (``None`` for a checkpoint)."""
+    """A model, its labels, and settings of its repository (``None`` for a checkpoint)."""
 
     model: SfaVivit
     labels: Labels
     sampling: Sampling | None = None
     padding: Padding | None = None
+    timeline: TimelineDecoding | None = None
 
 
 def read_source(
@@ -117,4 +118,4 @@ def _read_repository(path: Path, files: dict[str, Path], from_head: str | None) 
             reason = " ".join(str(error).split())
             raise ExportError(f"{file} does not hold this model's weights: {reason}") from error
     labels = label_outputs(model, files) if files else repository.labels[head]
-    return ModelSource(model.eval(), labels, manifest.sampling, entry.padding)
+    return ModelSource(model.eval(), labels, manifest.sampling, entry.padding, entry.timeline)

@@ -103,6 +103,10 @@ CALLS: dict[str, tuple[tuple[type, ...], Callable[[Made, Any], Any]]] = {
         (NoneType, type(lambda: None)),
         lambda m, x: m.recognizer.classify(m.video, on_window=x),
     ),
+    "Recognizer.classify on_scores": (
+        (NoneType, type(lambda: None)),
+        lambda m, x: m.recognizer.classify(m.video, on_scores=x),
+    ),
     "Recognizer.recognize reader": ((), lambda m, x: m.recognizer.recognize(x)),
     "Recognizer.recognize options": (
         (),

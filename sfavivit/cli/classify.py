@@ -74,7 +74,7 @@ def classify(
                     store=store,
                     limits=limits,
                     on_progress=progress,
-                    on_window=recorder,
+                    on_scores=recorder,
                 )
             show_recognition(answer, as_json=as_json)
             if recorder:

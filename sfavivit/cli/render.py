@@ -126,7 +126,7 @@ def repository_view(repository: Repository, device: str) -> RenderableType:
     }
     for name, value in rows.items():
         facts.add_row(Text(name, "bold"), value)
-    columns = ("head", "window", "layers", "adapter", "classes", "max error", "cosine")
+    columns = ("head", "window", "timeline", "layers", "adapter", "classes", "max error", "cosine")
     fixed = [Column(name, no_wrap=True) for name in columns]
     heads = Table(
         *fixed, box=None, pad_edge=False, title="heads (errors: logits against PyTorch fp32, at export)"
@@ -136,6 +136,7 @@ def repository_view(repository: Repository, device: str) -> RenderableType:
         heads.add_row(
             name,
             f"{d.max_frames} ({d.max_frames / manifest.sampling.fps:.2f} s)",
+            ", ".join(map(str, head.decoding.window_tubelets)),
             str(d.temporal.layers),
             str(d.adapter.width) if d.adapter else "none",
             ", ".join(f"{output} {classes}" if output else str(classes) for output, classes in d.outputs),

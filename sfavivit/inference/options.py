@@ -9,9 +9,9 @@ from typing import Self
 from sfavivit.arguments import check_fields, checked
 from sfavivit.config import CENTER, Crop
 from sfavivit.errors import UsageError
+from sfavivit.inference.windows import default_stride
 from sfavivit.repository.manifest import Manifest
 
-WINDOWS_PER_LENGTH = 8  # default stride: an eighth of the window; the temporal half is cheap
 MAX_CLIPS = 100
 CROPS: dict[int, tuple[Crop, ...]] = {
     1: CENTER,
@@ -97,7 +97,7 @@ class ClassifyOptions:
         dims = manifest.head(head).dimensions
         length, seconds = dims.max_tubelets, self.stride_seconds
         if seconds is None:
-            return max(1, length // WINDOWS_PER_LENGTH)
+            return default_stride(length)
         tubelet_seconds = dims.tubelet_frames / manifest.sampling.fps
         if not tubelet_seconds / 2 <= seconds < (length + 0.5) * tubelet_seconds:
             raise UsageError(

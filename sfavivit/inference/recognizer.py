@@ -17,7 +17,7 @@ from sfavivit.features.reader import FeatureReader
 from sfavivit.features.store import FeatureStore
 from sfavivit.inference.options import DEFAULT_OPTIONS, ClassifyOptions
 from sfavivit.inference.results import Recognition, Timings, WindowScores
-from sfavivit.inference.streaming import FrameStream, Session
+from sfavivit.inference.streaming import FrameStream, OnScores, Session
 from sfavivit.inference.views import ViewSession
 from sfavivit.repository.manifest import Manifest
 from sfavivit.types import Features, Frames, Logits
@@ -119,6 +119,7 @@ class Recognizer:
         limits: Limits = DEFAULT_LIMITS,
         on_progress: OnProgress | None = None,
         on_window: OnWindow | None = None,
+        on_scores: OnScores | None = None,
     ) -> Recognition:
         """Recognise actions in a video: a path, the bytes of a file, or a segment of one.
 
@@ -131,6 +132,7 @@ class Recognizer:
             limits: limits of the decoder.
             on_progress: called after each engine call.
             on_window: called with the scores of each window.
+            on_scores: called with the scores that the timeline is made of.
 
         Raises:
             VideoError: the video gives no frames, or exceeds a limit.
@@ -141,7 +143,9 @@ class Recognizer:
         """
         options.resolve(self.manifest)  # wrong options are refused before the video is opened
         with FeatureReader(self.model, video, limits, crops=options.crops, store=store) as reader:
-            return self.recognize(reader, options, on_progress=on_progress, on_window=on_window)
+            return self.recognize(
+                reader, options, on_progress=on_progress, on_window=on_window, on_scores=on_scores
+            )
 
     @checked
     def recognize(
@@ -151,6 +155,7 @@ class Recognizer:
         *,
         on_progress: OnProgress | None = None,
         on_window: OnWindow | None = None,
+        on_scores: OnScores | None = None,
     ) -> Recognition:
         """Recognise actions from the features of ``reader``, made with ``options.crops``. As ``classify``."""
         if tuple(reader.crops) != options.crops:
@@ -162,7 +167,7 @@ class Recognizer:
         session = (
             ViewSession(self.model, options.views, options)
             if options.views
-            else Session(self.model, options, reader.segment.start_seconds)
+            else Session(self.model, options, reader.segment.start_seconds, on_scores)
         )
 
         def tell(windows: list[WindowScores]) -> None:

@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,19 +31,28 @@ from sfavivit.inference.results import (
     softmax,
     top_labels,
 )
-from sfavivit.inference.windows import PADDING, TimelineBuilder, Window, complete_windows, tail_window
+from sfavivit.inference.timeline import Scores, TimelineBuilder
+from sfavivit.inference.windows import PADDING, Window, complete_windows, default_stride, tail_window
 from sfavivit.repository.manifest import HeadEntry
 from sfavivit.types import Features, Frames, Logits
+
+OnScores = Callable[[str, str, int, Scores], None]
+"""Called with a head, an output, the number of a tubelet, and the class scores [n, C] of those from it on."""
 
 
 @dataclass
 class _HeadState:
-    """Progress of one head: its windows so far, their timelines and the sum of their logits."""
+    """Progress of one head: its windows so far, their timelines and the sum of their logits.
+
+    ``windows``: full ones, for the answers as they come and the labels of the video. ``short_windows``: those
+    of other lengths, for the timeline alone.
+    """
 
     entry: HeadEntry
     stride: int
     timelines: dict[str, TimelineBuilder]
     logit_sums: dict[str, NDArray[np.float64]]
+    short_windows: dict[int, int]
     windows: int = 0
 
     @property
@@ -57,13 +68,18 @@ class Session:
         model: the model that the features are of.
         options: heads, stride and top-k; no views.
         start_seconds: time of the first feature in the video.
+        on_scores: called with what the timeline is made of.
 
     Raises:
         HeadNotFoundError, UsageError: options that do not fit the model, or views.
     """
 
     def __init__(
-        self, model: LoadedModel, options: ClassifyOptions = DEFAULT_OPTIONS, start_seconds: float = 0.0
+        self,
+        model: LoadedModel,
+        options: ClassifyOptions = DEFAULT_OPTIONS,
+        start_seconds: float = 0.0,
+        on_scores: OnScores | None = None,
     ) -> None:
         if options.views:
             raise UsageError(f"views ({options.views}) need a whole video; leave them out for a stream")
@@ -74,6 +90,7 @@ class Session:
         self._start_seconds = start_seconds
         self._tubelet_frames = manifest.dimensions.tubelet_frames
         self._fps = manifest.sampling.fps
+        self._on_scores = on_scores
         self._heads = {name: self._start(name, stride) for name, stride in options.resolve(manifest).items()}
         self._kept = max(head.length for head in self._heads.values())
         self._features = np.zeros((0, manifest.dimensions.hidden_size), np.float32)
@@ -82,9 +99,19 @@ class Session:
 
     def _start(self, name: str, stride: int) -> _HeadState:
         entry = self._model.manifest.head(name)
-        timelines = {output: TimelineBuilder(classes) for output, classes in entry.outputs.items()}
+        lengths = entry.decoding.window_tubelets
+        timelines = {
+            output: TimelineBuilder(
+                classes,
+                lengths,
+                entry.decoding.switch_cost,
+                partial(self._on_scores, name, output) if self._on_scores else None,
+            )
+            for output, classes in entry.outputs.items()
+        }
         sums = {output: np.zeros(classes) for output, classes in entry.outputs.items()}
-        return _HeadState(entry, stride, timelines, sums)
+        short = {length: 0 for length in lengths if length != entry.dimensions.max_tubelets}
+        return _HeadState(entry, stride, timelines, sums, short)
 
     @property
     def duration_seconds(self) -> float:
@@ -113,6 +140,10 @@ class Session:
         self.tubelets += len(features)
         kept = self._features[max(0, len(self._features) - self._kept) :]
         self._features = np.concatenate([kept, features])
+        for name, head in self._heads.items():
+            for length, count in head.short_windows.items():
+                for window in complete_windows(count, self.tubelets, length, default_stride(length)):
+                    self._score_short(name, head, length, window)
         return [
             self._score(name, head, window)
             for name, head in self._heads.items()
@@ -143,6 +174,10 @@ class Session:
 
     def finish(self) -> list[WindowScores]:
         """Return the windows that were still open; no features may follow."""
+        for name, head in self._heads.items():
+            for length in head.short_windows:
+                if tail := tail_window(self.tubelets, length, default_stride(length)):
+                    self._score_short(name, head, length, tail)
         return [
             self._score(name, head, tail)
             for name, head in self._heads.items()
@@ -154,13 +189,24 @@ class Session:
         logits = self._logits(name, head, window)
         head.windows += 1
         for output, values in logits.items():
-            head.timelines[output].add(window, softmax(values))
+            if head.length in head.entry.decoding.window_tubelets:
+                head.timelines[output].add(head.length, window, softmax(values))
             head.logit_sums[output] += values
         return self._window_scores(name, window, logits)
 
+    def _score_short(self, name: str, head: _HeadState, length: int, window: Window) -> None:
+        """Score a window for the timeline, at the first temporal positions whatever the head's padding."""
+        head.short_windows[length] += 1
+        for output, values in self._model.logits(self._in(window), name).items():
+            head.timelines[output].add(length, window, softmax(values))
+
     def _logits(self, name: str, head: _HeadState, window: Window) -> Logits:
+        return window_logits(self._model, name, self._in(window))
+
+    def _in(self, window: Window) -> Features:
+        """Return the features in a window."""
         first = self.tubelets - len(self._features)
-        return window_logits(self._model, name, self._features[window.start - first : window.stop - first])
+        return self._features[window.start - first : window.stop - first]
 
     def _window_scores(self, name: str, window: Window, logits: Logits) -> WindowScores:
         labels = {

@@ -1,4 +1,4 @@
-"""Arithmetic of windows over tubelets, and of the timeline made from window scores.
+"""Arithmetic of windows over tubelets.
 
 Windows of ``length`` tubelets start every ``stride`` tubelets; one more, aligned to the end, covers what
 the last of them leaves over (length 4, stride 2, 9 tubelets):
@@ -15,11 +15,12 @@ A video shorter than a window is one window [0, n); the head's padding fills it 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+WINDOWS_PER_LENGTH = 8  # the temporal half is cheap
 
 
 class Window(NamedTuple):
@@ -27,6 +28,11 @@ class Window(NamedTuple):
 
     start: int
     stop: int
+
+
+def default_stride(length: int) -> int:
+    """Return the tubelets from window to window unless others are asked for: an eighth of the window."""
+    return max(1, length // WINDOWS_PER_LENGTH)
 
 
 def complete_windows(first: int, available: int, length: int, stride: int) -> list[Window]:
@@ -69,60 +75,3 @@ PADDING: dict[str, Callable[[NDArray[np.float32], int], NDArray[np.float32]]] = 
     "loop": lambda features, length: features[np.arange(length) % len(features)],
     "none": lambda features, _: features,
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run of tubelets ``[start, stop)`` with one label, and that label's mean probability."""
-
-    start: int
-    stop: int
-    label: int
-    confidence: float
-
-
-class TimelineBuilder:
-    """Turns window probabilities into runs of labels, in memory that does not grow with the windows.
-
-    A tubelet's scores are the mean over the windows that cover it; its label is the largest. Windows come
-    in order of their starts, so tubelets before the newest start are settled and need not be kept.
-    """
-
-    def __init__(self, classes: int) -> None:
-        self._sums = np.zeros((0, classes))
-        self._counts = np.zeros(0)
-        self._settled = 0
-        self._runs: list[Run] = []
-
-    def add(self, window: Window, probabilities: NDArray[np.floating[Any]]) -> None:
-        """Add a window's probabilities [C] to the tubelets it covers."""
-        self._settle(window.start)
-        missing = window.stop - self._settled - len(self._sums)
-        if missing > 0:
-            self._sums = np.pad(self._sums, ((0, missing), (0, 0)))
-            self._counts = np.pad(self._counts, (0, missing))
-        self._sums[window.start - self._settled : window.stop - self._settled] += probabilities
-        self._counts[window.start - self._settled : window.stop - self._settled] += 1
-
-    def finish(self) -> list[Run]:
-        """Return the runs of the whole video."""
-        self._settle(self._settled + len(self._sums))
-        return self._runs
-
-    def _settle(self, stop: int) -> None:
-        count = stop - self._settled
-        if count <= 0:
-            return
-        means = self._sums[:count] / self._counts[:count, None]
-        self._sums, self._counts = self._sums[count:], self._counts[count:]
-        for label, confidence in zip(means.argmax(1).tolist(), means.max(1).tolist(), strict=True):
-            self._append(label, confidence)
-
-    def _append(self, label: int, confidence: float) -> None:
-        start, stop = self._settled, self._settled + 1
-        self._settled = stop
-        if self._runs and self._runs[-1].label == label:
-            last = self._runs.pop()
-            length = last.stop - last.start
-            start, confidence = last.start, last.confidence + (confidence - last.confidence) / (length + 1)
-        self._runs.append(Run(start, stop, label, confidence))

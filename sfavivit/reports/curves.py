@@ -1,6 +1,6 @@
-"""Confidence of every label over time, collected from window scores in bounded memory.
+"""Confidence of every label over time, collected from the scores of the timeline in bounded memory.
 
-A tubelet's probability is its mean over the windows that cover it, as in the timeline. A video of more than
+A video of more than
 ``MAX_BINS`` tubelets (5.5 minutes at 6.25 tubelets a second) is kept in bins of 2, 4, 8 ... tubelets:
 
     tubelets   0 1 2 3 4 5 6 7 8 9      MAX_BINS = 8
@@ -9,7 +9,6 @@ A tubelet's probability is its mean over the windows that cover it, as in the ti
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfavivit.inference.results import OutputResult, WindowScores, softmax
-from sfavivit.inference.windows import Window
+from sfavivit.inference.results import OutputResult
 
 MAX_BINS = 2048
 MAX_LANES = 48
@@ -33,17 +31,15 @@ class CurveBuilder:
         self._sums = np.zeros((0, classes + 1))  # of probabilities, and the number of terms
         self.bin_tubelets = 1
 
-    def add(self, window: Window, probabilities: NDArray[np.floating[Any]]) -> None:
-        """Count a window's probabilities [C] for the tubelets it covers."""
-        while window.stop > self._max_bins * self.bin_tubelets:
+    def add(self, first: int, scores: NDArray[np.floating[Any]]) -> None:
+        """Count the scores [n, C] of the tubelets from ``first`` on."""
+        stop = first + len(scores)
+        while stop > self._max_bins * self.bin_tubelets:
             self._merge_pairs()
-        size = self.bin_tubelets
-        first, stop = window.start // size, -(-window.stop // size)
-        if stop > len(self._sums):
-            self._sums = np.pad(self._sums, ((0, stop - len(self._sums)), (0, 0)))
-        edges = np.arange(first, stop + 1) * size
-        covered = np.minimum(edges[1:], window.stop) - np.maximum(edges[:-1], window.start)
-        self._sums[first:stop] += covered[:, None] * np.append(probabilities, 1)
+        bins = np.arange(first, stop) // self.bin_tubelets
+        if (missing := -(-stop // self.bin_tubelets) - len(self._sums)) > 0:
+            self._sums = np.pad(self._sums, ((0, missing), (0, 0)))
+        np.add.at(self._sums, bins, np.pad(scores, ((0, 0), (0, 1)), constant_values=1))
 
     def means(self) -> NDArray[np.float64]:
         """Return the mean probabilities, float64 [bins, C]."""
@@ -71,7 +67,7 @@ class OutputCurves:
         start_seconds: start of the first bin.
         bin_seconds: length of a bin.
         lanes: labels that win a bin, in order of their first win, then the other top labels of the video.
-        winners: int64 [bins], lane of the most probable label; ``NO_LANE`` where it has none.
+        winners: int64 [bins], lane of the label in the timeline; ``NO_LANE`` where it has none.
         labels_left_out: number of labels that win a bin, but too few to be among ``MAX_LANES``.
     """
 
@@ -83,22 +79,16 @@ class OutputCurves:
 
 
 class CurveRecorder:
-    """Collects the windows of one video, of any heads, as ``on_window`` of ``Recognizer.recognize``."""
+    """Collects the scores of one video, of any heads, as ``on_scores`` of ``Recognizer.recognize``."""
 
     def __init__(self, tubelet_seconds: float, start_seconds: float = 0.0) -> None:
         self._tubelet_seconds = tubelet_seconds
         self._start_seconds = start_seconds
         self._builders: dict[tuple[str, str], CurveBuilder] = {}
 
-    def __call__(self, scores: WindowScores) -> None:
-        start, stop = (
-            (seconds - self._start_seconds) / self._tubelet_seconds
-            for seconds in (scores.start_seconds, scores.end_seconds)
-        )
-        window = Window(round(start), math.ceil(stop - 1e-3))  # a last tubelet that is not full counts
-        for output, logits in scores.logits.items():
-            builder = self._builders.setdefault((scores.head, output), CurveBuilder(len(logits)))
-            builder.add(window, softmax(logits))
+    def __call__(self, head: str, output: str, first: int, scores: NDArray[np.float64]) -> None:
+        builder = self._builders.setdefault((head, output), CurveBuilder(scores.shape[1]))
+        builder.add(first, scores)
 
     def curves(
         self, head: str, output: str, result: OutputResult, labels: Sequence[str]
@@ -107,14 +97,17 @@ class CurveRecorder:
         builder = self._builders.get((head, output))
         if builder is None or not result.timeline:
             return None
-        means = builder.means()
-        best = means.argmax(1)
+        means, bin_seconds = builder.means(), self._tubelet_seconds * builder.bin_tubelets
+        middles = self._start_seconds + (np.arange(len(means)) + 0.5) * bin_seconds
+        starts = [segment.start_seconds for segment in result.timeline]
+        at = np.clip(np.searchsorted(starts, middles, side="right") - 1, 0, None)
+        best = np.array([labels.index(segment.label) for segment in result.timeline])[at]
         shown, left_out = _shown_classes(best, result)
         lane_of = np.full(means.shape[1], NO_LANE)
         lane_of[shown] = np.arange(len(shown))
         return OutputCurves(
             self._start_seconds,
-            self._tubelet_seconds * builder.bin_tubelets,
+            bin_seconds,
             tuple(Lane(labels[index], means[:, index].copy()) for index in shown),
             lane_of[best],
             left_out,

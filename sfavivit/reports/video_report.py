@@ -38,13 +38,13 @@ class VideoReport:
 
 
 def recorder_for(recognizer: Recognizer) -> CurveRecorder:
-    """Return a recorder to be ``on_window`` of ``Recognizer.classify``, for one video."""
+    """Return a recorder to be ``on_scores`` of ``Recognizer.classify``, for one video."""
     manifest = recognizer.manifest
     return CurveRecorder(manifest.dimensions.tubelet_frames / manifest.sampling.fps)
 
 
 def video_report(recognizer: Recognizer, answer: Recognition, recorder: CurveRecorder) -> VideoReport:
-    """Return a report of the answer for a video, with the curves of the windows recorded meanwhile."""
+    """Return a report of the answer for a video, with the curves recorded meanwhile."""
     outputs = tuple(
         OutputReport(
             head, output, result, recorder.curves(head, output, result, recognizer.model.labels[head][output])

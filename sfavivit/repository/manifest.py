@@ -19,7 +19,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -28,7 +28,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -127,11 +129,23 @@ class SpatialEntry(_Frozen):
     parity: Parity
 
 
+class TimelineDecoding(_Frozen):
+    """How a head's timeline is made of window scores (:class:`sfavivit.inference.timeline.TimelineBuilder`).
+
+    ``window_tubelets``: lengths of the windows, each at most the head's. ``switch_cost``: log-probability
+    that another label must gain.
+    """
+
+    window_tubelets: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1, max_length=8)]
+    switch_cost: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+
+
 class HeadEntry(_Frozen):
     """One head; its window is all its temporal positions.
 
     ``padding`` of a clip shorter than the window: ``"loop"`` repeats its tubelets, ``"none"`` leaves it as it
-    is, at the first temporal positions.
+    is, at the first temporal positions. ``timeline``: None for full windows, and the largest score of each
+    tubelet.
     """
 
     version: Annotated[int, Field(gt=0)]
@@ -143,6 +157,26 @@ class HeadEntry(_Frozen):
         BeforeValidator(lambda value: "none" if value == "prefix" else value),
     ]
     parity: Parity
+    timeline: TimelineDecoding | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent_timeline(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Heads without one are written as before there were any, so that older code can read them.
+        fields: dict[str, Any] = write(self)
+        return fields if self.timeline else {name: fields[name] for name in fields if name != "timeline"}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        longest, window = max(self.decoding.window_tubelets), self.dimensions.max_tubelets
+        if longest > window:
+            raise ValueError(f"timeline windows of {longest} tubelets are longer than the head's {window}")
+        return self
+
+    @property
+    def decoding(self) -> TimelineDecoding:
+        """How the timeline is made."""
+        full = TimelineDecoding(window_tubelets=(self.dimensions.max_tubelets,), switch_cost=0.0)
+        return self.timeline or full
 
     @property
     def outputs(self) -> dict[str, int]:

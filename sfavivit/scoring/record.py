@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from sfavivit.repository.manifest import ENGINE_FILES, Catalog, Manifest, temporal_model
+from sfavivit.repository.manifest import ENGINE_FILES, Catalog, HeadEntry, Manifest, temporal_model
 from sfavivit.scoring.job_options import ScoreOptions
 
 FORMAT_VERSION = 1
@@ -19,7 +19,8 @@ Record = dict[str, Any]
     model            name of the repository's model
     spatial_sha256   digest over the spatial engine's files
     sampling         fps, shortest_side, crop_size
-    heads            {head: {version, sha256, labels: {output: [label of each class]}}}
+    heads            {head: {version, sha256, timeline, labels: {output: [label of each class]}}}; timeline:
+                     null, or its windows and cost
     stride_seconds   null: each head's default
     top_k, views     views: null or "4x3"
     align_to_tubelets             true where segments were widened to whole tubelets, else null
@@ -39,6 +40,9 @@ def record_of(catalog: Catalog, options: ScoreOptions) -> Record:
         head: {
             "version": manifest.head(head).version,
             "sha256": head_sha256(manifest, head),
+            "timeline": timeline.model_dump(mode="json")
+            if (timeline := manifest.head(head).timeline)
+            else None,
             "labels": {output: list(labels) for output, labels in catalog.labels[head].items()},
         }
         for head in options.classify.heads
@@ -55,6 +59,10 @@ def record_of(catalog: Catalog, options: ScoreOptions) -> Record:
         "align_to_tubelets": options.align_to_tubelets or None,
         "video_track": options.video_track,
     }
+
+
+def _timeline(head: HeadEntry) -> dict[str, Any] | None:
+    return head.timeline.model_dump(mode="json") if head.timeline else None
 
 
 def head_sha256(manifest: Manifest, head: str) -> str | None:

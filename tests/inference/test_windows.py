@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sfavivit.inference.windows import (
     PADDING,
-    TimelineBuilder,
     Window,
     all_windows,
     complete_windows,
@@ -63,26 +59,3 @@ def test_padding_loop_repeats_and_none_leaves(count: int, length: int) -> None:
     features = np.arange(count, dtype=np.float32)[:, None]
     assert PADDING["loop"](features, length)[:, 0].tolist() == [i % count for i in range(length)]
     assert PADDING["none"](features, length) is features
-
-
-@given(window_shapes(), st.integers(0, 2**32 - 1))
-def test_timeline_is_the_mean_over_covering_windows(shape: tuple[int, int, int], seed: int) -> None:
-    total, length, stride = shape
-    windows = all_windows(total, length, stride)
-    scores = np.random.default_rng(seed).dirichlet(np.ones(3), len(windows))
-    builder = TimelineBuilder(3)
-    for window, score in zip(windows, scores, strict=True):
-        builder.add(window, score)
-    runs = builder.finish()
-
-    means = [
-        np.mean([s for w, s in zip(windows, scores, strict=True) if w.start <= i < w.stop], axis=0)
-        for i in range(total)
-    ]
-    labels = [label for run in runs for label in [run.label] * (run.stop - run.start)]
-    assert labels == [int(mean.argmax()) for mean in means]
-    assert [run.start for run in runs[1:]] == [run.stop for run in runs[:-1]]
-    assert all(a.label != b.label for a, b in pairwise(runs))
-    for run in runs:
-        expected = np.mean([means[i].max() for i in range(run.start, run.stop)])
-        assert run.confidence == pytest.approx(expected)

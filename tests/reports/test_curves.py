@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,48 +12,33 @@ from hypothesis import strategies as st
 
 from sfavivit import Recognizer
 from sfavivit.inference.options import ClassifyOptions
-from sfavivit.inference.results import LabelScore, OutputResult, Segment, WindowScores
-from sfavivit.inference.windows import all_windows
+from sfavivit.inference.results import LabelScore, OutputResult, Segment
 from sfavivit.reports.curves import MAX_BINS, MAX_LANES, NO_LANE, CurveBuilder, CurveRecorder
 from sfavivit.reports.video_report import recorder_for, video_report
 from tests.conftest import random_frames
 from tests.video_files import encode
 
 
-@given(
-    total=st.integers(1, 80),
-    length=st.integers(1, 20),
-    stride=st.integers(1, 20),
-    max_bins=st.sampled_from([4, 16, 128]),
-)
-def test_a_bin_is_the_mean_over_its_tubelets_and_their_windows(
-    total: int, length: int, stride: int, max_bins: int
-) -> None:
-    windows = all_windows(total, length, min(stride, length))
-    probabilities = np.random.default_rng(total).dirichlet(np.ones(3), len(windows))
+@given(total=st.integers(1, 80), step=st.integers(1, 20), max_bins=st.sampled_from([4, 16, 128]))
+def test_a_bin_is_the_mean_over_its_tubelets(total: int, step: int, max_bins: int) -> None:
+    scores = np.random.default_rng(total).dirichlet(np.ones(3), total)
     builder = CurveBuilder(3, max_bins)
-    for window, values in zip(windows, probabilities, strict=True):
-        builder.add(window, values)
+    for first in range(0, total, step):
+        builder.add(first, scores[first : first + step])
 
     size = builder.bin_tubelets
     means = builder.means()
     assert len(means) == -(-total // size) <= max_bins
     assert size == 1 or total > max_bins * size // 2, "no coarser than it must be"
     for number, mean in enumerate(means):
-        seen = [
-            values
-            for tubelet in range(number * size, min(total, (number + 1) * size))
-            for window, values in zip(windows, probabilities, strict=True)
-            if window.start <= tubelet < window.stop
-        ]
-        np.testing.assert_allclose(mean, np.mean(seen, axis=0))
+        np.testing.assert_allclose(mean, scores[number * size : (number + 1) * size].mean(0))
 
 
 def test_lanes_are_those_of_the_timeline(recognizer: Recognizer, tmp_path: Path) -> None:
     """A lane wins where the timeline, which is made elsewhere, has its label."""
     video = encode(tmp_path / "a.mp4", random_frames(301, seed=3).repeat(2, 1).repeat(2, 2))
     recorder = recorder_for(recognizer)
-    answer = recognizer.classify(video, ClassifyOptions(top_k=2), on_window=recorder)
+    answer = recognizer.classify(video, ClassifyOptions(top_k=2), on_scores=recorder)
     report = video_report(recognizer, answer, recorder)
     assert [output.title for output in report.outputs] == ["default", "long / verb", "long / noun"]
     for output in report.outputs:
@@ -78,13 +64,11 @@ def test_a_long_video_of_many_labels_has_a_bound() -> None:
     recorder = CurveRecorder(0.16)
     rng = np.random.default_rng(0)
     ends = np.linspace(0, 1, classes + 1)[1:] ** 0.7 * hours * 3600
-    for start in np.arange(0, hours * 3600, 10.24):
-        logits = rng.normal(0, 0.1, classes)
-        logits[np.searchsorted(ends, start)] = 9
-        scores = {"": logits.astype(np.float32)}
-        recorder(WindowScores("h", start, start + 10.24, 0, scores, {}))
+    for first in range(0, int(hours * 3600 / 0.16), 64):
+        recorder("h", "", first, rng.dirichlet(np.ones(classes), 64))
     whole = np.linspace(1, 0, classes, dtype=np.float32)
-    segments = (Segment(0, 1, "0", 1.0),)
+    bounds = pairwise([0.0, *ends.tolist()])
+    segments = tuple(Segment(start, end, str(k), 1.0) for k, (start, end) in enumerate(bounds))
     result = OutputResult((LabelScore("0", 0.5),), segments, whole)
     curves = recorder.curves("h", "", result, [str(k) for k in range(classes)])
     assert curves is not None
@@ -99,6 +83,5 @@ def test_a_long_video_of_many_labels_has_a_bound() -> None:
 
 def test_views_have_no_curves() -> None:
     recorder = CurveRecorder(0.16)
-    recorder(WindowScores("h", 0, 1, 0, {"": np.zeros(2, np.float32)}, {}))
     result = OutputResult((LabelScore("a", 0.5),), (), np.zeros(2, np.float32))
     assert recorder.curves("h", "", result, ["a", "b"]) is None

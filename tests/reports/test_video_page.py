@@ -55,7 +55,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def classified(recognizer: Recognizer, video: Path) -> VideoReport:
     recorder = recorder_for(recognizer)
-    return video_report(recognizer, recognizer.classify(video, on_window=recorder), recorder)
+    return video_report(recognizer, recognizer.classify(video, on_scores=recorder), recorder)
 
 
 @pytest.fixture(scope="module")
