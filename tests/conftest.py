@@ -21,6 +21,7 @@ from serving.triton import TritonServer
 from sfavivit import Recognizer
 from sfavivit.config import named_dimensions
 from sfavivit.models.vivit import SfaVivit
+from sfavivit.repository.manifest import TimelineDecoding
 from sfavivit.utils.cpus import available_cpus
 from tests.counting_engine import CountingEngine
 from tests.video_files import encode
@@ -89,7 +90,10 @@ def parity_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory, parity_video: Path) -> Path:
-    """Heads: ``default`` (7 classes, 16 frames), ``long`` (verb and noun, 24 frames, no padding)."""
+    """Heads ``default`` (7 classes, 16 frames) and ``long`` (verb and noun, 24 frames, no padding).
+
+    The timeline of ``default`` is of its windows, that of ``long`` of windows of 6 and of 24 frames.
+    """
     target = tmp_path_factory.mktemp("export") / "model_repository"
     default = build_model()
     export_model(
@@ -99,7 +103,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory, parity_video: Path) -> 
         ExportOptions(shortest_side=SIDE, parity_video=parity_video),
     )
     long = build_model({"verb": 5, "noun": 3}, frames=24, seed=1)
-    options = ExportOptions(head="long", padding="none", parity_video=parity_video)
+    decoding = TimelineDecoding(window_tubelets=(3, 12), switch_cost=0.2)
+    options = ExportOptions(head="long", padding="none", timeline=decoding, parity_video=parity_video)
     export_model(long, label_outputs(long, {}), target, options)
     return target
 

@@ -120,13 +120,17 @@ def repository_view(repository: Repository, device: str) -> RenderableType:
         f"patch {dims.patch_size}, tubelet {dims.tubelet_frames} frames, {manifest.spatial.precision}",
         "sampling": f"{manifest.sampling.fps:g} fps, shortest side {manifest.sampling.shortest_side}, "
         f"crop {manifest.sampling.crop_size}",
+        "timeline": "; ".join(
+            f"{name} of windows of {', '.join(map(str, head.decoding.window_tubelets))} tubelets"
+            for name, head in manifest.heads.items()
+        ),
         "Triton backend": manifest.backend,
         "weights": manifest.spatial.weights_sha256,
         "device": printable(device),
     }
     for name, value in rows.items():
         facts.add_row(Text(name, "bold"), value)
-    columns = ("head", "window", "timeline", "layers", "adapter", "classes", "max error", "cosine")
+    columns = ("head", "window", "layers", "adapter", "classes", "max error", "cosine")
     fixed = [Column(name, no_wrap=True) for name in columns]
     heads = Table(
         *fixed, box=None, pad_edge=False, title="heads (errors: logits against PyTorch fp32, at export)"
@@ -136,7 +140,6 @@ def repository_view(repository: Repository, device: str) -> RenderableType:
         heads.add_row(
             name,
             f"{d.max_frames} ({d.max_frames / manifest.sampling.fps:.2f} s)",
-            ", ".join(map(str, head.decoding.window_tubelets)),
             str(d.temporal.layers),
             str(d.adapter.width) if d.adapter else "none",
             ", ".join(f"{output} {classes}" if output else str(classes) for output, classes in d.outputs),

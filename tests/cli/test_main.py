@@ -15,7 +15,7 @@ from tests.cli.support import run
 def test_inspect(repository: Path) -> None:
     done = run("inspect", repository)
     assert done.returncode == 0
-    for text in ("12.5 fps", "verb 5, noun 3", "digests verified", "fp32", "device cpu"):
+    for text in ("12.5 fps", "verb 5, noun 3", "digests verified", "fp32", "device cpu", "windows of 3, 12"):
         assert text in " ".join(done.stdout.split())
     assert json.loads(run("inspect", repository, "--json").stdout)["format_version"] == 1
     assert run("inspect", repository / "sfavivit_spatial").returncode == 2

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import sfavivit
+from export.__main__ import app as export_app
 from sfavivit.cli.main import app
+from sfavivit.repository.manifest import Repository
 from tests.commands import run_here
 from tests.docs.markdown import ROOT, SHELL, blocks
 
@@ -54,12 +56,15 @@ def test_the_page_on_localisation(checkout: Path) -> None:
     page = blocks(DOCS / "localisation.md")
     (true,) = (block.text for block in page if block.language == "csv")
     (checkout / "segments.csv").write_text(true)
-    (lines,) = (block.text.split("\n")[:2] for block in page if block.language == "")
-    classify, evaluate = (shlex.split(line)[1:] for line in lines)
+    first, export = (block.text.split("\n") for block in page if block.language == "")
+    classify, evaluate = (shlex.split(line)[1:] for line in first[:2])
     (checkout / classify.pop()).write_text(run_here(app, *classify[:-1]).stdout)
     shown, printed = (block.text.split() for block in page if block.language == "text")
     assert run_here(app, *evaluate).stdout.split() == shown
     assert _run_python(DOCS / "localisation.md").split() == printed
+    assert run_here(export_app, *shlex.split(export[0])[3:]).returncode == 0
+    timeline = Repository.load(checkout / "runs/repository").manifest.heads["default"].timeline
+    assert timeline == Repository.load(checkout / "model_repository").manifest.heads["default"].timeline
 
 
 def _without_times(text: str) -> list[str]:

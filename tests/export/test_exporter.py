@@ -21,7 +21,7 @@ from sfavivit import Recognizer, Repository
 from sfavivit.errors import ExportError, ParityError, RepositoryError, SfaVivitError
 from sfavivit.models.checkpoints import load_checkpoint
 from sfavivit.models.vivit import SfaVivit
-from sfavivit.repository.manifest import Parity, Precision
+from sfavivit.repository.manifest import Parity, Precision, TimelineDecoding
 from tests.conftest import SIDE, build_model, random_frames
 from tests.export.support import ROOT, config, contents, cosines, export_plainly
 from tests.make_golden import DATA
@@ -104,6 +104,11 @@ def test_an_engine_that_differs_leaves_nothing(
             build_model(),
             {"head": "b", "calibration_videos": ("a.mp4",)},
             "--calibration-video is for .* int8",
+        ),
+        (
+            build_model(),
+            {"head": "b", "timeline": TimelineDecoding(window_tubelets=(4, 9), switch_cost=1.0)},
+            "timeline windows of 9 tubelets are longer than its window of 8",
         ),
         (build_model(), {"head": "../b"}, "head name '../b' must be"),
         (build_model(), {"head": "spatial"}, "head name 'spatial' must be"),

@@ -22,7 +22,7 @@ from export.writer import SHIM
 from serving.triton import TritonServer
 from sfavivit import Recognizer, Repository
 from sfavivit.errors import EngineOutdatedError, ExportError, HeadNotFoundError, SfaVivitError
-from sfavivit.repository.manifest import Catalog, Manifest
+from sfavivit.repository.manifest import Catalog, Manifest, TimelineDecoding
 from tests.conftest import build_model, random_frames
 from tests.export.support import ROOT, contents
 
@@ -196,6 +196,7 @@ def test_a_repository_is_a_source(repository: Path, parity_video: Path, tmp_path
     assert new.manifest.sampling == old.manifest.sampling
     assert new.manifest.spatial.weights_sha256 == old.manifest.spatial.weights_sha256
     assert new.manifest.heads["again"].padding == "none"
+    assert new.manifest.heads["again"].timeline == old.manifest.heads["long"].timeline is not None
     assert new.labels["again"] == old.labels["long"]
     features = np.random.default_rng(0).normal(size=(5, 32)).astype(np.float32)
     for output, logits in Recognizer.load(repository).logits(features, "long").items():
@@ -203,6 +204,11 @@ def test_a_repository_is_a_source(repository: Path, parity_video: Path, tmp_path
         np.testing.assert_allclose(found, logits, atol=1e-5)
     with pytest.raises(ExportError, match="is int8; only an fp32 repository"):
         read_source(target, [], None)
+    arguments += ["--timeline-window", "2", "--timeline-window", "5", "--switch-cost", "0.5"]
+    done = CliRunner().invoke(export_command.app, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    timeline = Repository.load(target).manifest.heads["again"].timeline
+    assert timeline == TimelineDecoding(window_tubelets=(2, 5), switch_cost=0.5)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_without_a_cost_every_tubelet_has_its_largest_mean(total: int, lengths: 
 
 def worth(labels: Any, means: Scores, cost: float) -> float:
     changes = sum(a != b for a, b in pairwise(labels))
-    return sum(log(float(means[i, label])) for i, label in enumerate(labels)) - cost * changes
+    return float(sum(log(means[i, label]) for i, label in enumerate(labels)) - cost * changes)
 
 
 @given(st.integers(1, 7), st.floats(0.01, 3), st.integers(0, 999))
