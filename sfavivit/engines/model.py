@@ -102,16 +102,23 @@ class LoadedModel:
             InvalidInputError: another shape or dtype, or values that are not finite.
             EngineError: the engine failed.
         """
+        return {name: value[0] for name, value in self.batch_logits(features[None], head).items()}
+
+    def batch_logits(self, features: Features, head: str) -> Logits:
+        """Compute logits of equally long windows: float32 [B, T, D] -> {output: float32 [B, C]}.
+
+        One engine call. Raises as ``logits``.
+        """
         dims = self.manifest.head(head).dimensions
-        shape_fits = features.ndim == 2 and features.shape[1] == dims.hidden_size
-        if not shape_fits or not 1 <= len(features) <= dims.max_tubelets or features.dtype != np.float32:
+        shape_fits = features.ndim == 3 and features.shape[2] == dims.hidden_size
+        if not shape_fits or not 1 <= features.shape[1] <= dims.max_tubelets or features.dtype != np.float32:
             raise InvalidInputError(
-                f"features are {features.dtype} {list(features.shape)}; head {head!r} takes "
+                f"features are {features.dtype} {list(features.shape[1:])}; head {head!r} takes "
                 f"float32 [1..{dims.max_tubelets}, {dims.hidden_size}]"
             )
         if not np.isfinite(features).all():
             raise InvalidInputError("features hold NaN or infinity; extract them again")
-        return {name: value[0] for name, value in self.engine.temporal(head, features[None]).items()}
+        return dict(self.engine.temporal(head, features))
 
 
 class TimedEngine:

@@ -36,6 +36,10 @@ from sfavivit.inference.windows import PADDING, Window, complete_windows, defaul
 from sfavivit.repository.manifest import HeadEntry
 from sfavivit.types import Features, Frames, Logits
 
+# Short windows in an engine call, which reads all weights whatever its size. Always these, first to last, so
+# that results do not depend on how features arrive.
+SHORT_WINDOW_BATCH = 8
+
 OnScores = Callable[[str, str, int, Scores], None]
 """Called with a head, an output, the number of a tubelet, and the class scores [n, C] of those from it on."""
 
@@ -59,6 +63,12 @@ class _HeadState:
     def length(self) -> int:
         """Tubelets per window."""
         return self.entry.dimensions.max_tubelets
+
+    @property
+    def kept(self) -> int:
+        """Tubelets that windows still to be scored may begin with, and those in a window."""
+        short = (length + SHORT_WINDOW_BATCH * default_stride(length) for length in self.short_windows)
+        return max(self.length, *short, 0)
 
 
 class Session:
@@ -92,7 +102,7 @@ class Session:
         self._fps = manifest.sampling.fps
         self._on_scores = on_scores
         self._heads = {name: self._start(name, stride) for name, stride in options.resolve(manifest).items()}
-        self._kept = max(head.length for head in self._heads.values())
+        self._kept = max(head.kept for head in self._heads.values())
         self._features = np.zeros((0, manifest.dimensions.hidden_size), np.float32)
         self.tubelets = 0
         self.frames_used = 0
@@ -142,8 +152,9 @@ class Session:
         self._features = np.concatenate([kept, features])
         for name, head in self._heads.items():
             for length, count in head.short_windows.items():
-                for window in complete_windows(count, self.tubelets, length, default_stride(length)):
-                    self._score_short(name, head, length, window)
+                windows = complete_windows(count, self.tubelets, length, default_stride(length))
+                for first in range(0, len(windows) - SHORT_WINDOW_BATCH + 1, SHORT_WINDOW_BATCH):
+                    self._score_short(name, head, length, windows[first : first + SHORT_WINDOW_BATCH])
         return [
             self._score(name, head, window)
             for name, head in self._heads.items()
@@ -175,9 +186,12 @@ class Session:
     def finish(self) -> list[WindowScores]:
         """Return the windows that were still open; no features may follow."""
         for name, head in self._heads.items():
-            for length in head.short_windows:
-                if tail := tail_window(self.tubelets, length, default_stride(length)):
-                    self._score_short(name, head, length, tail)
+            for length, count in head.short_windows.items():
+                stride = default_stride(length)
+                if windows := complete_windows(count, self.tubelets, length, stride):
+                    self._score_short(name, head, length, windows)
+                if tail := tail_window(self.tubelets, length, stride):
+                    self._score_short(name, head, length, [tail])
         return [
             self._score(name, head, tail)
             for name, head in self._heads.items()
@@ -194,11 +208,13 @@ class Session:
             head.logit_sums[output] += values
         return self._window_scores(name, window, logits)
 
-    def _score_short(self, name: str, head: _HeadState, length: int, window: Window) -> None:
-        """Score a window for the timeline, at the first temporal positions whatever the head's padding."""
-        head.short_windows[length] += 1
-        for output, values in self._model.logits(self._in(window), name).items():
-            head.timelines[output].add(length, window, softmax(values))
+    def _score_short(self, name: str, head: _HeadState, length: int, windows: list[Window]) -> None:
+        """Score windows for the timeline, at the first temporal positions whatever the head's padding."""
+        head.short_windows[length] += len(windows)
+        features = np.stack([self._in(window) for window in windows])
+        for output, logits in self._model.batch_logits(features, name).items():
+            for window, probabilities in zip(windows, softmax(logits), strict=True):
+                head.timelines[output].add(length, window, probabilities)
 
     def _logits(self, name: str, head: _HeadState, window: Window) -> Logits:
         return window_logits(self._model, name, self._in(window))
