@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from sfavivit.cli.run import run_app, show_bare_flags
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some benchmarks import ONNX Runtime themselves
 
 COMMANDS = tuple(
     path.stem.replace("_", "-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,6 +69,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Compare segments found in videos with the true ones: mAP, F1, edit score, frame accuracy."""
+    if threshold is not None and not math.isfinite(threshold):
+        raise UsageError(f"the threshold must be a finite number, got {threshold}")
     choice = OutputChoice(head, output)
     true = read_truth(truth, subset=subset, output=output)
     if predictions.is_dir():

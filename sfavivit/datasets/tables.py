@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -42,10 +43,19 @@ def json_rows(stream: BinaryIO, name: str) -> Rows:
 
 def _json_value(text: str | bytes, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         hint = "; a file of one object a line is named .jsonl" if "Extra data" in str(error) else ""
         raise AnnotationError(f"{where} is not JSON: {error}{hint}") from None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; a key that stands twice is a ``ValueError``."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r:.80} stands twice")
+    return found
 
 
 def _json_object(value: object, where: str) -> Row:

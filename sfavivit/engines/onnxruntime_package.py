@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib import import_module
 from importlib.machinery import PathFinder
@@ -20,12 +21,15 @@ CHOICE = "pip install 'sfavivit[cpu]' (or 'sfavivit[gpu]' for NVIDIA GPUs)"
 
 @cache
 def import_onnxruntime() -> Any:
-    """Import ONNX Runtime.
+    """Import ONNX Runtime, with the telemetry of its newer versions switched off.
 
     Raises:
         EngineError: no package, several, or one that is not supported gives it; or it is damaged.
     """
     check_packages()
+    os.environ.setdefault(
+        "ORT_DISABLE_TELEMETRY", "1"
+    )  # it collects from the import on, into the user's cache
     try:
         module: Any = import_module(MODULE)
         module.set_default_logger_severity(FATAL_ONLY)

@@ -128,8 +128,11 @@ def _sampling_filter(rate: Fraction, origin_ticks: int) -> str:
     ticks = FrameTicks.of_rate(rate)
     period = ticks.period
     step = f"if(between(ld(0),1,{2 * period}),ld(0),mod(ld(0),{period})+{period})"
-    first = f"if(gt(PTS,{origin_ticks}),mod(PTS-{origin_ticks},{period}),PTS-{origin_ticks})"
-    time = f"st(0,print(PTS)-PREV_INPTS);if(isnan(PREV_INPTS),{first},PREV_OUTPTS+{step})"
+    late = f"ld(1)-{origin_ticks}"
+    first = f"if(gt({late},0),mod({late},{period}),{late})"
+    # Register 1 is the picture's time, or the one before where it is beyond the ticks; 2 is that before.
+    times = "st(2,ld(1));st(1,if(isnan(print(PTS)),ld(1),PTS));st(0,ld(1)-ld(2))"
+    time = f"{times};if(isnan(PREV_OUTPTS),{first},PREV_OUTPTS+{step})"
     return (
         f"settb={ticks.time_base.numerator}/{ticks.time_base.denominator},setpts='{time}',"
         f"fps={rate.numerator}/{rate.denominator}:round=up:start_time=0"

@@ -30,7 +30,7 @@ _HDR = re.compile(rf"/({'|'.join(TRANSFERS)})\b")  # after the matrix and the pr
 _MAPPING = re.compile(r"  Stream #0:(?P<stream>\d{1,9}) -> #0:0 ")
 # Written by the filters of sfavivit.video.ffmpeg.decode_command, so after the header, in which a stream's
 # language may hold line breaks.
-_PICTURE_TIME = re.compile(rb"\[Eval @ 0x[0-9a-f]+\] \[info\] (-?\d{1,19})\.0+$")
+_PICTURE_TIME = re.compile(rb"\[Eval @ 0x[0-9a-f]+\] \[info\] (?:(-?\d{1,19})\.0+|-?nan)$")
 
 # Pattern of a message -> its error and text. Of all messages that match, the first row of this table decides.
 # \1 and \2 are groups of the pattern; \0 is the whole line.
@@ -101,9 +101,9 @@ class FfmpegLog:
     ``duration_seconds`` of the container; None while it is unknown. ``container``: ffmpeg's name of the
     format. ``tracks``: the video tracks; ``track``: the one that is decoded, by its place in ``tracks``.
     ``picture_ticks``: time of each decoded picture, in order, and of the end, as ``decode_command`` has them
-    printed; the reader takes them from the left. ``errors``: number of lines at level error or worse.
-    ``quotable_error``: the one of these lines that sorts first, made fit for a one-line message (which one
-    *comes* first is chance, since the decoder's threads all write).
+    printed (None: beyond any time); the reader takes them from the left. ``errors``: number of lines at level
+    error or worse. ``quotable_error``: the one of these lines that sorts first, made fit for a one-line
+    message (which one *comes* first is chance, since the decoder's threads all write).
     """
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ class FfmpegLog:
         self.container = ""
         self.tracks: list[VideoTrack] = []
         self.track: int | None = None
-        self.picture_ticks: deque[int] = deque()
+        self.picture_ticks: deque[int | None] = deque()
         self.quotable_error: str | None = None
         self.errors = 0
         self._last_line = "it gives no reason"
@@ -137,7 +137,7 @@ class FfmpegLog:
         self._rest = rest[:MAX_LINE_BYTES]
         for line in lines:
             if not self._in_header and (found := _PICTURE_TIME.match(line)):
-                self.picture_ticks.append(int(found[1]))
+                self.picture_ticks.append(int(found[1]) if found[1] else None)
             else:
                 self._parse_line(line[:MAX_LINE_BYTES].decode(errors="replace"))
         return len(self.picture_ticks) > known

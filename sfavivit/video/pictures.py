@@ -62,6 +62,7 @@ class PictureDecoder:
         self._crops = len(crops)
         self._written: deque[int] = deque()  # numbers of the pictures in the output pipe, of each crop
         self._index_rest = b""
+        self._last_ticks = 0
         self._next = 0  # number of the next decoded picture
         program = find_ffmpeg()
 
@@ -112,8 +113,13 @@ class PictureDecoder:
             yield Picture(self._time(), None)
 
     def _time(self) -> int:
+        """Time of the next picture; just before the last one if it has none, which is out of order."""
         self._next += 1
-        return self.log.picture_ticks.popleft()
+        ticks = self.log.picture_ticks.popleft()
+        if ticks is None:
+            return self._last_ticks - 1
+        self._last_ticks = ticks
+        return ticks
 
     def _feed_index(self, data: bytes) -> bool:
         *lines, self._index_rest = (self._index_rest + data).split(b"\n")

@@ -98,3 +98,12 @@ def test_a_command_says_it_when_it_needs_the_engine(
     assert message in refused.stderr and len(refused.stderr.splitlines()) == 1
     inspected = run("inspect", repository)
     assert inspected.returncode == 0 and message in " ".join(inspected.stdout.split())
+
+
+def test_onnxruntime_collects_nothing(tmp_path: Path) -> None:
+    """Its newer versions write a device id and a queue of events to the user's cache, from the import on."""
+    script = "from sfavivit.engines.onnxruntime_package import import_onnxruntime as i; i()"
+    places = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "TMPDIR")}
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment | places)
+    assert list(tmp_path.rglob("*")) == []

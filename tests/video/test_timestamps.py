@@ -163,6 +163,16 @@ def _paused(regular: Path, folder: Path, kind: str, seconds: int) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("which", "kept"), [("eq(N\\,100)", 99), ("not(mod(N\\,3))", 60)])
+def test_times_beyond_any_are_out_of_order(regular: Path, tmp_path: Path, which: str, kept: int) -> None:
+    plain = encode(tmp_path / "a.mkv", numbered(200))
+    far = retimed(plain, tmp_path / "far.mkv", f"if({which}\\,PTS+pow(2\\,60)\\,PTS)")
+    numbers, warning = shown(far)
+    assert len(numbers) in (99, 100, 101)
+    assert len(set(numbers) & set(range(0, 200, 2))) >= kept
+    assert warning is not None and "out of order" in warning
+
+
 def test_a_pause_beyond_the_limit_is_refused(regular: Path, tmp_path: Path) -> None:
     paused = _paused(regular, tmp_path, "mkv", 4000)
     with pytest.raises(VideoLimitError, match=r"no new picture for 4000\.0 s near second 4\.0, the limit is"):

@@ -7,6 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at the import
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 from cpus import available_cpus  # the file beside this one
