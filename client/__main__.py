@@ -168,6 +168,8 @@ def features(
             print(
                 f"{printable(str(file))}: {answer.features.shape[0]} tubelets of {answer.frames_used} frames"
             )
+            if answer.warning:
+                print(f"warning: {printable(answer.warning)}")
 
     _each(videos, one, as_json=as_json)
 

@@ -110,7 +110,7 @@ def serve(
         host=host,
         port=port,
         metrics_host=metrics_host,
-        metrics_port=None if metrics_port < 0 else metrics_port,
+        metrics_port=None if metrics_port == -1 else metrics_port,
         security=Security(tls_cert, tls_key, tls_client_ca, token_file, insecure),
         limits=limits_of(
             limit_duration_seconds, limit_pixels, limit_stall_seconds, limit_gap_seconds, limit_memory_mib

@@ -11,12 +11,13 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from serving.logs import log
 from serving.metrics import Metrics
 from serving.security import Tokens
 from serving.tracing import Tracing
-from sfavivit.errors import DeadlineError, SfaVivitError
+from sfavivit.errors import DeadlineError, InvalidInputError, SfaVivitError
 from sfavivit.protocol.status import status_of
 
 HEALTH = "/grpc.health.v1.Health/"  # open to all: probes have no token, and learn nothing but the health
@@ -48,19 +49,34 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         kind = "_".join("stream" if streaming else "unary" for streaming in sides)
         behaviour = getattr(handler, kind)
 
+        def decoded(message: bytes) -> Any:
+            try:
+                return handler.request_deserializer(message)
+            except DecodeError:
+                raise InvalidInputError(
+                    f"a message cannot be decoded ({len(message)} bytes); send those of the service's .proto"
+                ) from None
+
+        def received(request: Any) -> Any:
+            """Decode a single request here, where errors become statuses; gRPC does so too early."""
+            return request if handler.request_streaming else decoded(request)
+
         async def stream(request: Any, context: Any) -> None:
-            async with self._call(method, context), aclosing(behaviour(request, context)) as responses:
+            async with (
+                self._call(method, context),
+                aclosing(behaviour(received(request), context)) as responses,
+            ):
                 async for response in responses:
                     await self._write(context, response)
 
         async def unary(request: Any, context: Any) -> Any:
             async with self._call(method, context):
-                return await behaviour(request, context)
+                return await behaviour(received(request), context)
 
         make_handler = getattr(grpc, f"{kind}_rpc_method_handler")
         return make_handler(
             stream if handler.response_streaming else unary,
-            handler.request_deserializer,
+            decoded if handler.request_streaming else None,
             handler.response_serializer,
         )
 

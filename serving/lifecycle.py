@@ -24,6 +24,7 @@ from sfavivit.protocol.v1.video_recognition_pb2_grpc import add_VideoRecognition
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["VideoRecognition"].full_name
 LAST_MESSAGES_SECONDS = 0.5  # for responses in flight when the server stops
+CANCELLED_SECONDS = 5.0  # for cancelled requests to end, far more than they need
 HEALTH_NAMES = ("", SERVICE_NAME)
 
 _OPTIONS = (
@@ -102,6 +103,8 @@ class VideoServer:
         await self._health.enter_graceful_shutdown()
         await self.servicer.admission.drain(drain_seconds, abort or asyncio.Event())
         await self._server.stop(LAST_MESSAGES_SECONDS)
+        # Requests that were cancelled close their decoders in the pool, which must still take that work.
+        await self.servicer.admission.drain(CANCELLED_SECONDS, asyncio.Event())
         await asyncio.to_thread(self.servicer.pool.shutdown)
         self._metrics.close()
         self._tracing.close()

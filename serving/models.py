@@ -119,6 +119,7 @@ class ModelSource:
             options = TritonOptions(
                 settings.engine_timeout_seconds,
                 in_flight=settings.engine_slots or settings.max_streams,
+                outdated_advice="send the request again",
                 metadata=self._metadata,
             )
             engine = TritonEngine(settings.location, options)

@@ -22,13 +22,14 @@ def server_credentials(security: Security) -> grpc.ServerCredentials | None:
     """Return the TLS credentials of the port, None for plaintext.
 
     Raises:
-        UsageError: a file cannot be read.
+        UsageError: a file cannot be read, or holds no PEM block of its kind.
     """
     if security.tls_certificate is None or security.tls_key is None:
         return None
-    pair = (_read(security.tls_key), _read(security.tls_certificate))
-    ca = _read(security.client_ca) if security.client_ca else None
-    return grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
+    certificate = _pem(security.tls_certificate, "CERTIFICATE")
+    key = _pem(security.tls_key, "PRIVATE KEY")
+    ca = _pem(security.client_ca, "CERTIFICATE") if security.client_ca else None
+    return grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=ca is not None)
 
 
 class Tokens:
@@ -76,6 +77,13 @@ class Tokens:
                 "one a line"
             )
         return tokens
+
+
+def _pem(file: Path, label: str) -> bytes:
+    content = _read(file)
+    if f"{label}-----".encode() not in content:
+        raise UsageError(f"{file} holds no PEM {label.lower()}")
+    return content
 
 
 def _read(file: Path, kind: str = "") -> bytes:

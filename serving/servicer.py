@@ -37,6 +37,8 @@ from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from sfavivit.repository.manifest import SPATIAL_MODEL
 from sfavivit.types import Features
 
+FILE_OPTIONS = ("end_offset", "content_size", "video_track")  # of RecognitionConfig; not for features
+
 
 class VideoRecognitionServicer:
     """Implementation of ``VideoRecognition``, whose contract is ``video_recognition.proto``."""
@@ -128,6 +130,9 @@ class VideoRecognitionServicer:
         """Classify features that were extracted before."""
         async with self._job(requests) as (job, stream):
             config: pb.ScoreFeaturesConfig = await stream.config()
+            for option, _ in config.recognition.ListFields():
+                if option.name in FILE_OPTIONS:
+                    raise InvalidInputError(f"{option.name} does not apply to features; leave it out")
             query = query_of(config.recognition)
             query.segment(NAME)  # refuses an invalid one
             digest = job.model.manifest.weights_sha256[SPATIAL_MODEL]

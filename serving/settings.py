@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sfavivit.errors import UsageError
 from sfavivit.utils.network import is_loopback
 from sfavivit.video.limits import Limits
 
-MAX_CHUNK_TUBELETS = 1024
+MAXIMA = {"port": 65_535, "metrics_port": 65_535, "chunk_tubelets": 1024}
 ZERO_ALLOWED = ("port", "metrics_port", "max_waiting", "drain_seconds")
 
 
@@ -63,7 +64,7 @@ class Settings:
     ``spool``: folder for uploads (None: the system's). ``otlp_endpoint``: OpenTelemetry collector.
 
     Raises:
-        UsageError: a value out of range, or ``Security.check``.
+        UsageError: a value out of range, a ``spool`` that cannot be written, or ``Security.check``.
     """
 
     location: str
@@ -98,11 +99,15 @@ class Settings:
                 raise UsageError(f"{name} must be at least 0, got {value}")
             if name not in ZERO_ALLOWED and not value > 0:
                 raise UsageError(f"{name} must be more than 0, got {value}")
-        if (self.chunk_tubelets or 0) > MAX_CHUNK_TUBELETS:
-            raise UsageError(
-                f"chunk_tubelets must be at most {MAX_CHUNK_TUBELETS}, got {self.chunk_tubelets}"
-            )
+            if name in MAXIMA and value > MAXIMA[name]:
+                raise UsageError(f"{name} must be at most {MAXIMA[name]}, got {value}")
         self.security.check(self.host)
+        try:
+            with tempfile.TemporaryFile(dir=self.spool):
+                pass
+        except OSError as error:
+            folder = f"--spool {self.spool}" if self.spool else "the system's temporary folder"
+            raise UsageError(f"no upload can be stored in {folder}: {error.strerror}") from error
 
     @property
     def remote(self) -> bool:

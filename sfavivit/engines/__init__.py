@@ -22,6 +22,7 @@ ENGINES = {
 
 TRITON_SCHEME = "triton://"
 DEFAULT_ENGINE = "onnxruntime"
+MAX_THREADS = 1024
 
 
 def open_models(
@@ -58,9 +59,11 @@ def load_engine(
     ``threads``: number of CPU threads (default: all that the process may use).
 
     Raises:
-        UsageError: no such engine, or one that never runs on ``device``.
+        UsageError: no such engine, one that never runs on ``device``, or not 1 to ``MAX_THREADS`` threads.
         EngineError: its packages are not installed, it cannot load the repository, or it cannot use CUDA.
     """
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"threads must be from 1 to {MAX_THREADS}, got {threads}")
     return cast(Engine, _engine_class(name)(repository, threads=threads, device=device))
 
 

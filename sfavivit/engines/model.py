@@ -99,7 +99,7 @@ class LoadedModel:
 
         Raises:
             HeadNotFoundError: no such head.
-            InvalidInputError: another shape or dtype, or values that are not finite.
+            InvalidInputError: another shape or dtype, or values or logits that are not finite.
             EngineError: the engine failed.
         """
         return {name: value[0] for name, value in self.batch_logits(features[None], head).items()}
@@ -118,7 +118,13 @@ class LoadedModel:
             )
         if not np.isfinite(features).all():
             raise InvalidInputError("features hold NaN or infinity; extract them again")
-        return dict(self.engine.temporal(head, features))
+        logits = dict(self.engine.temporal(head, features))
+        if not all(np.isfinite(values).all() for values in logits.values()):
+            raise InvalidInputError(
+                f"head {head!r} gives logits that are not finite: the features are out of range (up to "
+                f"{np.abs(features).max():.3g}); extract them again"
+            )
+        return logits
 
 
 class TimedEngine:

@@ -78,12 +78,14 @@ class TritonOptions:
     (``TritonEngine.scoped``).
     ``retry_seconds``: time in which a request is retried while the server is unavailable.
     ``in_flight``: maximum number of requests at the server at once; further callers wait.
+    ``outdated_advice``: what a caller should do when the server has loaded other models.
     ``metadata``: returns gRPC metadata for a request, called in the caller's thread (a trace context).
     """
 
     timeout_seconds: float = 300.0
     retry_seconds: float = 3.0
     in_flight: int = 32
+    outdated_advice: str = "load the recognizer again"
     metadata: Callable[[], Metadata] = tuple
 
 
@@ -134,7 +136,7 @@ class TritonEngine:
         """
         if self._read_catalog(CHECK_SECONDS, retry_seconds=0) != self.catalog:
             raise EngineOutdatedError(
-                f"Triton at {self.server} serves other models now; load the recognizer again"
+                f"Triton at {self.server} serves other models now; {self.options.outdated_advice}"
             )
 
     def scoped(self) -> TritonEngine:
@@ -247,7 +249,7 @@ class TritonEngine:
             return EngineTimeoutError(f"{where} did not answer within {limit:g} s; it hangs or is overloaded")
         if code is grpc.StatusCode.NOT_FOUND:
             return EngineOutdatedError(
-                f"{where} serves other models now ({details}); load the recognizer again"
+                f"{where} serves other models now ({details}); {self.options.outdated_advice}"
             )
         return EngineError(f"{where} failed: {details} ({code.name})")
 

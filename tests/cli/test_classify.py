@@ -64,6 +64,8 @@ def test_failures_are_a_line_each_and_the_rest_is_done(repository: Path, video: 
         (["--head", "nope"], "no head 'nope'"),
         (["--stride", "99"], "stride of 99 s"),
         (["--top-k", "0"], "top-k must be at least 1"),
+        (["--threads", "-1"], "threads must be from 1 to 1024, got -1"),
+        (["--threads", "1025"], "threads must be from 1 to 1024, got 1025"),
         (["--engine", "abacus"], "unknown engine 'abacus'"),
         (["--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
         (["--repository", "/nowhere"], "/nowhere is not a model repository"),

@@ -100,7 +100,7 @@ def test_every_answer_tells_what_was_irregular(run: Any, repository: Path, tmp_p
     answers.append(run("features", video, "--folder", tmp_path, "--json"))
     for done in answers:
         assert json.loads(done.stdout.splitlines()[-1])["warning"] == warning
-    for done in (run_here(*local), run("classify", video)):
+    for done in (run_here(*local), run("classify", video), run("features", video, "--folder", tmp_path)):
         assert f"warning: {warning}" in done.stdout.splitlines()
     listed = tmp_path / "list.csv"
     listed.write_text(f"video\n{video}\n")

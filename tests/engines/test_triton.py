@@ -298,16 +298,17 @@ def test_what_triton_refuses_is_an_engine_error_of_one_line(recognizer_of_triton
         assert "\n" not in str(caught.value)
 
 
-def test_a_version_that_is_gone(triton_server: TritonServer) -> None:
-    engine = TritonEngine(triton_server.url)
+@pytest.mark.parametrize("advice", [TritonOptions.outdated_advice, "send the request again"])
+def test_a_version_that_is_gone(triton_server: TritonServer, advice: str) -> None:
+    engine = TritonEngine(triton_server.url, TritonOptions(outdated_advice=advice))
     manifest = engine.catalog.manifest
     spatial = manifest.spatial.model_copy(update={"version": 7})
     engine.catalog = dataclasses.replace(
         engine.catalog, manifest=manifest.model_copy(update={"spatial": spatial})
     )
-    with pytest.raises(EngineOutdatedError, match="version 7 is not found.*load the recognizer again"):
+    with pytest.raises(EngineOutdatedError, match=f"version 7 is not found.*; {advice}$"):
         engine.spatial(random_frames(2)[None])
-    with pytest.raises(EngineOutdatedError, match="serves other models now"):
+    with pytest.raises(EngineOutdatedError, match=f"serves other models now; {advice}$"):
         engine.check()
 
 

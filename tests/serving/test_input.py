@@ -40,6 +40,8 @@ from tests.serving.support import FASTSTART, assert_same, pieces
 from tests.video_files import encode, ffmpeg
 from tests.waiting import eventually
 
+SERVICE = pb.DESCRIPTOR.services_by_name["VideoRecognition"]
+
 # Wrong input
 
 
@@ -200,6 +202,7 @@ def test_wrong_features(client: VideoRecognitionClient, local: Recognizer) -> No
         (good[:, :31], r"takes float32 \[n, 32\]"),
         (nan, "NaN or infinity"),
         (good[:0], "no frames"),
+        (np.full_like(good, 3e38), "logits that are not finite"),
     ):
         with pytest.raises(InvalidInputError, match=words):
             client.score_features(features)
@@ -210,6 +213,8 @@ def test_wrong_features(client: VideoRecognitionClient, local: Recognizer) -> No
     for wrong, words in (
         ({"frames_used": 99}, "99 frames do not make 8"),
         ({"spatial_sha256": "abc"}, "extract them again"),
+        ({"recognition": {"end_offset": Duration(seconds=1)}}, "end_offset does not apply to features"),
+        ({"recognition": {"video_track": 0}}, "video_track does not apply to features"),
     ):
         requests = [
             pb.ScoreFeaturesRequest(config=wrong),
@@ -217,6 +222,19 @@ def test_wrong_features(client: VideoRecognitionClient, local: Recognizer) -> No
         ]
         with pytest.raises(grpc.RpcError, match=words):
             client._stub.ScoreFeatures(iter(requests), timeout=20)
+
+
+@pytest.mark.parametrize("method", [method.name for method in SERVICE.methods])
+def test_bytes_that_are_no_message(client: VideoRecognitionClient, method: str) -> None:
+    described = SERVICE.methods_by_name[method]
+    sides = (described.client_streaming, described.server_streaming)
+    kind = "_".join("stream" if streaming else "unary" for streaming in sides)
+    call = getattr(client._channel, kind)(f"/{SERVICE.full_name}/{method}")
+    wrong = b"\xff" * 100
+    with pytest.raises(grpc.RpcError, match="a message cannot be decoded") as caught:
+        answers = call(iter([wrong]) if described.client_streaming else wrong, timeout=20)
+        list(answers)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_huge_message_is_refused_by_grpc(client: VideoRecognitionClient) -> None:

@@ -222,6 +222,8 @@ def test_draining_is_bounded(repository: Path, video: Path, drain_seconds: str, 
         assert time.monotonic() - started < 5
         held.release()
         assert isinstance(answers.exception(10), ServiceError)
+        assert process.popen.stderr
+        assert "internal error" not in process.popen.stderr.read()
 
 
 def test_kill_9_leaves_no_upload_and_no_decoder(repository: Path, video: Path, tmp_path: Path) -> None:
@@ -279,6 +281,13 @@ def test_triton_is_taken_as_repository_or_engine(option: str) -> None:
         (["--repository", "triton://127.0.0.1:1", "--device", "cpu"], "leave out the device 'cpu'"),
         (["--engine", "abacus"], "unknown engine 'abacus'"),
         (["--max-streams", "0"], "max_streams must be more than 0"),
+        (["--port", "99999"], "port must be at most 65535, got 99999"),
+        (["--metrics-port", "99999"], "metrics_port must be at most 65535, got 99999"),
+        (["--metrics-port", "-2"], "metrics_port must be at least 0, got -2"),
+        (["--threads", "1025"], "threads must be from 1 to 1024, got 1025"),
+        (["--spool", "/nowhere"], "no upload can be stored in --spool /nowhere"),
+        (["--spool", "/dev/null"], "no upload can be stored in --spool /dev/null"),
+        (["--tls-cert", "/dev/null", "--tls-key", "/dev/null"], "/dev/null holds no PEM certificate"),
         (["--nonsense"], "No such option"),
     ],
 )

@@ -182,6 +182,8 @@ def test_the_old_models_answer_until_the_new_are_open(
 ) -> None:
     source = ModelSource(Settings(triton_server.url))
     old = source.current()
+    assert isinstance(old.engine, TritonEngine)
+    assert old.engine.options.outdated_advice == "send the request again", "its reader is a client"
     seen: list[LoadedModel] = []
 
     def outdated(_: TritonEngine) -> None:
