@@ -19,6 +19,7 @@ from sfavivit.errors import (
     VideoPermissionError,
     VideoUnavailableError,
 )
+from sfavivit.utils.network import masked_url
 from sfavivit.utils.text import error_line
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def download(url: str, local: IO[bytes], stall_seconds: float) -> None:
         except Exception as error:  # aiohttp's, ssl's, yarl's
             wait_seconds = _wait_seconds(error, tries)
             if wait_seconds is None:
-                raise _video_error(repr(url), error, tries, stall_seconds) from error
+                raise _video_error(repr(masked_url(url)), error, tries, stall_seconds) from error
             time.sleep(wait_seconds)
         else:
             return

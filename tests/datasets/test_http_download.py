@@ -241,7 +241,7 @@ def test_an_answer_without_content_ends(server: Server, answer: Answer) -> None:
     assert type(error) is VideoLimitError
     assert "no byte from its server in 0.5 s (limit)" in str(error)
     assert fetch(server, content()) == CONTENT
-    assert not asyncio.all_tasks(fsspec.asyn.get_loop())
+    assert not asyncio.all_tasks(fsspec.asyn.get_loop())  # type: ignore[no-untyped-call]
 
 
 def test_an_endless_file_is_bounded(server: Server) -> None:
