@@ -13,6 +13,7 @@ from typing import Any
 from sfavivit.datasets.http_download import SCHEMES, download
 from sfavivit.errors import UsageError, VideoError, VideoLimitError, VideoNotFoundError, VideoPermissionError
 from sfavivit.extras import needs_extra
+from sfavivit.utils.network import masked_url
 from sfavivit.utils.text import error_line, one_line
 from sfavivit.video.limits import Limits
 from sfavivit.video.source import OpenSource, Source
@@ -38,7 +39,7 @@ def check_schemes(addresses: Iterable[str]) -> None:
         try:
             _fsspec().get_filesystem_class(scheme)
         except (ValueError, ImportError) as error:
-            raise UsageError(f"{video!r:.200} cannot be fetched: {one_line(error)}") from None
+            raise UsageError(f"{masked_url(video)!r:.200} cannot be fetched: {one_line(error)}") from None
 
 
 def open_video(video: str, limit_bytes: int, stall_seconds: float = Limits.stall_seconds) -> Source:
@@ -56,7 +57,7 @@ def fetched(url: str, limit_bytes: int, stall_seconds: float = Limits.stall_seco
         VideoError: the download failed, stalled, or has more than ``limit_bytes``.
         UsageError: fsspec is not installed.
     """
-    name = repr(url)
+    name = repr(masked_url(url))
     if "::" in url:
         raise VideoError(f"{name}: chained addresses are not fetched; give the address of the file itself")
     fsspec = _fsspec()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
+from concurrent.futures import wait
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import partial
 from http import HTTPStatus
 from itertools import count
 from typing import IO, TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from sfavivit.errors import (
     VideoPermissionError,
     VideoUnavailableError,
 )
+from sfavivit.utils.network import masked_url
 from sfavivit.utils.text import error_line
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ SCHEMES = ("http", "https")
 MAX_TRIES = 4
 FIRST_WAIT_SECONDS = 1.0  # doubled after each try
 MAX_WAIT_SECONDS = 60.0  # a server that asks for more (Retry-After) is given up at once
+_POLLS_PER_STALL = 10
 
 _COMPLETE = (HTTPStatus.OK, HTTPStatus.NON_AUTHORITATIVE_INFORMATION)
 _DENIED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED)
@@ -48,28 +51,51 @@ def download(url: str, local: IO[bytes], stall_seconds: float) -> None:
     """
     import fsspec  # noqa: PLC0415 - an extra, for URLs only
 
-    options: dict[str, Any] = {"get_client": partial(_client, stall_seconds)}
-    files = fsspec.filesystem(url.partition(":")[0].lower(), **options)  # type: ignore[no-untyped-call]
+    scheme = url.partition(":")[0].lower()
+    files = fsspec.filesystem(scheme, get_client=_client)  # type: ignore[no-untyped-call]
     for tries in count(1):
         local.seek(0)
         local.truncate()
         try:
-            files.get_file(url, local)  # a single request, where open() makes a HEAD and many ranges
+            _get_file(files, url, local, stall_seconds)
         except VideoError:
             raise
         except Exception as error:  # aiohttp's, ssl's, yarl's
             wait_seconds = _wait_seconds(error, tries)
             if wait_seconds is None:
-                raise _video_error(repr(url), error, tries, stall_seconds) from error
+                raise _video_error(repr(masked_url(url)), error, tries, stall_seconds) from error
             time.sleep(wait_seconds)
         else:
             return
 
 
-async def _client(stall_seconds: float, **options: Any) -> ClientSession:
+def _get_file(files: Any, url: str, local: IO[bytes], stall_seconds: float) -> None:
+    """Make a single request, where fsspec's open() makes a HEAD and many ranges, and watch its progress.
+
+    The timeouts of aiohttp do not end an answer that breaks its own framing, or is all ``100 Continue``.
+
+    Raises:
+        TimeoutError: no byte of the content came in ``stall_seconds``.
+    """
+    from fsspec.callbacks import Callback  # noqa: PLC0415
+
+    progress, received, idle_polls = Callback(), 0, 0  # type: ignore[no-untyped-call]
+    request = asyncio.run_coroutine_threadsafe(files._get_file(url, local, callback=progress), files.loop)
+    try:
+        while not wait([request], stall_seconds / _POLLS_PER_STALL).done:
+            idle_polls = idle_polls + 1 if progress.value == received else 0
+            received = progress.value
+            if idle_polls == _POLLS_PER_STALL:
+                raise TimeoutError
+        request.result()
+    finally:
+        request.cancel()
+
+
+async def _client(**options: Any) -> ClientSession:
     import aiohttp  # noqa: PLC0415
 
-    timeout = aiohttp.ClientTimeout(None, connect=stall_seconds, sock_read=stall_seconds)
+    timeout = aiohttp.ClientTimeout(None)
     return aiohttp.ClientSession(**{"timeout": timeout, "raise_for_status": _check_status, **options})
 
 

@@ -19,6 +19,7 @@ from sfavivit.datasets.item import VideoItem
 from sfavivit.datasets.lines import Rows
 from sfavivit.datasets.tables import READERS
 from sfavivit.errors import AnnotationError, UsageError, VideoError
+from sfavivit.utils.network import masked_url
 
 STDIN = "-"
 MAX_FETCHED_BYTES = 1 << 30
@@ -112,7 +113,7 @@ def _read(
 
 @contextmanager
 def _open(source: str, note: Note) -> Iterator[_Table]:
-    name = repr(source)
+    name = repr(masked_url(source))
     if source == STDIN:
         yield _Table("standard input", "line", Path.cwd(), path_rows(sys.stdin.buffer, "standard input"))
     elif os.path.isdir(source):  # noqa: PTH112 - never raises, whatever the name

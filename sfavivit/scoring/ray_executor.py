@@ -37,6 +37,7 @@ from sfavivit.scoring.job_options import ModelLocation, ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
 from sfavivit.scoring.scorer import score_items
 from sfavivit.scoring.workers import MAX_DEATHS, MAX_IN_FLIGHT, TICK_SECONDS
+from sfavivit.utils.network import masked_url
 from sfavivit.utils.text import error_line
 
 MAX_TRIES = 2
@@ -217,7 +218,9 @@ class Scorer:
     def _outcome(self, item: VideoItem) -> _Outcome:
         tries = ray.get(self._ledger.tries.remote(item.id))
         if tries >= MAX_TRIES:
-            return item, WorkerDiedError(f"{item.video!r}: ended {tries} workers; Ray's logs tell how")
+            return item, WorkerDiedError(
+                f"{masked_url(item.video)!r}: ended {tries} workers; Ray's logs tell how"
+            )
         with self._slots_taken(MAX_IN_FLIGHT if tries else 1):
             deaths = ray.get(self._ledger.begin.remote(item.id))
             if deaths >= MAX_DEATHS:
@@ -235,7 +238,7 @@ class Scorer:
         except SfaVivitError as error:
             return error
         except Exception as error:
-            return WorkerDiedError(f"{item.video!r}: internal error: {error_line(error)}")
+            return WorkerDiedError(f"{masked_url(item.video)!r}: internal error: {error_line(error)}")
 
     def _loaded(self) -> Recognizer:
         with self._loading:

@@ -32,6 +32,7 @@ from sfavivit.scoring.job_options import ModelLocation, ScoreOptions
 from sfavivit.scoring.rows import Row, RowBuilder
 from sfavivit.scoring.scorer import score_items
 from sfavivit.scoring.stop import STOP_SIGNALS
+from sfavivit.utils.network import masked_url
 from sfavivit.utils.text import error_line
 
 TICK_SECONDS = 0.2
@@ -197,7 +198,9 @@ class _WorkerPool:
                 "use fewer workers"
             )
         if worker.retried:
-            error = WorkerDiedError(f"{worker.retried.video!r}: ended two workers, the second by {reason}")
+            error = WorkerDiedError(
+                f"{masked_url(worker.retried.video)!r}: ended two workers, the second by {reason}"
+            )
             yield self.builder.error(worker.retried, error)
         else:
             self.retries += worker.in_flight

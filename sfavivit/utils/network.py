@@ -1,4 +1,4 @@
-"""Addresses of this machine, and the HTTP proxy that gRPC takes to any other.
+"""Addresses of this machine, the HTTP proxy that gRPC takes to any other, and URLs without their secrets.
 
 gRPC takes the HTTP proxy that ``grpc_proxy``, ``https_proxy`` or ``http_proxy`` names (the first that is set;
 empty means none) to every host, also ``localhost``, that neither ``no_grpc_proxy`` nor ``no_proxy`` names.
@@ -12,6 +12,27 @@ from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 
 _TARGET = re.compile(r"(?:(?:dns|ipv4|ipv6):(?://[^/]*/)?)?(?:\[([^]]*)\]|([^:]*))(?::\d+)?")
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s'\"]+")
+_USERINFO = re.compile(r"://[^/?#]*@")
+_QUERY_VALUE = re.compile(r"([^&;=]*=)?[^&;]+")
+
+
+def masked_url(url: str) -> str:
+    """Return ``url`` with ``***`` for its user, its password and the values of its query (tokens).
+
+    A path is returned as it is.
+    """
+    if "://" not in url:
+        return url
+    address, mark, query = url.partition("?")
+    values = _QUERY_VALUE.sub(lambda field: f"{field[1] or ''}***", query)
+    return _USERINFO.sub("://***@", address) + mark + values
+
+
+def masked_text(text: str) -> str:
+    """Return a text, such as an error of another library, with each URL in it as by ``masked_url``."""
+    return _URL.sub(lambda url: masked_url(url[0]), text)
 
 
 def is_loopback(host: str) -> bool:

@@ -6,6 +6,8 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
+from sfavivit.utils.network import masked_text
+
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 MAX_MESSAGE_CHARACTERS = 300
 
@@ -30,8 +32,8 @@ def one_line(value: object, max_characters: int = MAX_MESSAGE_CHARACTERS) -> str
 
 
 def error_line(error: BaseException, max_characters: int = MAX_MESSAGE_CHARACTERS) -> str:
-    """Return ``Type: message`` of an unforeseen error as one line of limited length."""
-    return one_line(f"{type(error).__name__}: {error}", max_characters)
+    """Return ``Type: message`` of an unforeseen error as one line of limited length, URLs masked."""
+    return one_line(masked_text(f"{type(error).__name__}: {error}"), max_characters)
 
 
 def clock(seconds: float) -> str:

@@ -134,3 +134,33 @@ def test_a_server_that_fails_in_any_way_is_an_error_of_the_video(
         VideoError, match=r"^'memory://a.mp4': cannot be fetched: RuntimeError: 502 Bad gateway"
     ):
         open_video("memory://a.mp4", 1)
+
+
+def test_errors_name_no_secrets(memory: Any, web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also not where a library's error names the URL."""
+
+    def fail(path: str, *_: object, **__: object) -> None:
+        raise RuntimeError(f"GET {'x' * 260} a://me:secret{'x' * 30}@h memory://{path}")
+
+    monkeypatch.setattr(memory, "_open", fail)
+    user = web.replace("//", "//me:secret@")
+    query = "?X-Signature=secret&secret"
+    for url in (
+        f"{user}/none.mp4{query}",
+        f"http://me:secret@127.0.0.1:9/a.mp4{query}",
+        f"http://me:secret@127.0.0.1:port/a.mp4{query}",
+        f"memory://a.mp4{query}",
+        f"http://h/a.mp4{query}::s3://me:secret@b/a.mp4",
+    ):
+        with pytest.raises(VideoError) as caught:
+            open_video(url, 1)
+        assert "X-Signature=***" in str(caught.value) and "secret" not in str(caught.value)
+    for address in (f"{user}/none.csv{query}", f"{user}/none.mp4{query}"):
+        with pytest.raises(AnnotationError) as refused:
+            read_items(address)
+        assert "X-Signature=***" in str(refused.value) and "secret" not in str(refused.value)
+    with pytest.raises(
+        UsageError, match=r"^'s3://\*\*\*@b/a.mp4\?X-Signature=\*\*\*&\*\*\*' cannot"
+    ) as wrong:
+        check_schemes([f"s3://me:secret@b/a.mp4{query}"])
+    assert "secret" not in str(wrong.value)

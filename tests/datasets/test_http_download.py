@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import os
 import time
@@ -119,6 +120,20 @@ def bomb(request: BaseHTTPRequestHandler) -> None:
     request.wfile.write(body)
 
 
+def badly_chunked(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(200)
+    request.send_header("Transfer-Encoding", "chunked")
+    request.end_headers()
+    time.sleep(0.1)  # with its head in one packet it would be refused as a whole
+    request.wfile.write(b"ZZZ\r\n" + CONTENT)
+    request.close_connection = True
+
+
+def always_to_be_continued(request: BaseHTTPRequestHandler) -> None:
+    request.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000)
+    silent(request)
+
+
 def disconnected(request: BaseHTTPRequestHandler) -> None:
     request.close_connection = True
 
@@ -217,6 +232,16 @@ def test_a_slow_download_lives_and_a_silent_one_does_not(server: Server) -> None
         assert type(error) is VideoLimitError
         assert "no byte from its server in 0.3 s (limit)" in str(error)
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("answer", [badly_chunked, always_to_be_continued])
+def test_an_answer_without_content_ends(server: Server, answer: Answer) -> None:
+    """Nothing is left of its request, and the next download works."""
+    error = refused(server, answer, stall_seconds=0.5)
+    assert type(error) is VideoLimitError
+    assert "no byte from its server in 0.5 s (limit)" in str(error)
+    assert fetch(server, content()) == CONTENT
+    assert not asyncio.all_tasks(fsspec.asyn.get_loop())  # type: ignore[no-untyped-call]
 
 
 def test_an_endless_file_is_bounded(server: Server) -> None:
