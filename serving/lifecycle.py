@@ -18,6 +18,7 @@ from serving.security import Tokens, server_credentials
 from serving.servicer import VideoRecognitionServicer
 from serving.settings import Settings
 from serving.tracing import Tracing
+from serving.uploads import check_spool
 from sfavivit.errors import UsageError
 from sfavivit.protocol.v1 import video_recognition_pb2 as pb
 from sfavivit.protocol.v1.video_recognition_pb2_grpc import add_VideoRecognitionServicer_to_server
@@ -56,6 +57,7 @@ class VideoServer:
     """
 
     def __init__(self, settings: Settings) -> None:
+        check_spool(settings.spool)
         self._settings = settings
         self._metrics = Metrics()
         self._tracing = Tracing(settings.otlp_endpoint)

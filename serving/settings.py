@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,7 +63,7 @@ class Settings:
     ``spool``: folder for uploads (None: the system's). ``otlp_endpoint``: OpenTelemetry collector.
 
     Raises:
-        UsageError: a value out of range, a ``spool`` that cannot be written, or ``Security.check``.
+        UsageError: a value out of range, or ``Security.check``.
     """
 
     location: str
@@ -102,12 +101,6 @@ class Settings:
             if name in MAXIMA and value > MAXIMA[name]:
                 raise UsageError(f"{name} must be at most {MAXIMA[name]}, got {value}")
         self.security.check(self.host)
-        try:
-            with tempfile.TemporaryFile(dir=self.spool):
-                pass
-        except OSError as error:
-            folder = f"--spool {self.spool}" if self.spool else "the system's temporary folder"
-            raise UsageError(f"no upload can be stored in {folder}: {error.strerror}") from error
 
     @property
     def remote(self) -> bool:

@@ -6,10 +6,20 @@ import os
 import tempfile
 from pathlib import Path
 
-from sfavivit.errors import EmptyVideoError, InvalidInputError, ServiceError, VideoLimitError
+from sfavivit.errors import EmptyVideoError, InvalidInputError, ServiceError, UsageError, VideoLimitError
 from sfavivit.video.source import OpenSource
 
 NAME = "uploaded video"
+
+
+def check_spool(folder: Path | None) -> None:
+    """Raise ``UsageError`` unless a file can be made in ``folder`` (None: the system's)."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        place = f"--spool {folder}" if folder else "the system's temporary folder"
+        raise UsageError(f"no upload can be stored in {place}: {error.strerror}") from error
 
 
 class Spool:
